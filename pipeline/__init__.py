@@ -1,0 +1,1 @@
+"""Semantic segmentation with DeconvNet, proposal by proposal, on Ray."""

@@ -1,0 +1,175 @@
+"""Checkpoints: safetensors whose metadata say by themselves how the network must be built and fed.
+
+Nothing is unpickled: a checkpoint is tensors and JSON.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import pickle
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+from pipeline.models.deconvnet import DeconvNet
+
+ARCHITECTURE = "deconvnet"
+METADATA_KEY = "deconvnet-ray"
+
+
+class CheckpointError(ValueError):
+    """A file is no checkpoint of this project, or does not fit; the message says what to do."""
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How RGB bytes become the network's input: `(value - mean) / std` per channel, in `channels` order.
+
+    The defaults are torchvision's ImageNet values on the 0..255 scale, which its VGG-16 weights want.
+    """
+
+    channels: Literal["RGB", "BGR"] = "RGB"
+    mean: tuple[float, float, float] = (123.675, 116.28, 103.53)
+    std: tuple[float, float, float] = (58.395, 57.12, 57.375)
+
+    def __call__(self, crops_N3HW: Tensor) -> Tensor:
+        """Network input, float32 `[N, 3, H, W]`, of RGB crops with values 0..255 (uint8 or float)."""
+        if self.channels == "BGR":
+            crops_N3HW = crops_N3HW.flip(1)
+        device = crops_N3HW.device
+        mean = torch.tensor(self.mean, device=device).view(1, 3, 1, 1)
+        std = torch.tensor(self.std, device=device).view(1, 3, 1, 1)
+        return (crops_N3HW.float() - mean) / std
+
+
+@dataclass(frozen=True)
+class CheckpointInfo:
+    """What a checkpoint says of itself."""
+
+    class_names: tuple[str, ...]
+    width: float
+    preprocessing: Preprocessing = field(default_factory=Preprocessing)
+    trained_on: str = ""
+    """Free text for people: data, recipe, figures."""
+
+    @property
+    def num_classes(self) -> int:
+        """Classes, background included."""
+        return len(self.class_names)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A loaded network in evaluation mode, its description, and a fingerprint of the file it came from."""
+
+    net: DeconvNet
+    info: CheckpointInfo
+    fingerprint: str
+
+
+def dump_checkpoint(net: DeconvNet, info: CheckpointInfo, dtype: torch.dtype = torch.float32) -> bytes:
+    """The checkpoint file's bytes; `dtype` float16 halves a file that is shipped."""
+    if net.num_classes != info.num_classes or net.width != info.width:
+        raise CheckpointError(
+            f"the network has {net.num_classes} classes and width {net.width}, its description "
+            f"{info.num_classes} and {info.width}"
+        )
+    tensors = {
+        name: t.detach().cpu().to(dtype if t.is_floating_point() else t.dtype).contiguous()
+        for name, t in net.state_dict().items()
+        if not name.endswith("num_batches_tracked")
+    }
+    description = json.dumps({"architecture": ARCHITECTURE, **asdict(info)})
+    data: bytes = safetensors.torch.save(tensors, metadata={METADATA_KEY: description})
+    return data
+
+
+def load_checkpoint(data: bytes, name: str = "the checkpoint") -> Checkpoint:
+    """Build the network that a checkpoint file describes and fill it.
+
+    Args:
+        data: the file's bytes.
+        name: what to call the file in error messages.
+
+    Raises:
+        CheckpointError: not safetensors, not one of ours, or its tensors do not fit its description.
+    """
+    info = read_info(data, name)
+    net = DeconvNet(info.num_classes, info.width).eval()
+    wanted = {key: value for key, value in net.state_dict().items() if not key.endswith("num_batches_tracked")}
+    try:
+        tensors: Mapping[str, Tensor] = safetensors.torch.load(data)
+    except SafetensorError as error:
+        raise CheckpointError(f"{name} is damaged ({error}); copy it again") from error
+    wrong = sorted(set(wanted) ^ set(tensors)) or [
+        key for key, tensor in tensors.items() if tensor.shape != wanted[key].shape
+    ]
+    if wrong:
+        raise CheckpointError(
+            f"{name} does not fit a DeconvNet of {info.num_classes} classes and width {info.width}: {len(wrong)} "
+            f"tensors are missing, unknown or of another shape, such as {wrong[0]}. Export it again with jobs/train.py."
+        )
+    net.load_state_dict({key: tensor.float() for key, tensor in tensors.items()}, strict=False)
+    return Checkpoint(net, info, fingerprint(data))
+
+
+def fingerprint(data: bytes) -> str:
+    """Short name of a checkpoint file's content, for results and records."""
+    return hashlib.sha256(data).hexdigest()[:16]
+
+
+def read_info(data: bytes, name: str = "the checkpoint") -> CheckpointInfo:
+    """The description in a checkpoint file's header; raises CheckpointError as `load_checkpoint` does."""
+    try:
+        header_size = int.from_bytes(data[:8], "little")
+        metadata = json.loads(data[8 : 8 + header_size])["__metadata__"] if 0 < header_size <= len(data) - 8 else None
+    except (ValueError, KeyError, TypeError):
+        metadata = None
+    if metadata is None:
+        raise CheckpointError(
+            f"{name} is no safetensors file with a description; pickled .pth files are not loaded, by design"
+        )
+    if METADATA_KEY not in metadata:
+        raise CheckpointError(
+            f"{name} is a safetensors file, but its metadata lack `{METADATA_KEY}`: classes, width, preprocessing; "
+            "export it with jobs/train.py"
+        )
+    return _parse_info(json.loads(metadata[METADATA_KEY]), name)
+
+
+def _parse_info(described: dict[str, Any], name: str) -> CheckpointInfo:
+    try:
+        if described["architecture"] != ARCHITECTURE:
+            raise CheckpointError(f"{name} is a {described['architecture']}, not a {ARCHITECTURE}")
+        fed = described["preprocessing"]
+        return CheckpointInfo(
+            class_names=tuple(described["class_names"]),
+            width=float(described["width"]),
+            preprocessing=Preprocessing(fed["channels"], tuple(fed["mean"]), tuple(fed["std"])),
+            trained_on=str(described.get("trained_on", "")),
+        )
+    except (KeyError, TypeError) as error:
+        raise CheckpointError(f"{name} has an incomplete description: {error!r} in `{METADATA_KEY}`") from error
+
+
+def load_state_dict(data: bytes, name: str) -> dict[str, Tensor]:
+    """Tensors of a foreign weights file: safetensors, or a `.pth` of plain tensors (no pickled code is run).
+
+    Raises:
+        CheckpointError: neither of the two.
+    """
+    try:
+        tensors: dict[str, Tensor] = safetensors.torch.load(data)
+    except SafetensorError:
+        try:
+            tensors = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+        except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+            raise CheckpointError(f"{name} is neither safetensors nor a .pth of plain tensors") from error
+    return tensors
