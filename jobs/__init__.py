@@ -1,0 +1,1 @@
+"""Command-line jobs: parse, check, plan, run, report, exit code."""

@@ -1,0 +1,201 @@
+"""Local storage: addresses, listing, patterns and whole-or-nothing writes."""
+
+import fnmatch
+import os
+import pickle
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline import storage
+from pipeline.storage import StorageError
+
+
+def make_files(root: Path, *names: str) -> None:
+    for name in names:
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(name.encode())
+
+
+def relative(files: list[storage.StoredFile], root: Path) -> list[str]:
+    return [os.path.relpath(file.uri, root) for file in files]
+
+
+def test_a_relative_path_becomes_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    assert storage.absolute("images/a.jpg") == str(tmp_path / "images" / "a.jpg")
+
+
+def test_a_file_address_is_decoded_once(tmp_path: Path):
+    path = tmp_path / "100% a b#c?.txt"
+    path.write_bytes(b"here")
+    assert storage.absolute(path.as_uri()) == str(path)
+    assert storage.read_bytes(path.as_uri()) == b"here"
+    assert storage.absolute("file://localhost/a%20b") == "/a b"
+
+
+def test_join_takes_parts_literally(tmp_path: Path):
+    uri = storage.join(tmp_path.as_uri(), "a%20b", "c d.png")
+    storage.write_atomic(uri, b"1")
+    assert (tmp_path / "a%20b" / "c d.png").read_bytes() == b"1"
+    assert storage.join("s3://bucket/run/", "masks", "a%20b.png") == "s3://bucket/run/masks/a%20b.png"
+    assert storage.join("/", "x") == "/x"
+
+
+def test_parent():
+    assert storage.parent("/data/x.csv") == "/data"
+    assert storage.parent("/x.csv") == "/"
+    assert storage.parent("s3://bucket/x.csv") == "s3://bucket"
+
+
+@pytest.mark.parametrize("uri", ["", "https://host/x.jpg", "gs://bucket/x", "file://host/x", "file:relative", "s3:///x"])
+def test_unusable_addresses_are_refused(uri):
+    if uri == "file:relative":
+        assert storage.absolute(uri).endswith("/file:relative")  # no scheme without //: a funny local name
+    else:
+        with pytest.raises(StorageError):
+            storage.absolute(uri)
+
+
+@pytest.mark.parametrize("uri", ["s3://AKIA:hush@bucket/x", "s3://AKIA:hu/hush@bucket/x", "https://me:hush@host/x",
+                                 "https://hush@host/x"])  # fmt: skip
+def test_credentials_are_refused_and_never_repeated(uri):
+    with pytest.raises(StorageError) as caught:
+        storage.resolve(uri)
+    assert "hush" not in str(caught.value)
+    assert "AKIA" not in str(caught.value)
+
+
+def test_an_at_sign_in_a_key_is_no_credential():
+    assert storage.absolute("s3://bucket/me@home.jpg") == "s3://bucket/me@home.jpg"
+    assert storage.redact("s3://bucket/me@home.jpg") == "s3://bucket/me@home.jpg"
+
+
+def test_read_and_exists(tmp_path: Path):
+    make_files(tmp_path, "sub/x.bin")
+    assert storage.read_bytes(str(tmp_path / "sub" / "x.bin")) == b"sub/x.bin"
+    assert storage.exists(str(tmp_path / "sub"))
+    assert storage.exists(str(tmp_path / "sub" / "x.bin"))
+    assert not storage.exists(str(tmp_path / "sub" / "y.bin"))
+    assert storage.is_folder(str(tmp_path / "sub"))
+    assert not storage.is_folder(str(tmp_path / "sub" / "x.bin"))
+    with pytest.raises(FileNotFoundError):
+        storage.read_bytes(str(tmp_path / "absent"))
+    with pytest.raises(OSError, match="directory"):
+        storage.read_bytes(str(tmp_path))
+
+
+def test_a_gzip_file_is_read_as_it_is(tmp_path: Path):
+    import gzip
+
+    (tmp_path / "x.gz").write_bytes(gzip.compress(b"inside"))
+    assert storage.read_bytes(str(tmp_path / "x.gz")).startswith(b"\x1f\x8b")
+
+
+def test_a_write_makes_folders_replaces_and_leaves_nothing_beside(tmp_path: Path):
+    uri = str(tmp_path / "a" / "b" / "x.bin")
+    storage.write_atomic(uri, b"first")
+    storage.write_atomic(uri, b"second")
+    assert storage.read_bytes(uri) == b"second"
+    assert [entry.name for entry in (tmp_path / "a" / "b").iterdir()] == ["x.bin"]
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path):
+    uri = str(tmp_path / "x.bin")
+    storage.write_atomic(uri, b"old")
+    with pytest.raises(TypeError):
+        storage.write_atomic(uri, "text")  # type: ignore[arg-type]
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(OSError, match="folder"):
+        storage.write_atomic(str(tmp_path / "folder"), b"new")
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["folder", "x.bin"]
+    assert storage.read_bytes(uri) == b"old"
+
+
+def test_a_name_of_255_bytes_can_be_written(tmp_path: Path):
+    uri = str(tmp_path / ("x" * 255))
+    storage.write_atomic(uri, b"1")
+    assert storage.read_bytes(uri) == b"1"
+
+
+def test_removing_a_folder(tmp_path: Path):
+    make_files(tmp_path, "run/a/x.bin", "run/.y.tmp", "other/z.bin")
+    storage.remove_folder(str(tmp_path / "run"))
+    storage.remove_folder(str(tmp_path / "run"))
+    storage.remove_folder(str(tmp_path / "other" / "z.bin"))
+    assert [entry.name for entry in tmp_path.rglob("*")] == ["other", "z.bin"]
+
+
+def test_listing_is_recursive_sorted_and_by_suffix(tmp_path: Path):
+    make_files(tmp_path, "b.jpg", "a/z.JPG", "a/b/c.jpeg", "notes.txt", "a.jpg/inner.png")
+    files = storage.list_files(str(tmp_path), (".jpg", ".jpeg", ".png"))
+    assert relative(files, tmp_path) == ["a.jpg/inner.png", "a/b/c.jpeg", "a/z.JPG", "b.jpg"]
+    assert [file.size for file in files] == [len(name) for name in relative(files, tmp_path)]
+    assert storage.list_files(tmp_path.as_uri(), (".jpg", ".jpeg", ".png")) == files
+
+
+def test_a_single_file_lists_itself(tmp_path: Path):
+    make_files(tmp_path, "b.jpg")
+    assert storage.list_files(str(tmp_path / "b.jpg"), (".jpg",)) == [(str(tmp_path / "b.jpg"), 5)]
+
+
+def test_listing_what_is_not_there(tmp_path: Path):
+    for missing in ("absent", "absent/*.jpg"):
+        with pytest.raises(FileNotFoundError, match="absent does not exist"):
+            storage.list_files(str(tmp_path / missing), (".jpg",))
+    assert storage.list_files(str(tmp_path), (".jpg",)) == []
+    assert storage.list_files(str(tmp_path / "*.jpg"), (".jpg",)) == []
+
+
+def test_links_are_followed_but_not_in_circles(tmp_path: Path):
+    make_files(tmp_path, "in/a/x.jpg", "elsewhere/y.jpg")
+    (tmp_path / "in" / "a" / "loop").symlink_to(tmp_path / "in")
+    (tmp_path / "in" / "far").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "in" / "dead.jpg").symlink_to(tmp_path / "nowhere.jpg")
+    files = storage.list_files(str(tmp_path / "in"), (".jpg",))
+    assert relative(files, tmp_path / "in") == ["a/x.jpg", "far/y.jpg"]
+
+
+def test_a_name_that_is_not_utf8_is_named(tmp_path: Path):
+    Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff.jpg")).write_bytes(b"")
+    assert storage.list_files(str(tmp_path), (".png",)) == []
+    with pytest.raises(StorageError, match="not UTF-8"):
+        storage.list_files(str(tmp_path), (".jpg",))
+
+
+@pytest.mark.parametrize(("pattern", "expected"), [
+    ("*.jpg", ["a.jpg", "b+(1).jpg"]),
+    ("?.jpg", ["a.jpg"]),
+    ("**/*.jpg", ["a.jpg", "b+(1).jpg", "s/c.jpg", "s/t/d.jpg"]),
+    ("s/**/d.jpg", ["s/t/d.jpg"]),
+    ("s/**", ["s/c.jpg", "s/t/d.jpg"]),
+    ("*/c.jpg", ["s/c.jpg"]),
+    ("s*/c.jpg", ["s/c.jpg"]),
+    ("b+(?).jpg", ["b+(1).jpg"]),
+])  # fmt: skip
+def test_patterns(tmp_path: Path, pattern: str, expected: list[str]):
+    make_files(tmp_path, "a.jpg", "b+(1).jpg", "s/c.jpg", "s/t/d.jpg", "s/t/d.txt")
+    assert storage.is_glob(pattern)
+    assert relative(storage.list_files(str(tmp_path / pattern), (".jpg",)), tmp_path) == expected
+
+
+@given(st.text("ab*?.[", max_size=8), st.text("ab.[", max_size=8))
+def test_patterns_in_one_folder_agree_with_fnmatch(pattern: str, name: str):
+    pattern = pattern.replace("**", "*")
+    ours = storage._glob_regex(pattern).fullmatch(name) is not None
+    assert ours == fnmatch.fnmatchcase(name, pattern.replace("[", "[[]"))
+
+
+def test_the_root_of_a_pattern_has_no_wildcard():
+    assert storage.glob_root("/data/2007*/x.jpg") == "/data"
+    assert storage.glob_root("/data/images/*.jpg") == "/data/images"
+    assert storage.glob_root("s3://bucket/*.jpg") == "s3://bucket"
+    assert storage.glob_root("/data/images") == "/data/images"
+
+
+def test_file_systems_travel_to_other_processes(tmp_path: Path):
+    filesystem, path = pickle.loads(pickle.dumps(storage.resolve(str(tmp_path))))
+    assert filesystem.get_file_info(path).is_file is False
