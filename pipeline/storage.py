@@ -47,8 +47,10 @@ def absolute(uri: str) -> str:
     if uri.startswith(_S3):
         bucket = uri.removeprefix(_S3).partition("/")[0]
         if "@" in bucket or ":" in bucket:
-            raise StorageError(f"{redact(uri)}: credentials and ports do not belong in an address; set "
-                               "AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_ENDPOINT_URL instead")
+            raise StorageError(
+                f"{redact(uri)}: credentials and ports do not belong in an address; set "
+                "AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_ENDPOINT_URL instead"
+            )
         if not bucket:
             raise StorageError(f"{uri}: no bucket; write s3://bucket/key")
         return uri.rstrip("/")

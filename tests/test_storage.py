@@ -51,7 +51,9 @@ def test_parent():
     assert storage.parent("s3://bucket/x.csv") == "s3://bucket"
 
 
-@pytest.mark.parametrize("uri", ["", "https://host/x.jpg", "gs://bucket/x", "file://host/x", "file:relative", "s3:///x"])
+@pytest.mark.parametrize(
+    "uri", ["", "https://host/x.jpg", "gs://bucket/x", "file://host/x", "file:relative", "s3:///x"]
+)
 def test_unusable_addresses_are_refused(uri):
     if uri == "file:relative":
         assert storage.absolute(uri).endswith("/file:relative")  # no scheme without //: a funny local name

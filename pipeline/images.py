@@ -1,0 +1,200 @@
+"""Bytes to pixels and back: images to RGB, label maps to palette PNGs, with every bad input a typed error."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from io import BytesIO
+from typing import Literal
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+
+SUPPORTED: tuple[str, ...] = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif")
+"""Endings of the file names taken for images, in lower case."""
+
+# An explicit list: among Pillow's other formats are some that start programs (EPS) or fetch files.
+_FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF")
+_SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"RIFF", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+", b"BM", b"GIF8")
+_ORIENTATION_TAG = 0x0112
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+# Pillow's own check warns at one fixed size and raises at another; ours reads the same header, and its limit is a
+# setting of the run.
+Image.MAX_IMAGE_PIXELS = None
+
+ErrorKind = Literal["empty", "not_an_image", "unreadable", "truncated", "too_large", "unsupported"]
+
+
+class ImageError(ValueError):
+    """Bytes that are no usable image.
+
+    Attributes:
+        kind: `empty`: no bytes; `not_an_image`: no supported format's signature; `unreadable`: damaged; `truncated`:
+            ends early; `too_large`: more pixels than allowed, found before decoding; `unsupported`: an intact image
+            whose pixels have no clear meaning as RGB (32-bit integer, float, Lab).
+    """
+
+    def __init__(self, kind: ErrorKind, message: str) -> None:
+        super().__init__(kind, message)  # both, so that the error survives pickling between processes
+        self.kind: ErrorKind = kind
+
+    def __str__(self) -> str:
+        return str(self.args[1])
+
+
+def decode_image(data: bytes, max_megapixels: float) -> NDArray[np.uint8]:
+    """Decode a JPEG, PNG, WebP, TIFF, BMP or GIF to RGB, upright.
+
+    The EXIF orientation is applied, transparency is laid on white, 16-bit grey keeps its high byte, and of an
+    animation or a multi-page file the first frame is taken.
+
+    Args:
+        data: a whole file.
+        max_megapixels: images with more million pixels are refused from their header.
+
+    Returns:
+        uint8 `[H, W, 3]`, RGB.
+
+    Raises:
+        ImageError: for any bytes that do not give a complete image; nothing else is raised.
+    """
+    with _damage_as_image_error():
+        image = _open(data)
+        _check_size(image, max_megapixels)
+        image.load()
+        return np.ascontiguousarray(_to_rgb(_upright(image)))
+
+
+@contextmanager
+def _damage_as_image_error() -> Iterator[None]:
+    try:
+        yield
+    except ImageError:
+        raise
+    except Exception as error:  # damaged files make Pillow raise nearly anything
+        kind: ErrorKind = "truncated" if "truncated" in str(error).lower() else "unreadable"
+        raise ImageError(kind, f"the file is damaged ({type(error).__name__}: {error})") from error
+
+
+def _open(data: bytes) -> Image.Image:
+    if not data:
+        raise ImageError("empty", "the file is empty")
+    try:
+        return Image.open(BytesIO(data), formats=_FORMATS)
+    except UnidentifiedImageError:
+        if data.startswith(_SIGNATURES):
+            raise ImageError("unreadable", "the image's header is damaged or of an unknown variant") from None
+        raise ImageError("not_an_image", f"no JPEG, PNG, WebP, TIFF, BMP or GIF; begins {data[:12]!r}") from None
+
+
+def _check_size(image: Image.Image, max_megapixels: float) -> None:
+    megapixels = image.width * image.height / 1e6
+    if megapixels > max_megapixels:
+        raise ImageError("too_large", f"{image.width}x{image.height} pixels are {megapixels:.1f} megapixels; "
+                         f"at most {max_megapixels:g} are allowed")  # fmt: skip
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    try:
+        orientation = image.getexif().get(_ORIENTATION_TAG)
+    except Exception:  # damaged EXIF data is common in intact photographs
+        return image
+    turn = _TURNS.get(orientation) if isinstance(orientation, int) else None
+    return image if turn is None else image.transpose(turn)
+
+
+def _to_rgb(image: Image.Image) -> NDArray[np.uint8]:
+    if image.mode.startswith("I;16"):
+        grey_HW = (np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8)
+        return np.repeat(grey_HW[:, :, None], 3, axis=2)
+    if image.mode in {"I", "F", "LAB"}:
+        raise ImageError("unsupported", f"pixels of mode {image.mode} have no fixed range or no RGB meaning; "
+                         "convert the image to 8-bit RGB or 8- or 16-bit grey")  # fmt: skip
+    if image.has_transparency_data:
+        rgba = image.convert("RGBA")
+        white = Image.new("RGBA", rgba.size, "white")
+        image = Image.alpha_composite(white, rgba)
+    return np.asarray(image.convert("RGB"))
+
+
+def working_size(image_HW3: NDArray[np.uint8], max_side: int) -> NDArray[np.uint8]:
+    """Scale an image down, by area averaging, until its longer side is `max_side` pixels.
+
+    Args:
+        image_HW3: uint8 `[H, W, 3]`.
+        max_side: in pixels; 0 never scales. Smaller images are returned as they are.
+
+    Returns:
+        uint8 `[h, w, 3]`, each side at least 1.
+    """
+    height, width = image_HW3.shape[:2]
+    longest = max(height, width)
+    if max_side == 0 or longest <= max_side:
+        return image_HW3
+    size = max(1, round(width * max_side / longest)), max(1, round(height * max_side / longest))
+    return np.asarray(cv2.resize(image_HW3, size, interpolation=cv2.INTER_AREA), dtype=np.uint8)
+
+
+def encode_mask(labels_HW: NDArray[np.uint8], palette: NDArray[np.uint8]) -> bytes:
+    """Encode a label map as a palette PNG whose pixel values are the labels.
+
+    Args:
+        labels_HW: uint8 `[H, W]`.
+        palette: RGB colours, uint8 `[256, 3]`.
+
+    Raises:
+        ValueError: another shape or dtype.
+    """
+    if labels_HW.ndim != 2 or labels_HW.dtype != np.uint8 or labels_HW.size == 0:
+        raise ValueError(f"a label map is uint8 [H, W], not {labels_HW.dtype} {list(labels_HW.shape)}")
+    if palette.shape != (256, 3) or palette.dtype != np.uint8:
+        raise ValueError(f"a palette is uint8 [256, 3], not {palette.dtype} {list(palette.shape)}")
+    image = Image.fromarray(labels_HW)
+    image.putpalette(palette.tobytes())
+    with BytesIO() as png:
+        image.save(png, "PNG")
+        return png.getvalue()
+
+
+def decode_mask(data: bytes) -> NDArray[np.uint8]:
+    """Decode a PNG label map, palette or 8-bit grey, to its pixel values.
+
+    Returns:
+        Labels, uint8 `[H, W]`.
+
+    Raises:
+        ImageError: damaged, or `unsupported`: another format, or colours or 16-bit values instead of labels.
+    """
+    with _damage_as_image_error():
+        image = _open(data)
+        _check_is_mask(image)
+        return np.array(image, dtype=np.uint8)
+
+
+def _check_is_mask(image: Image.Image) -> None:
+    if image.format != "PNG" or image.mode not in {"P", "L"}:
+        raise ImageError("unsupported", "a mask is a palette or 8-bit grey PNG whose values are labels, not "
+                         f"{image.format} of mode {image.mode}")  # fmt: skip
+
+
+def resize_labels(labels_HW: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
+    """Resize a label map: each pixel takes the label of the pixel under its centre, exactly, on every machine.
+
+    Returns:
+        uint8 `[height, width]`, holding only labels that `labels_HW` holds.
+    """
+    old_height, old_width = labels_HW.shape
+    rows = (2 * np.arange(height) + 1) * old_height // (2 * height)
+    columns = (2 * np.arange(width) + 1) * old_width // (2 * width)
+    return np.asarray(labels_HW.take(rows, axis=0).take(columns, axis=1), dtype=np.uint8)
