@@ -1,0 +1,200 @@
+"""Label maps against ground truth: confusion matrix, intersection over union, and results joined with VOC masks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Any
+from urllib.parse import unquote
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline import storage
+from pipeline.classes import VOID
+from pipeline.images import ImageError, decode_mask
+from pipeline.results import read_class_names, scan_results
+
+
+class EvaluationError(ValueError):
+    """Results and ground truth that cannot be compared; the message says which and why."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One image that has a result and a ground truth and still could not be compared."""
+
+    image: str
+    message: str
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What comparing results with ground truth gave.
+
+    Attributes:
+        class_names: background first.
+        confusion: int64 `[C, C]`, pixels by true class (row) and predicted class (column), over all images compared.
+        images: compared.
+        missing: names with a ground truth (of the split, if one was given) but no result; not in the figures.
+        without_truth: ids of results for which there is no ground truth at all.
+        problems: images left out of the figures, with the reason.
+    """
+
+    class_names: tuple[str, ...]
+    confusion: NDArray[np.int64]
+    images: int
+    missing: tuple[str, ...]
+    without_truth: tuple[str, ...]
+    problems: tuple[Problem, ...]
+
+    def summary(self) -> dict[str, Any]:
+        """The figures as JSON values; a class that is neither in the ground truth nor predicted has IoU None."""
+        ious = per_class_iou(self.confusion).tolist()
+        columns = zip(self.class_names, ious, self.confusion.sum(1), self.confusion.sum(0), strict=True)
+        return {
+            "mean_iou": mean_iou(self.confusion),
+            "pixel_accuracy": pixel_accuracy(self.confusion),
+            "images": self.images,
+            "classes": [
+                {"name": name, "iou": None if np.isnan(iou) else iou, "true_pixels": int(true),
+                 "predicted_pixels": int(predicted)}
+                for name, iou, true, predicted in columns
+            ],
+            "missing": list(self.missing),
+            "without_truth": list(self.without_truth),
+            "problems": [{"image": problem.image, "message": problem.message} for problem in self.problems],
+            "confusion": self.confusion.tolist(),
+        }  # fmt: skip
+
+
+def confusion_matrix(truth_HW: NDArray[np.uint8], labels_HW: NDArray[np.uint8], num_classes: int) -> NDArray[np.int64]:
+    """Count pixels by true and predicted class, without those whose truth is void (255).
+
+    Returns:
+        int64 `[C, C]`; rows are true, columns predicted classes. Matrices of several images add up.
+
+    Raises:
+        ValueError: the maps differ in size, or hold a label that is no class.
+    """
+    if truth_HW.shape != labels_HW.shape:
+        raise ValueError(f"the ground truth is {_size(truth_HW)} pixels, the result {_size(labels_HW)}")
+    counted_HW = truth_HW != VOID
+    true, predicted = truth_HW[counted_HW].astype(np.int64), labels_HW[counted_HW]
+    for name, labels in (("ground truth", true), ("result", labels_HW)):
+        if labels.size and labels.max() >= num_classes:
+            raise ValueError(f"the {name} holds label {labels.max()}, but there are only {num_classes} classes")
+    pairs = np.bincount(true * num_classes + predicted, minlength=num_classes**2)
+    return pairs.reshape(num_classes, num_classes).astype(np.int64)
+
+
+def per_class_iou(confusion: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Intersection over union of each class: its right pixels by those that are it in truth or prediction.
+
+    Returns:
+        float64 `[C]` in 0..1; NaN where a class is in neither.
+    """
+    right = np.diag(confusion).astype(np.float64)
+    union = confusion.sum(axis=0) + confusion.sum(axis=1) - right
+    ious = np.full(len(right), np.nan)
+    np.divide(right, union, out=ious, where=union > 0)
+    return ious
+
+
+def mean_iou(confusion: NDArray[np.int64]) -> float:
+    """VOC's measure: the mean of `per_class_iou` over the classes in truth or prediction; NaN without any pixel."""
+    ious = per_class_iou(confusion)
+    present = ious[~np.isnan(ious)]
+    return float(present.mean()) if present.size else float("nan")
+
+
+def pixel_accuracy(confusion: NDArray[np.int64]) -> float:
+    """Share of the counted pixels whose label is right, 0..1; NaN without any pixel."""
+    total = confusion.sum()
+    return float(np.trace(confusion) / total) if total else float("nan")
+
+
+def evaluate_results(output_uri: str, ground_truth_uri: str, split: str | None = None) -> Evaluation:
+    """Compare a run's results with masks in VOC's layout, joined by the image's name without folder and extension.
+
+    Args:
+        output_uri: the run's output folder.
+        ground_truth_uri: the folder that holds `SegmentationClass/<name>.png`.
+        split: compare only the names in `ImageSets/Segmentation/<split>.txt`; None compares all masks.
+
+    Raises:
+        EvaluationError: there is no ground truth, or not for all of the split; two results have one name; the ground
+            truth holds a label beyond the results' classes; or no image could be compared.
+        ResultsError: there are no results, or they cannot be read.
+    """
+    class_names = read_class_names(output_uri)
+    truth_uris = _truth_uris(ground_truth_uri)
+    wanted = set(truth_uris) if split is None else _split_names(ground_truth_uri, split, set(truth_uris))
+    confusion = np.zeros((len(class_names), len(class_names)), dtype=np.int64)
+    found: dict[str, str] = {}
+    without_truth: list[str] = []
+    problems: list[Problem] = []
+    for row in scan_results(output_uri, ["image_id", "mask"]):
+        image_id = row["image_id"]
+        name = unquote(PurePosixPath(image_id).stem)
+        if name not in truth_uris:
+            without_truth.append(image_id)
+        if name not in wanted:
+            continue
+        if name in found:
+            raise EvaluationError(f"{found[name]} and {image_id} are both results for the ground truth {name}; "
+                                  "evaluate runs whose image names differ")  # fmt: skip
+        found[name] = image_id
+        truth_HW = _read_truth(truth_uris[name], class_names)
+        try:
+            confusion += confusion_matrix(truth_HW, decode_mask(row["mask"]), len(class_names))
+        except ValueError as error:
+            problems.append(Problem(image_id, str(error)))
+    compared = len(found) - len(problems)
+    if not confusion.any():
+        reason = f"; first problem: {problems[0].image}: {problems[0].message}" if problems else ""
+        raise EvaluationError(f"none of the {len(wanted)} ground truths could be compared with a result in "
+                              f"{output_uri}{reason}")  # fmt: skip
+    missing = tuple(sorted(wanted - set(found)))
+    return Evaluation(class_names, confusion, compared, missing, tuple(sorted(without_truth)), tuple(problems))
+
+
+def _truth_uris(ground_truth_uri: str) -> dict[str, str]:
+    folder = storage.join(ground_truth_uri, "SegmentationClass")
+    files = storage.list_files(folder, (".png",)) if storage.is_folder(folder) else []
+    if not files:
+        raise EvaluationError(f"{folder} holds no .png masks; give a folder in VOC's layout, SegmentationClass/*.png")
+    return {PurePosixPath(file.uri).stem: file.uri for file in files}
+
+
+def _split_names(ground_truth_uri: str, split: str, known: set[str]) -> set[str]:
+    uri = storage.join(ground_truth_uri, "ImageSets", "Segmentation", f"{split}.txt")
+    try:
+        names = set(storage.read_bytes(uri).decode().split())
+    except FileNotFoundError as error:
+        raise EvaluationError(f"there is no split {split}: {uri} does not exist") from error
+    except UnicodeDecodeError as error:
+        raise EvaluationError(f"{uri} is no list of names: {error}") from error
+    if not names:
+        raise EvaluationError(f"{uri} lists no image")
+    unknown = sorted(names - known)
+    if unknown:
+        raise EvaluationError(f"{len(unknown)} of the {len(names)} images in {uri} have no mask in SegmentationClass, "
+                              f"{unknown[0]} for one")  # fmt: skip
+    return names
+
+
+def _read_truth(uri: str, class_names: tuple[str, ...]) -> NDArray[np.uint8]:
+    try:
+        truth_HW = decode_mask(storage.read_bytes(uri))
+    except ImageError as error:
+        raise EvaluationError(f"ground truth {uri}: {error}") from error
+    labels = truth_HW[truth_HW != VOID]
+    if labels.size and labels.max() >= len(class_names):
+        raise EvaluationError(f"ground truth {uri} holds label {labels.max()}, but the results have only "
+                              f"{len(class_names)} classes: {', '.join(class_names)}")  # fmt: skip
+    return truth_HW
+
+
+def _size(labels_HW: NDArray[np.uint8]) -> str:
+    return "x".join(str(side) for side in reversed(labels_HW.shape))
