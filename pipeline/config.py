@@ -289,5 +289,10 @@ class EvaluateConfig:
     """Compare only the images of this list. Default: all that have a mask."""
     json: str | None = None
     """File for the figures. Default: RESULTS/run/evaluation.json."""
+    panels: int = 0
+    """Write pictures of photograph, ground truth and result side by side for so many images, RESULTS/panels/*.png."""
     require_all: bool = False
     """Exit with code 2 when an image of the ground truth has no result or could not be compared."""
+
+    def __post_init__(self) -> None:
+        _require(self.panels >= 0, "panels", self.panels, "must be 0 or more")

@@ -128,16 +128,16 @@ def evaluate_results(output_uri: str, ground_truth_uri: str, split: str | None =
         ResultsError: there are no results, or they cannot be read.
     """
     class_names = read_class_names(output_uri)
-    truth_uris = _truth_uris(ground_truth_uri)
-    wanted = set(truth_uris) if split is None else _split_names(ground_truth_uri, split, set(truth_uris))
+    truths = truth_uris(ground_truth_uri)
+    wanted = set(truths) if split is None else _split_names(ground_truth_uri, split, set(truths))
     confusion = np.zeros((len(class_names), len(class_names)), dtype=np.int64)
     found: dict[str, str] = {}
     without_truth: list[str] = []
     problems: list[Problem] = []
     for row in scan_results(output_uri, ["image_id", "mask"]):
         image_id = row["image_id"]
-        name = unquote(PurePosixPath(image_id).stem)
-        if name not in truth_uris:
+        name = truth_name(image_id)
+        if name not in truths:
             without_truth.append(image_id)
         if name not in wanted:
             continue
@@ -145,7 +145,7 @@ def evaluate_results(output_uri: str, ground_truth_uri: str, split: str | None =
             raise EvaluationError(f"{found[name]} and {image_id} are both results for the ground truth {name}; "
                                   "evaluate runs whose image names differ")  # fmt: skip
         found[name] = image_id
-        truth_HW = _read_truth(truth_uris[name], class_names)
+        truth_HW = _read_truth(truths[name], class_names)
         try:
             confusion += confusion_matrix(truth_HW, decode_mask(row["mask"]), len(class_names))
         except ValueError as error:
@@ -159,7 +159,17 @@ def evaluate_results(output_uri: str, ground_truth_uri: str, split: str | None =
     return Evaluation(class_names, confusion, compared, missing, tuple(sorted(without_truth)), tuple(problems))
 
 
-def _truth_uris(ground_truth_uri: str) -> dict[str, str]:
+def truth_name(image_id: str) -> str:
+    """Name under which an image's ground truth is looked for: its file name without folder and extension."""
+    return unquote(PurePosixPath(image_id).stem)
+
+
+def truth_uris(ground_truth_uri: str) -> dict[str, str]:
+    """Masks of a folder in VOC's layout by image name.
+
+    Raises:
+        EvaluationError: there are none.
+    """
     folder = storage.join(ground_truth_uri, "SegmentationClass")
     files = storage.list_files(folder, (".png",)) if storage.is_folder(folder) else []
     if not files:

@@ -1,6 +1,5 @@
 """Class names and the VOC colour map."""
 
-import os
 from pathlib import Path
 
 import numpy as np
@@ -8,15 +7,24 @@ import pytest
 
 from pipeline.classes import VOC_CLASSES, VOID, check_classes, read_class_list, voc_palette
 
-VOC = Path(os.environ.get("DECONVNET_SHARED_DATA", Path(__file__).parents[2] / "shared" / "data")) / "VOC2012"
-
 
 def test_the_palette_holds_the_published_colours():
     palette = voc_palette()
     assert palette.shape == (256, 3)
     assert palette.dtype == np.uint8
-    published = {0: (0, 0, 0), 1: (128, 0, 0), 2: (0, 128, 0), 3: (128, 128, 0), 4: (0, 0, 128), 8: (64, 0, 0),
-                 12: (64, 0, 128), 15: (192, 128, 128), 16: (0, 64, 0), 20: (0, 64, 128), VOID: (224, 224, 192)}
+    published = {
+        0: (0, 0, 0),
+        1: (128, 0, 0),
+        2: (0, 128, 0),
+        3: (128, 128, 0),
+        4: (0, 0, 128),
+        8: (64, 0, 0),
+        12: (64, 0, 128),
+        15: (192, 128, 128),
+        16: (0, 64, 0),
+        20: (0, 64, 128),
+        VOID: (224, 224, 192),
+    }
     for label, colour in published.items():
         assert tuple(palette[label]) == colour
 
@@ -25,11 +33,10 @@ def test_the_palette_gives_every_label_its_own_colour():
     assert len({tuple(colour) for colour in voc_palette()}) == 256
 
 
-@pytest.mark.skipif(not VOC.is_dir(), reason="no VOC data")
-def test_the_palette_is_the_one_in_voc_files():
+def test_the_palette_is_the_one_in_voc_files(voc):
     from PIL import Image
 
-    with Image.open(next(iter(sorted((VOC / "SegmentationClass").glob("*.png"))))) as mask:
+    with Image.open(next(iter(sorted((voc / "SegmentationClass").glob("*.png"))))) as mask:
         colours = np.array(mask.getpalette(), dtype=np.uint8).reshape(-1, 3)
     np.testing.assert_array_equal(voc_palette()[: len(colours)], colours)
 
@@ -41,13 +48,16 @@ def test_voc_has_21_classes_with_background_first():
     assert check_classes(VOC_CLASSES) == VOC_CLASSES
 
 
-@pytest.mark.parametrize(("names", "complaint"), [
-    ([], "0 class names"),
-    (["background"], "1 class names"),
-    ([str(i) for i in range(256)], "256 class names"),
-    (["background", "  "], "class 1 is empty"),
-    (["background", "cat", "dog", "cat"], "'cat' occurs twice, for labels 1 and 3"),
-])
+@pytest.mark.parametrize(
+    ("names", "complaint"),
+    [
+        ([], "0 class names"),
+        (["background"], "1 class names"),
+        ([str(i) for i in range(256)], "256 class names"),
+        (["background", "  "], "class 1 is empty"),
+        (["background", "cat", "dog", "cat"], "'cat' occurs twice, for labels 1 and 3"),
+    ],
+)
 def test_unusable_names_are_refused(names, complaint):
     with pytest.raises(ValueError, match=complaint):
         check_classes(names)

@@ -1,6 +1,5 @@
 """IoU against a brute-force reference, and the join of results with masks in VOC's layout."""
 
-import os
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +20,6 @@ from pipeline.evaluation import (
 from pipeline.images import decode_mask, encode_mask
 from pipeline.results import OK, ResultsError, write_rows
 
-VOC = Path(os.environ.get("DECONVNET_SHARED_DATA", Path(__file__).parents[2] / "shared" / "data")) / "VOC2012"
 NAMES = ("background", "cat", "dog", "cow")
 
 
@@ -203,10 +201,9 @@ def test_ground_truth_that_is_all_void_is_said(tmp_path: Path):
         evaluate_results(str(tmp_path / "run"), str(tmp_path / "voc"))
 
 
-@pytest.mark.skipif(not VOC.is_dir(), reason="no VOC data")
-def test_ground_truth_as_result_is_perfect_on_voc(tmp_path: Path):
-    names = (VOC / "ImageSets" / "Segmentation" / "val.txt").read_text().split()[:25]
-    masks = {name: decode_mask((VOC / "SegmentationClass" / f"{name}.png").read_bytes()) for name in names}
+def test_ground_truth_as_result_is_perfect_on_voc(tmp_path: Path, voc):
+    names = (voc / "ImageSets" / "Segmentation" / "val.txt").read_text().split()[:25]
+    masks = {name: decode_mask((voc / "SegmentationClass" / f"{name}.png").read_bytes()) for name in names}
     write_truth(tmp_path / "voc", masks, val=names)
     perfect = {f"JPEGImages/{name}.jpg": np.where(mask == VOID, np.uint8(0), mask) for name, mask in masks.items()}
     write_results(tmp_path / "run", perfect, VOC_CLASSES)

@@ -1,14 +1,12 @@
 """Decoding: every kind of image becomes upright RGB, every kind of bad bytes a typed error."""
 
 import math
-import os
 import pickle
 import struct
 import zlib
 from contextlib import suppress
 from fractions import Fraction
 from io import BytesIO
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -30,7 +28,6 @@ from pipeline.images import (
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow's, about damaged metadata
 
-VOC = Path(os.environ.get("DECONVNET_SHARED_DATA", Path(__file__).parents[2] / "shared" / "data")) / "VOC2012"
 LOSSLESS = {"PNG": {}, "WEBP": {"lossless": True}, "TIFF": {"compression": "tiff_lzw"}, "BMP": {}}
 
 
@@ -352,12 +349,11 @@ def test_resized_labels_lie_under_the_pixel_centres(height, width, new_height, n
         assert resized[y, x] == labels[source_y, source_x]
 
 
-@pytest.mark.skipif(not VOC.is_dir(), reason="no VOC data")
-def test_voc_files_round_trip():
-    for path in sorted((VOC / "SegmentationClass").glob("*.png"))[::60]:
+def test_voc_files_round_trip(voc):
+    for path in sorted((voc / "SegmentationClass").glob("*.png"))[::60]:
         labels = decode_mask(path.read_bytes())
         with Image.open(path) as image:
             np.testing.assert_array_equal(labels, np.asarray(image))
         np.testing.assert_array_equal(decode_mask(encode_mask(labels, voc_palette())), labels)
-        photograph = decode((VOC / "JPEGImages" / f"{path.stem}.jpg").read_bytes())
+        photograph = decode((voc / "JPEGImages" / f"{path.stem}.jpg").read_bytes())
         assert photograph.shape == (*labels.shape, 3)

@@ -1,0 +1,116 @@
+"""Train DeconvNet in two stages: centred objects first, then object proposals.
+
+    python jobs/train.py --training-set data/training_set --output runs/train --epochs 10 10
+
+Give it a folder made by jobs/build_training_set.py. It writes OUTPUT/deconvnet.safetensors, the network for
+`segment_dataset.py --weights`, and OUTPUT/train.json with every epoch's figures. Run again, a stopped training goes
+on from its last epoch.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+from dataclasses import asdict
+from typing import Any
+
+import torch
+import tyro
+
+from pipeline import storage
+from pipeline.config import ConfigError, TrainConfig
+from pipeline.models.deconvnet import DeconvNet
+from pipeline.models.initialise import initialise, load_vgg16
+from pipeline.models.weights import (
+    CheckpointError,
+    CheckpointInfo,
+    dump_checkpoint,
+    load_checkpoint,
+    load_state_dict,
+)
+from pipeline.training.index import load_info
+
+EXPORT = "deconvnet.safetensors"
+RECORD = "train.json"
+
+
+def main() -> int:
+    """Parse, check, train the stages one after the other, export; exit code 2 for bad arguments."""
+    try:
+        config = tyro.cli(TrainConfig, description=__doc__)
+        class_names = tuple(load_info(config.training_set)["class_names"])
+        start = first_network(config, class_names)
+        history = take_up(config)
+    except (ConfigError, CheckpointError, storage.StorageError, OSError, ValueError) as error:
+        print(f"train: {error}", file=sys.stderr)
+        return 2
+
+    os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # else a local start turns token authentication on for all
+    import ray  # noqa: PLC0415  (slow to import, and bad arguments should be told at once)
+
+    from pipeline.training.ray_stage import run_stage  # noqa: PLC0415
+
+    ray.init(logging_level=logging.WARNING)
+    for stage in config.stages:
+        start_uri = storage.join(config.output, f"stage{stage}_start.safetensors")
+        if not storage.exists(start_uri):
+            storage.write_atomic(start_uri, start)
+        result = run_stage(config, stage, start_uri)
+        start = result.network
+        history[f"stage{stage}"] = result.history
+        write_record(config, history)
+        storage.write_atomic(storage.join(config.output, f"stage{stage}.safetensors"), start)
+    storage.write_atomic(storage.join(config.output, EXPORT), start)
+    best = max(line["val"]["mean_iou"] for line in history[f"stage{config.stages[-1]}"])
+    print(f"best mean IoU on validation windows {best:.3f}; network: {storage.join(config.output, EXPORT)}")
+    return 0
+
+
+def first_network(config: TrainConfig, class_names: tuple[str, ...]) -> bytes:
+    """The checkpoint that training starts from: `init`, or random weights with VGG-16 in the encoder if given."""
+    if config.init is not None:
+        checkpoint = load_checkpoint(storage.read_bytes(config.init), config.init)
+        if checkpoint.info.class_names != class_names:
+            raise CheckpointError(
+                f"{config.init} knows the classes {', '.join(checkpoint.info.class_names)}; the training set has "
+                f"{', '.join(class_names)}"
+            )
+        return dump_checkpoint(checkpoint.net, checkpoint.info)
+    net = DeconvNet(len(class_names), config.width)
+    initialise(net, config.seed)
+    if config.vgg16 is not None:
+        load_vgg16(net, load_state_dict(storage.read_bytes(config.vgg16), config.vgg16))
+    return dump_checkpoint(net, CheckpointInfo(class_names, config.width), torch.float32)
+
+
+def take_up(config: TrainConfig) -> dict[str, list[dict[str, Any]]]:
+    """History of an earlier, stopped run of the same config in the same folder; empty for a new folder.
+
+    Raises:
+        ConfigError: the folder holds a run with other settings.
+    """
+    record_uri = storage.join(config.output, RECORD)
+    if storage.exists(record_uri):
+        record = json.loads(storage.read_bytes(record_uri))
+        before, now = record["config"], json.loads(json.dumps(asdict(config)))
+        changed = [f"{name}: {before.get(name)} -> {value}" for name, value in now.items() if before.get(name) != value]
+        if changed:
+            raise ConfigError(
+                f"{config.output} holds a run with other settings ({'; '.join(changed)}); choose another --output"
+            )
+        history: dict[str, list[dict[str, Any]]] = record["history"]
+        return history
+    write_record(config, {})
+    return {}
+
+
+def write_record(config: TrainConfig, history: dict[str, list[dict[str, Any]]]) -> None:
+    """Write the settings and every epoch's figures."""
+    record = {"config": asdict(config), "history": history}
+    storage.write_atomic(storage.join(config.output, RECORD), json.dumps(record, indent=1).encode())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

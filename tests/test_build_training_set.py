@@ -1,0 +1,262 @@
+"""Folders in VOC layout, the index on disk, and the job that leads from one to the other."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from jobs.build_training_set import main
+from pipeline.geometry import box_iou, extend_boxes
+from pipeline.training.index import INDEX_SCHEMA, Pair, index_uri, load_info, read_index, voc_pairs
+from pipeline.training.windows import windows_of_row
+
+REPOSITORY = Path(__file__).parents[1]
+CLASSES = ("background", "red", "green")
+BOXES = {
+    "a": [(20, 30, 90, 110, 1)],
+    "b": [(15, 10, 80, 90, 1), (100, 60, 170, 130, 2)],
+    "c": [(40, 40, 120, 100, 1)],
+    "v": [(30, 20, 130, 110, 2)],
+}
+"""Objects of each image: a box and its class. The last image is for validation."""
+
+
+def in_process(work, images):
+    """In pieces and out of order, as a cluster may do it."""
+    return pa.concat_tables(work(images.slice(start, 2)) for start in reversed(range(0, len(images), 2)))
+
+
+def write_image(root, name, boxes):
+    """A grey image with one flat coloured rectangle an object, and both masks, with void left of each object."""
+    pixels = np.random.default_rng(0).integers(100, 110, (150, 200, 3), dtype=np.uint8)
+    classes, objects = np.zeros((150, 200), np.uint8), np.zeros((150, 200), np.uint8)
+    for number, (x0, y0, x1, y1, class_id) in enumerate(boxes, start=1):
+        pixels[y0:y1, x0:x1] = [(0, 0, 0), (230, 20, 20), (20, 230, 20)][class_id]
+        classes[y0:y1, x0 - 3 : x0], objects[y0:y1, x0 - 3 : x0] = 255, 255
+        classes[y0:y1, x0:x1], objects[y0:y1, x0:x1] = class_id, number
+    for folder, suffix, content in (
+        ("JPEGImages", "jpg", pixels),
+        ("SegmentationClass", "png", classes),
+        ("SegmentationObject", "png", objects),
+    ):
+        (root / folder).mkdir(parents=True, exist_ok=True)
+        Image.fromarray(content).save(root / folder / f"{name}.{suffix}")
+
+
+def write_lists(root, **lists):
+    folder = root / "ImageSets" / "Segmentation"
+    folder.mkdir(parents=True, exist_ok=True)
+    for split, names in lists.items():
+        (folder / f"{split}.txt").write_text("".join(f"{name}\n" for name in names))
+
+
+@pytest.fixture
+def voc_folder(tmp_path):
+    root = tmp_path / "voc"
+    for name, boxes in BOXES.items():
+        write_image(root, name, boxes)
+    write_lists(root, train=["c", "a", "b"], val=["v"])
+    (root / "classes.txt").write_text("\n".join(CLASSES))
+    return root
+
+
+def pair(root, name, *, with_objects=True):
+    return Pair(
+        f"{root}/JPEGImages/{name}.jpg",
+        f"{root}/SegmentationClass/{name}.png",
+        f"{root}/SegmentationObject/{name}.png" if with_objects else None,
+    )
+
+
+def test_pairs_follow_the_list_and_use_object_masks_where_there_are(voc_folder):
+    (voc_folder / "SegmentationObject" / "a.png").unlink()
+    assert voc_pairs(str(voc_folder), "train", all_if_unlisted=True) == [
+        pair(voc_folder, "c"),
+        pair(voc_folder, "a", with_objects=False),
+        pair(voc_folder, "b"),
+    ]
+    assert voc_pairs(str(voc_folder), "val", all_if_unlisted=False) == [pair(voc_folder, "v")]
+
+
+def test_without_lists_every_mask_is_for_training(voc_folder):
+    for file in (voc_folder / "ImageSets" / "Segmentation").iterdir():
+        file.unlink()
+    (voc_folder / "ImageSets" / "Segmentation").rmdir()
+    (voc_folder / "ImageSets").rmdir()
+    (voc_folder / "SegmentationClass" / "c.png").unlink()
+    pairs = voc_pairs(str(voc_folder), "train", all_if_unlisted=True)
+    assert [Path(pair.image_uri).stem for pair in pairs] == ["a", "b", "v"]
+    assert voc_pairs(str(voc_folder), "val", all_if_unlisted=False) == []
+
+
+def test_a_missing_list_or_folder_is_named(voc_folder, tmp_path, capsys):
+    with pytest.raises(FileNotFoundError, match=r"Segmentation/trainaug\.txt does not exist"):
+        voc_pairs(str(voc_folder), "trainaug", all_if_unlisted=True)
+    arguments = ["--data", str(voc_folder), "--output", str(tmp_path / "out")]
+    assert main([*arguments, "--val-split", "test"], in_process) == 2
+    assert "test.txt" in capsys.readouterr().err
+    assert main(["--data", str(tmp_path / "nowhere"), "--output", str(tmp_path / "out")], in_process) == 2
+    assert "nowhere" in capsys.readouterr().err
+    write_lists(voc_folder, train=[])
+    assert main(arguments, in_process) == 2
+    assert not (tmp_path / "out").exists()
+
+
+def test_wrong_settings_end_with_code_2(voc_folder, tmp_path):
+    with pytest.raises(SystemExit) as stopped:
+        main(["--data", str(voc_folder), "--output", str(tmp_path / "out"), "--min-iou", "1.5"], in_process)
+    assert stopped.value.code == 2
+
+
+def test_a_training_set_holds_every_object_and_the_proposals_near_them(voc_folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["--data", "voc", "--output", "out", "--windows-per-image", "6"], in_process) == 0
+
+    easy = read_index(index_uri("out", 1, "train")).to_pylist()
+    assert [row["image_uri"] for row in easy] == [f"{voc_folder}/JPEGImages/{name}.jpg" for name in "cab"]
+    assert [row["class_mask_uri"] for row in easy] == [f"{voc_folder}/SegmentationClass/{name}.png" for name in "cab"]
+    for row, name in zip(easy, "cab", strict=True):
+        tight = np.array([box[:4] for box in BOXES[name]], float)
+        np.testing.assert_allclose(np.reshape(row["boxes"], (-1, 4)), extend_boxes(tight, 1.2))
+    assert [row["class_ids"] for row in easy] == [[1], [1], [1, 2]]
+    assert [row["overlaps"] for row in easy] == [[1], [1], [1, 1]]
+    assert [row["repeats"] for row in easy] == [[1], [1], [1, 3]]  # class 1 has three windows, class 2 one
+
+    for split, names in (("train", "cab"), ("val", "v")):
+        hard = {Path(row["image_uri"]).stem: row for row in read_index(index_uri("out", 2, split)).to_pylist()}
+        assert set(hard) == set(names)
+        for name, row in hard.items():
+            proposals = extend_boxes(np.reshape(row["boxes"], (-1, 4)), 1 / 1.2)
+            assert 1 <= len(proposals) <= 6
+            iou = box_iou(proposals, np.array([box[:4] for box in BOXES[name]], float))
+            np.testing.assert_allclose(iou.max(axis=1), row["overlaps"], atol=1e-5)
+            assert min(row["overlaps"]) >= 0.5
+            assert row["class_ids"] == [BOXES[name][best][4] for best in iou.argmax(axis=1)]
+        if split == "train":
+            assert set(hard["b"]["class_ids"]) == {1, 2}
+
+
+def test_its_description_counts_what_the_indexes_hold(voc_folder, tmp_path):
+    out = tmp_path / "out"
+    assert main(["--data", str(voc_folder), "--output", str(out), "--max-repeats", "2"], in_process) == 0
+    info = load_info(str(out))
+    assert info == json.loads((out / "training_set.json").read_text())
+    assert info["class_names"] == list(CLASSES)
+    assert info["config"]["max_repeats"] == 2
+    assert info["config"]["propose"]["extend"] == 1.2
+    assert info["images"] == {"train": {"listed": 3, "failed": 0}, "val": {"listed": 1, "failed": 0}}
+    assert info["errors"] == []
+    assert info["windows"]["stage1"] == {
+        "train": {"images": 3, "windows": 4, "examples": 5,
+                  "per_class": {"red": {"windows": 3, "examples": 3}, "green": {"windows": 1, "examples": 2}}},
+        "val": {"images": 1, "windows": 1, "examples": 1,
+                "per_class": {"red": {"windows": 0, "examples": 0}, "green": {"windows": 1, "examples": 1}}},
+    }  # fmt: skip
+    for split in ("train", "val"):
+        rows = read_index(index_uri(str(out), 2, split)).to_pylist()
+        counts = info["windows"]["stage2"][split]
+        assert counts["windows"] == sum(len(row["class_ids"]) for row in rows)
+        assert counts["examples"] == sum(sum(row["repeats"]) for row in rows)
+
+
+def test_windows_of_the_index_show_their_objects(voc_folder, tmp_path):
+    assert main(["--data", str(voc_folder), "--output", str(tmp_path / "out")], in_process) == 0
+    row = read_index(index_uri(str(tmp_path / "out"), 1, "train")).to_pylist()[2]
+    red, green = windows_of_row(row, 1, training=False)
+    assert np.abs(red["window"][125, 125].astype(int) - (230, 20, 20)).max() < 10
+    assert np.abs(green["window"][125, 125].astype(int) - (20, 230, 20)).max() < 10
+    assert set(np.unique(red["label"])) == {0, 1, 255}
+    assert set(np.unique(green["label"])) == {0, 2, 255}
+
+
+def test_unusable_images_are_reported_and_the_others_kept(voc_folder, tmp_path, capsys):
+    write_image(voc_folder, "label9", [(20, 30, 90, 110, 1)])
+    Image.fromarray(np.full((150, 200), 9, np.uint8)).save(voc_folder / "SegmentationClass" / "label9.png")
+    write_image(voc_folder, "small", [(20, 30, 90, 110, 1)])
+    Image.fromarray(np.zeros((10, 20), np.uint8)).save(voc_folder / "SegmentationClass" / "small.png")
+    write_image(voc_folder, "broken", [(20, 30, 90, 110, 1)])
+    (voc_folder / "JPEGImages" / "broken.jpg").write_bytes(b"\xff\xd8\xff")
+    write_lists(voc_folder, train=["label9", "a", "small", "broken", "gone"])
+    assert main(["--data", str(voc_folder), "--output", str(tmp_path / "out")], in_process) == 0
+
+    info = load_info(str(tmp_path / "out"))
+    assert info["images"]["train"] == {"listed": 5, "failed": 4}
+    errors = {Path(error["image_uri"]).stem: error["error_message"] for error in info["errors"]}
+    assert list(errors) == ["label9", "small", "broken", "gone"]
+    assert "SegmentationClass/label9.png has labels [9], but there are 3 classes" in errors["label9"]
+    assert "SegmentationClass/small.png is 20x10 pixels, its image 200x150" in errors["small"]
+    assert "JPEGImages/broken.jpg" in errors["broken"]
+    assert "gone" in errors["gone"]
+    assert "5 images, 4 of them unusable" in capsys.readouterr().out
+    assert len(read_index(index_uri(str(tmp_path / "out"), 1, "train"))) == 1
+
+
+def test_the_job_fails_only_when_every_image_does(voc_folder, tmp_path):
+    (voc_folder / "classes.txt").unlink()  # VOC's 21 classes
+    for name in "cabv":
+        Image.fromarray(np.full((150, 200), 77, np.uint8)).save(voc_folder / "SegmentationClass" / f"{name}.png")
+    assert main(["--data", str(voc_folder), "--output", str(tmp_path / "out")], in_process) == 4
+    assert load_info(str(tmp_path / "out"))["images"]["train"] == {"listed": 3, "failed": 3}
+    assert len(read_index(index_uri(str(tmp_path / "out"), 2, "train"))) == 0
+
+
+def test_several_folders_and_a_limit(voc_folder, tmp_path):
+    extra = tmp_path / "extra"
+    write_image(extra, "e", [(20, 30, 90, 110, 2)])
+    (voc_folder / "classes.txt").rename(tmp_path / "names.txt")
+    arguments = [
+        "--data",
+        str(voc_folder),
+        str(extra),
+        "--output",
+        str(tmp_path / "out"),
+        "--classes",
+        str(tmp_path / "names.txt"),
+    ]
+    assert main(arguments, in_process) == 0
+    assert load_info(str(tmp_path / "out"))["images"] == {
+        "train": {"listed": 4, "failed": 0},
+        "val": {"listed": 1, "failed": 0},
+    }
+    assert main([*arguments, "--limit", "2"], in_process) == 0
+    rows = read_index(index_uri(str(tmp_path / "out"), 1, "train")).to_pylist()
+    assert [Path(row["image_uri"]).stem for row in rows] == ["c", "a"]
+
+
+def test_an_index_is_typed_and_other_files_are_refused(voc_folder, tmp_path):
+    assert main(["--data", str(voc_folder), "--output", str(tmp_path / "out")], in_process) == 0
+    assert pq.read_schema(tmp_path / "out" / "stage2" / "val.parquet").equals(INDEX_SCHEMA)
+    pq.write_table(pa.table({"image_uri": ["x"]}), tmp_path / "other.parquet")
+    (tmp_path / "text.parquet").write_text("no Parquet")
+    for name in ("other.parquet", "text.parquet"):
+        with pytest.raises(ValueError, match="is no index of training windows"):
+            read_index(str(tmp_path / name))
+
+
+def test_ray_builds_the_same_files(voc_folder, tmp_path):
+    assert main(["--data", str(voc_folder), "--output", str(tmp_path / "here")], in_process) == 0
+    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    environment["PYTHONPATH"] = str(REPOSITORY)
+    command = [
+        sys.executable,
+        REPOSITORY / "jobs" / "build_training_set.py",
+        "--data",
+        voc_folder,
+        "--output",
+        tmp_path / "ray",
+    ]
+    job = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert job.returncode == 0, job.stderr
+    for name in ("stage1/train", "stage1/val", "stage2/train", "stage2/val"):
+        assert pq.read_table(tmp_path / "ray" / f"{name}.parquet").equals(
+            pq.read_table(tmp_path / "here" / f"{name}.parquet")
+        )

@@ -1,0 +1,108 @@
+"""Checkpoints: what is written comes back, and what is no checkpoint is refused with a reason."""
+
+import io
+import json
+import pickle
+
+import pytest
+import safetensors.torch
+import torch
+
+from pipeline.models.deconvnet import DeconvNet
+from pipeline.models.initialise import initialise
+from pipeline.models.weights import (
+    METADATA_KEY,
+    CheckpointError,
+    CheckpointInfo,
+    Preprocessing,
+    dump_checkpoint,
+    load_checkpoint,
+    load_state_dict,
+    read_info,
+)
+
+NAMES = ("background", "cat", "dog")
+INFO = CheckpointInfo(NAMES, 1 / 16, Preprocessing("BGR", (104.0, 117.0, 123.0), (1.0, 1.0, 1.0)), "a test")
+
+
+@pytest.fixture(scope="module")
+def net() -> DeconvNet:
+    net = DeconvNet(len(NAMES), 1 / 16)
+    initialise(net, seed=0)
+    return net.eval()
+
+
+@pytest.fixture(scope="module")
+def data(net) -> bytes:
+    return dump_checkpoint(net, INFO)
+
+
+def test_a_checkpoint_comes_back_with_its_description(net, data):
+    loaded = load_checkpoint(data)
+    assert loaded.info == INFO
+    for name, tensor in net.state_dict().items():
+        if not name.endswith("num_batches_tracked"):
+            assert torch.equal(loaded.net.state_dict()[name], tensor), name
+    assert load_checkpoint(dump_checkpoint(net, INFO)).fingerprint == loaded.fingerprint
+
+
+def test_half_precision_halves_the_file_and_keeps_the_scores(net, data):
+    half = dump_checkpoint(net, INFO, torch.float16)
+    assert len(half) < 0.6 * len(data)
+    x = torch.randn(1, 3, 224, 224)
+    with torch.inference_mode():
+        expected, got = net(x), load_checkpoint(half).net(x)
+    assert (got - expected).norm() / expected.norm() < 1e-2
+
+
+def test_a_description_that_does_not_fit_the_network_is_not_written(net):
+    with pytest.raises(CheckpointError, match="3 classes"):
+        dump_checkpoint(net, CheckpointInfo(("background", "cat"), 1 / 16))
+
+
+def rewritten(data: bytes, **changes) -> bytes:
+    described = json.loads(json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])["__metadata__"][METADATA_KEY])
+    metadata = {METADATA_KEY: json.dumps({**described, **changes})}
+    return safetensors.torch.save(safetensors.torch.load(data), metadata=metadata)
+
+
+def test_a_checkpoint_of_another_class_count_is_refused(data):
+    with pytest.raises(CheckpointError, match="2 classes"):
+        load_checkpoint(rewritten(data, class_names=["background", "cat"]), "net.safetensors")
+
+
+def test_a_checkpoint_of_another_network_is_refused(data):
+    with pytest.raises(CheckpointError, match="fcn"):
+        load_checkpoint(rewritten(data, architecture="fcn"))
+    with pytest.raises(CheckpointError, match="incomplete"):
+        load_checkpoint(rewritten(data, preprocessing={"channels": "RGB"}))
+
+
+def test_other_files_are_refused(data):
+    pickled = io.BytesIO()
+    torch.save({"weight": torch.zeros(3)}, pickled)
+    for wrong in (b"", b"hello", pickled.getvalue(), data[:100]):
+        with pytest.raises(CheckpointError, match=r"net\.pth"):
+            load_checkpoint(wrong, "net.pth")
+    with pytest.raises(CheckpointError, match="damaged"):
+        load_checkpoint(data[:-50])
+    with pytest.raises(CheckpointError, match="metadata lack"):
+        read_info(safetensors.torch.save({"weight": torch.zeros(3)}, metadata={"format": "pt"}))
+
+
+class Evil:
+    def __reduce__(self):
+        return (pytest.fail, ("unpickled code was run",))
+
+
+def test_foreign_weights_load_without_running_pickled_code():
+    tensors = {"features.0.weight": torch.randn(2, 3)}
+    saved = io.BytesIO()
+    torch.save(tensors, saved)
+    for data in (saved.getvalue(), safetensors.torch.save(tensors)):
+        assert torch.equal(load_state_dict(data, "vgg16")["features.0.weight"], tensors["features.0.weight"])
+    evil = io.BytesIO()
+    torch.save({"weight": Evil()}, evil)
+    for data in (evil.getvalue(), pickle.dumps(Evil()), b"nonsense"):
+        with pytest.raises(CheckpointError, match="plain tensors"):
+            load_state_dict(data, "vgg16.pth")
