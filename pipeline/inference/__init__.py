@@ -1,0 +1,1 @@
+"""From an image and its proposals to class probabilities: torch on any device, no Ray here."""

@@ -1,0 +1,63 @@
+"""Combining the score maps of an image's proposals (paper section 5, equations 1 to 3)."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pipeline.geometry import covered_pixels
+
+
+class Canvas:
+    """The aggregated score map of one image, filled proposal by proposal.
+
+    Every score map counts as zero outside its rectangle, so the canvas starts at zero: with `max`, a score below
+    zero never wins (equation 1; the release does the same). `average` is equation 2's sum divided, at each pixel,
+    by the number of proposals that cover it.
+    """
+
+    def __init__(self, num_classes: int, height: int, width: int, aggregation: str, device: torch.device) -> None:
+        self._scores_CHW = torch.zeros(num_classes, height, width, device=device)
+        self._aggregation = aggregation
+        self._cover_HW = torch.zeros(height, width, device=device) if aggregation == "average" else None
+
+    def paste(self, scores_CSS: Tensor, rectangle_4: NDArray[np.float64]) -> None:
+        """Add one proposal's score map `[C, 224, 224]`, resized bilinearly back to its fed rectangle."""
+        height, width = self._scores_CHW.shape[1:]
+        r0, r1, c0, c1 = covered_pixels(rectangle_4, height, width)
+        if r1 <= r0 or c1 <= c0:
+            return
+        x0, y0, x1, y1 = (float(v) for v in rectangle_4)
+        xs = _places_in_crop(c0, c1, x0, x1, scores_CSS.device)
+        ys = _places_in_crop(r0, r1, y0, y1, scores_CSS.device)
+        grid_1HW2 = torch.stack([xs.expand(r1 - r0, -1), ys[:, None].expand(-1, c1 - c0)], dim=-1)[None]
+        # "border": between the outermost crop pixels' centres and the rectangle's edge the map stays constant.
+        region_CHW = F.grid_sample(
+            scores_CSS[None].float(), grid_1HW2, mode="bilinear", padding_mode="border", align_corners=False
+        )[0]
+        target = self._scores_CHW[:, r0:r1, c0:c1]
+        if self._cover_HW is None:
+            torch.maximum(target, region_CHW, out=target)
+        else:
+            target += region_CHW
+            self._cover_HW[r0:r1, c0:c1] += 1
+
+    def scores(self) -> Tensor:
+        """The aggregated score map, float32 `[C, H, W]`."""
+        if self._cover_HW is None:
+            return self._scores_CHW
+        return self._scores_CHW / self._cover_HW.clamp(min=1)
+
+
+def _places_in_crop(first: int, last: int, low: float, high: float, device: torch.device) -> Tensor:
+    """Where the centres of image pixels `first..last` lie in the crop along one axis, in `grid_sample`'s -1..1."""
+    centres = torch.arange(first, last, device=device, dtype=torch.float64) + 0.5
+    return ((centres - low) * (2 / (high - low)) - 1).float()
+
+
+def probabilities(scores_CHW: Tensor) -> Tensor:
+    """Softmax over the classes of an aggregated score map (equation 3); uniform where no proposal said anything."""
+    return scores_CHW.softmax(dim=0)

@@ -1,0 +1,101 @@
+"""The predictor: images and proposals in, class probabilities out, the network fed in micro-batches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pipeline.config import PredictConfig
+from pipeline.crf.labels import keep_labels
+from pipeline.geometry import fed_rectangles
+from pipeline.inference.aggregate import Canvas, probabilities
+from pipeline.inference.crops import cut_crops
+from pipeline.models.folding import fold
+from pipeline.models.weights import Checkpoint
+
+Image = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What leaves the device for one image: only the classes that can still win (`crf.labels.keep_labels`)."""
+
+    class_ids_K: NDArray[np.int64]
+    probabilities_KHW: NDArray[np.float16]
+
+
+class Predictor:
+    """A network in inference form on one device, and the way from proposals to an image's probabilities."""
+
+    def __init__(self, checkpoint: Checkpoint, config: PredictConfig, label_threshold: float) -> None:
+        self.device = choose_device(config.device)
+        self.num_classes = checkpoint.info.num_classes
+        self._preprocessing = checkpoint.info.preprocessing
+        self._net = fold(checkpoint.net).to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._config = config
+        self._label_threshold = label_threshold
+
+    @torch.inference_mode()
+    def predict(self, images: Sequence[Image], boxes: Sequence[NDArray[np.floating]]) -> list[Prediction]:
+        """Class probabilities of a batch of images.
+
+        The crops of all images go through the network together, in micro-batches of one size (the last may be
+        smaller), whatever the number of boxes of each image.
+
+        Args:
+            images: RGB uint8 `[H, W, 3]`, each of its own size.
+            boxes: extended boxes `[N, 4]` of each image; N may be 0.
+
+        Raises:
+            ValueError: a box has no area, or the two lists differ in length.
+        """
+        pixels = [torch.from_numpy(np.array(image)).to(self.device).permute(2, 0, 1) for image in images]
+        rectangles = [fed_rectangles(b, self._config.window) for b in boxes]
+        canvases = [self._canvas(image_3HW) for image_3HW in pixels]
+        crops_of = [(i, rectangle) for i, per_image in enumerate(rectangles) for rectangle in per_image]
+        if len(images) != len(boxes):
+            raise ValueError(f"{len(images)} images and {len(boxes)} lists of boxes")
+        for micro_batch in _chunks(crops_of, self._config.micro_batch):
+            scores_NCHW = self._scores(pixels, micro_batch)
+            for scores_CHW, (i, rectangle) in zip(scores_NCHW, micro_batch, strict=True):
+                canvases[i].paste(scores_CHW, rectangle)
+        return [self._finish(canvas.scores()) for canvas in canvases]
+
+    def _canvas(self, image_3HW: Tensor) -> Canvas:
+        height, width = image_3HW.shape[1:]
+        return Canvas(self.num_classes, height, width, self._config.aggregation, self.device)
+
+    def _scores(self, pixels: list[Tensor], micro_batch: Sequence[tuple[int, NDArray[np.float64]]]) -> Tensor:
+        parts = []
+        for i in dict.fromkeys(index for index, _ in micro_batch):
+            own = np.stack([rectangle for index, rectangle in micro_batch if index == i])
+            parts.append(cut_crops(pixels[i], torch.from_numpy(own).to(self.device)))
+        crops_N3HW = self._preprocessing(torch.cat(parts)).contiguous(memory_format=torch.channels_last)
+        scores_NCHW: Tensor = self._net(crops_N3HW)
+        return scores_NCHW
+
+    def _finish(self, scores_CHW: Tensor) -> Prediction:
+        probabilities_CHW = probabilities(scores_CHW)
+        kept_K = keep_labels(probabilities_CHW, (scores_CHW > 0).any(dim=0), self._label_threshold)
+        return Prediction(kept_K.cpu().numpy(), probabilities_CHW[kept_K].half().cpu().numpy())
+
+
+def choose_device(name: str) -> torch.device:
+    """The torch device of a `PredictConfig.device` setting.
+
+    Raises:
+        RuntimeError: `cuda` was asked for and there is none.
+    """
+    if name == "cuda" and not torch.cuda.is_available():
+        raise RuntimeError("device is cuda, but torch sees no GPU here; use `--device auto` or `--device cpu`")
+    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def _chunks(crops: list[tuple[int, NDArray[np.float64]]], size: int) -> Iterator[list[tuple[int, NDArray[np.float64]]]]:
+    for start in range(0, len(crops), size):
+        yield crops[start : start + size]

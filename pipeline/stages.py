@@ -1,0 +1,126 @@
+"""The stages of the main job as functions of tables: decode, propose, predict, refine, write. No Ray here.
+
+Each works on the rows that have not failed yet; see `pipeline.rows` for the row.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from pipeline import rows as r
+from pipeline import storage
+from pipeline.classes import voc_palette
+from pipeline.config import DecodeConfig, PredictConfig, ProposeConfig, RefineConfig
+from pipeline.crf.refine import refine
+from pipeline.images import decode_image, encode_mask, resize_labels, working_size
+from pipeline.inference.predictor import Predictor
+from pipeline.models.weights import Checkpoint
+from pipeline.proposals.edgeboxes import propose
+from pipeline.results import OK, write_mask, write_rows
+from pipeline.rows import Row, pack, unpack
+
+
+def decode_stage(table: pa.Table, config: DecodeConfig) -> pa.Table:
+    """Read each image and bring it to working size."""
+
+    def work(row: Row) -> None:
+        image_HW3 = decode_image(storage.read_bytes(row["uri"]), config.max_megapixels)
+        row["height"], row["width"] = image_HW3.shape[:2]
+        working_HW3 = working_size(image_HW3, config.max_side)
+        row["work_height"], row["work_width"] = working_HW3.shape[:2]
+        row["image"] = pack(working_HW3)
+
+    return r.run_rows(table, "decode", work)
+
+
+def propose_stage(table: pa.Table, config: ProposeConfig) -> pa.Table:
+    """Give each image its object proposals."""
+
+    def work(row: Row) -> None:
+        proposals = propose(r.image_of(row), config)
+        row["boxes"] = pack(proposals.boxes_N4)
+        row["num_proposals"] = len(proposals.boxes_N4)
+
+    return r.run_rows(table, "propose", work)
+
+
+class PredictStage:
+    """Holds the network; gives each image the probabilities of the classes that can still win."""
+
+    def __init__(self, checkpoint: Checkpoint, config: PredictConfig, label_threshold: float) -> None:
+        self._predictor = Predictor(checkpoint, config, label_threshold)
+        self._fingerprint = checkpoint.fingerprint
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        """Predict all images of the table together; where that raises, one by one, so that only bad ones fail."""
+        rows = table.to_pylist()
+        good = [row for row in rows if row["status"] == OK]
+        together: list[Row] = [{"status": OK}]
+        r.timed(together[0], "predict", lambda _: self._predict(good))
+        if together[0]["status"] == OK:
+            for row in good:
+                row["seconds_predict"] = together[0]["seconds_predict"] / len(good)
+        else:
+            for row in good:
+                r.timed(row, "predict", lambda one: self._predict([one]))
+        return r.to_table(rows)
+
+    def _predict(self, rows: list[Row]) -> None:
+        predictions = self._predictor.predict([r.image_of(row) for row in rows], [r.boxes_of(row) for row in rows])
+        for row, prediction in zip(rows, predictions, strict=True):
+            row["class_ids"] = pack(prediction.class_ids_K)
+            row["probabilities"] = pack(prediction.probabilities_KHW)
+            row["model_fingerprint"] = self._fingerprint
+            row["boxes"] = None
+
+
+def refine_stage(table: pa.Table, config: RefineConfig, num_classes: int, mask_output: str | None) -> pa.Table:
+    """Refine each image with the CRF, label its pixels at full size, and write its mask when `mask_output` is set."""
+
+    def work(row: Row) -> None:
+        image_HW3 = r.image_of(row)
+        class_ids_K = unpack(row["class_ids"], np.int64, -1)
+        probabilities_KHW = unpack(row["probabilities"], np.float16, len(class_ids_K), *image_HW3.shape[:2])
+        refined_KHW = refine(image_HW3, probabilities_KHW, config)
+        labels_HW = class_ids_K[refined_KHW.argmax(axis=0)].astype(np.uint8)
+        confidence_HW = refined_KHW.max(axis=0)
+        row["mean_confidence"] = float(confidence_HW.mean())
+        row["mean_probability"] = mean_per_class(labels_HW, confidence_HW, num_classes)
+        full_HW = resize_labels(labels_HW, row["height"], row["width"])
+        row["pixel_counts"] = np.bincount(full_HW.ravel(), minlength=num_classes).tolist()
+        row["mask"] = encode_mask(full_HW, voc_palette())
+        if mask_output is not None:
+            write_mask(mask_output, row["image_id"], row["mask"])
+        row |= dict.fromkeys(r.WORKING_COLUMNS.names)
+
+    return r.run_rows(table, "refine", work)
+
+
+def mean_per_class(
+    labels_HW: NDArray[np.uint8], confidence_HW: NDArray[np.float32], num_classes: int
+) -> list[float | None]:
+    """Mean probability of each class over the pixels that carry its label; None where no pixel does."""
+    counts = np.bincount(labels_HW.ravel(), minlength=num_classes)
+    sums = np.bincount(labels_HW.ravel(), weights=confidence_HW.ravel(), minlength=num_classes)
+    return [float(total / count) if count else None for total, count in zip(sums, counts, strict=True)]
+
+
+def write_stage(table: pa.Table, output: str, class_names: tuple[str, ...]) -> pa.Table:
+    """Write the rows to results and errors; return one row of counts in their place.
+
+    Returns:
+        `ok`, `failed`, and for each stage `rows_<stage>` and `seconds_<stage>`: rows that entered it, time they took.
+    """
+    write_rows(output, table.to_pylist(), class_names)
+    failed = pc.sum(pc.equal(table["status"], r.FAILED)).as_py()
+    counts: dict[str, Any] = {"ok": len(table) - failed, "failed": failed}
+    for stage in r.STAGES:
+        seconds = table[f"seconds_{stage}"]
+        counts[f"rows_{stage}"] = len(seconds) - seconds.null_count
+        counts[f"seconds_{stage}"] = pc.sum(seconds).as_py() or 0.0
+    return pa.Table.from_pylist([counts])

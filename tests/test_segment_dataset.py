@@ -1,0 +1,264 @@
+"""The main job as users run it: folders of real files, a local Ray, and a cluster with `ray job submit`."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from pipeline.classes import voc_palette
+from pipeline.evaluation import confusion_matrix, mean_iou
+from pipeline.images import decode_mask
+from pipeline.results import read_errors, read_results
+from pipeline.scenes.compose import CLASSES
+from pipeline.scenes.dataset import scene_of
+
+REPOSITORY = Path(__file__).parents[1]
+FAST = ["--proposals", "12", "--limit", "100"]
+
+
+def segment(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "jobs/segment_dataset.py", *map(str, arguments)]
+    return subprocess.run(
+        command,
+        cwd=REPOSITORY,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=280,
+        check=False,
+    )
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory) -> Path:
+    """Scenes and every kind of awkward file, in folders of their own."""
+    root = tmp_path_factory.mktemp("photos")
+    for folder, index in (("one", 0), ("two", 1), ("three", 2)):
+        (root / folder).mkdir()
+        Image.fromarray(scene_of(7, "val", index).image_HW3).save(root / folder / "same name.jpg", quality=92)
+    scene = Image.fromarray(scene_of(7, "val", 3).image_HW3)
+    odd = root / "odd"
+    odd.mkdir()
+    scene.convert("L").save(odd / "grey.png")
+    scene.convert("RGBA").save(odd / "rgba.png")
+    scene.convert("CMYK").save(odd / "cmyk.jpg")
+    Image.fromarray(np.asarray(scene.convert("L")).astype(np.uint16) * 257).save(odd / "16bit.png")
+    exif = Image.Exif()
+    exif[0x0112] = 6  # rotated by a quarter
+    scene.save(odd / "rotated.jpg", exif=exif)
+    Image.new("RGB", (1, 1), "red").save(odd / "1x1.png")
+    Image.new("RGB", (1, 5000), "blue").save(odd / "1x5000.png")
+    Image.new("RGB", (300, 200), "green").save(odd / "flat.png")
+    bad = root / "bad"
+    bad.mkdir()
+    whole = (root / "one" / "same name.jpg").read_bytes()
+    (bad / "truncated.jpg").write_bytes(whole[: len(whole) // 2])
+    (bad / "text.jpg").write_text("no image at all")
+    (bad / "empty.png").write_bytes(b"")
+    Image.new("1", (30_000, 30_000)).save(bad / "bomb.png")
+    return root
+
+
+@pytest.fixture(scope="module")
+def run(photos, tmp_path_factory) -> tuple[subprocess.CompletedProcess[str], Path]:
+    output = tmp_path_factory.mktemp("runs") / "out"
+    return segment("--input", photos, "--output", output, *FAST), output
+
+
+GOOD = 11
+BAD = {
+    "bad/truncated.jpg": "truncated",
+    "bad/text.jpg": "not_an_image",
+    "bad/empty.png": "empty",
+    "bad/bomb.png": "too_large",
+}
+
+
+def test_every_image_is_in_results_or_errors_and_the_job_ends_well(run):
+    process, output = run
+    assert process.returncode == 0, process.stderr
+    results, errors = read_results(str(output)), read_errors(str(output))
+    assert len(results) == GOOD
+    assert set(errors["image_id"].to_pylist()) == set(BAD)
+    assert f"{GOOD} of {GOOD + len(BAD)} images done, {len(BAD)} failed" in process.stdout
+
+
+def test_bad_images_say_what_is_wrong_with_them(run):
+    _, output = run
+    for row in read_errors(str(output)).to_pylist():
+        assert (row["status"], row["error_stage"], row["error_type"]) == ("failed", "decode", BAD[row["image_id"]])
+        assert len(row["error_message"]) > 10
+
+
+def test_masks_have_the_size_of_their_images_and_agree_with_their_rows(run, photos):
+    _, output = run
+    for row in read_results(str(output)).to_pylist():
+        labels = decode_mask(row["mask"])
+        path = output / "masks" / f"{row['image_id']}.png"
+        assert path.read_bytes() == row["mask"]
+        with Image.open(path) as mask:
+            assert mask.mode == "P"
+            assert np.array_equal(np.array(mask.getpalette()[:63]).reshape(-1, 3), voc_palette()[:21])
+        assert labels.shape == (row["height"], row["width"])
+        assert np.bincount(labels.ravel(), minlength=len(CLASSES)).tolist() == row["pixel_counts"]
+        for count, probability in zip(row["pixel_counts"], row["mean_probability"], strict=True):
+            assert (probability is None) == (count == 0)
+            assert probability is None or 0 < probability <= 1
+        assert 0 < row["mean_confidence"] <= 1
+        assert 1 <= row["num_proposals"] <= 12
+        assert len(row["model_fingerprint"]) == 16
+    sizes = {row["image_id"]: (row["height"], row["width"]) for row in read_results(str(output)).to_pylist()}
+    assert sizes["odd/1x5000.png"] == (5000, 1)
+    with Image.open(photos / "odd" / "rotated.jpg") as stored:
+        assert sizes["odd/rotated.jpg"] == stored.size  # upright: width and height change places
+
+
+def test_files_that_differ_only_in_folder_stay_apart(run):
+    _, output = run
+    ids = read_results(str(output), ["image_id"])["image_id"].to_pylist()
+    assert {one for one in ids if "same" in one} == {f"{folder}/same%20name.jpg" for folder in ("one", "two", "three")}
+
+
+def test_the_shipped_network_finds_the_objects(run):
+    _, output = run
+    masks = {row["image_id"]: row["mask"] for row in read_results(str(output), ["image_id", "mask"]).to_pylist()}
+    confusion = sum(
+        confusion_matrix(
+            scene_of(7, "val", i).classes_HW, decode_mask(masks[f"{folder}/same%20name.jpg"]), len(CLASSES)
+        )
+        for folder, i in (("one", 0), ("two", 1), ("three", 2))
+    )
+    assert mean_iou(confusion) > 0.4  # three scenes and 12 proposals; background everywhere gives about 0.15
+
+
+def test_the_run_leaves_its_settings_and_summary(run):
+    _, output = run
+    summary = json.loads((output / "run" / "summary.json").read_text())
+    assert (summary["images_total"], summary["images_ok"], summary["images_failed"]) == (
+        GOOD + len(BAD),
+        GOOD,
+        len(BAD),
+    )
+    assert summary["seconds"] > 0
+    assert summary["images_per_second"] == pytest.approx((GOOD + len(BAD)) / summary["seconds"], rel=0.01)
+    rows = {stage: totals["rows"] for stage, totals in summary["stages"].items()}
+    assert rows == {"decode": GOOD + len(BAD), "propose": GOOD, "predict": GOOD, "refine": GOOD}
+    assert all(totals["seconds"] > 0 for totals in summary["stages"].values())
+    config = json.loads((output / "run" / "config.json").read_text())
+    assert config["settings"]["propose"]["proposals"] == 12
+    assert config["classes"] == list(CLASSES)
+
+
+def test_the_same_command_again_has_nothing_to_do(run, photos):
+    _, output = run
+    before = sorted((file.name, file.stat().st_mtime_ns) for file in (output / "results").iterdir())
+    process = segment("--input", photos, "--output", output, *FAST)
+    assert process.returncode == 0, process.stderr
+    assert f"{GOOD + len(BAD)} done before" in process.stdout
+    assert sorted((file.name, file.stat().st_mtime_ns) for file in (output / "results").iterdir()) == before
+
+
+def test_what_is_missing_is_made_again_and_equal(run, photos):
+    _, output = run
+    part = next((output / "results").iterdir())
+    lost = pq.read_table(part).to_pylist()
+    part.unlink()
+    process = segment("--input", photos, "--output", output, *FAST)
+    assert process.returncode == 0, process.stderr
+    masks = {row["image_id"]: row["mask"] for row in read_results(str(output)).to_pylist()}
+    assert len(masks) == GOOD
+    for row in lost:
+        assert masks[row["image_id"]] == row["mask"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--input", "{photos}", "--weights", "{photos}/bad/text.jpg"], "safetensors"),
+        (["--input", "{photos}", "--weights", "missing.safetensors"], "missing.safetensors"),
+        (["--input", "{photos}/nothing"], "nothing"),
+        (["--input", "{empty}"], "no images"),
+        (["--input", "{photos}", "--proposals", "0"], "proposals is 0"),
+        (["--input", "{photos}", "--crf", "fast"], "crf"),
+        (["--input", "{photos}", "--edges", "structured"], "edge_model"),
+    ],
+)
+def test_bad_arguments_are_told_before_anything_is_written(photos, tmp_path, arguments, message):
+    (tmp_path / "empty").mkdir()
+    filled = [argument.format(photos=photos, empty=tmp_path / "empty") for argument in arguments]
+    process = segment(*filled, "--output", tmp_path / "out")
+    assert process.returncode == 2
+    assert message in process.stderr + process.stdout
+    assert "Traceback" not in process.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_another_runs_output_is_refused(run, photos):
+    _, output = run
+    process = segment("--input", photos, "--output", output, *FAST, "--window", "direct")
+    assert process.returncode == 2
+    assert "predict.window: 250-224 -> direct" in process.stderr
+
+
+def test_nothing_but_bad_images_ends_with_4(photos, tmp_path):
+    process = segment("--input", photos / "bad", "--output", tmp_path / "out")
+    assert process.returncode == 4, process.stderr
+    assert len(read_errors(str(tmp_path / "out"))) == len(BAD)
+
+
+def test_help_explains_every_setting():
+    process = segment("--help")
+    assert process.returncode == 0
+    for option in (
+        "--input",
+        "--output",
+        "--weights",
+        "--limit",
+        "--crf",
+        "--proposals",
+        "--edges",
+        "--window",
+        "--max-side",
+    ):
+        assert option in process.stdout
+
+
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
+
+
+def test_it_runs_as_a_submitted_job_on_a_cluster(photos, tmp_path):
+    """`ray start --head`, then `ray job submit`: the working directory is uploaded and runs on the head."""
+    ray = Path(sys.executable).with_name("ray")
+    port, dashboard = free_port(), free_port()
+    environment = {**os.environ, "PATH": f"{ray.parent}:{os.environ['PATH']}", "RAY_TMPDIR": "/tmp/dcn"}
+    head = subprocess.Popen(
+        [ray, "start", "--head", "--block", f"--port={port}", f"--dashboard-port={dashboard}", "--num-cpus=2",
+         "--disable-usage-stats"],
+        env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    try:
+        output = tmp_path / "out"
+        command = [ray, "job", "submit", f"--address=http://127.0.0.1:{dashboard}", "--working-dir", ".", "--",
+                   "python", "jobs/segment_dataset.py", "--input", photos / "one", "--output", output,
+                   *FAST]  # fmt: skip
+        for _ in range(60):
+            process = subprocess.run(
+                list(map(str, command)), cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=False
+            )
+            if "Failed to connect" not in process.stderr + process.stdout:
+                break
+        assert process.returncode == 0, process.stdout + process.stderr
+        assert len(read_results(str(output))) == 1
+    finally:
+        head.terminate()
+        head.wait(30)
