@@ -23,8 +23,8 @@ $(READY): pyproject.toml constraints.txt
 demo: $(READY)
 	$(BIN)/python jobs/make_scenes.py --output data/demo --train 0 --val 24 --seed 1
 	$(BIN)/python jobs/segment_dataset.py --input data/demo/JPEGImages --output runs/demo --weights demo
-	$(BIN)/python jobs/evaluate.py --results runs/demo --ground-truth data/demo --split val
-	@echo "Masks: runs/demo/masks, panels of image, truth and result: runs/demo/panels"
+	$(BIN)/python jobs/evaluate.py --results runs/demo --ground-truth data/demo --split val --panels 24
+	@echo "masks: runs/demo/masks, every figure: runs/demo/run"
 
 test: $(READY)
 	$(BIN)/python -m pytest

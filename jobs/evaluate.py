@@ -18,6 +18,8 @@ from rich.table import Table
 from pipeline import storage
 from pipeline.config import EvaluateConfig
 from pipeline.evaluation import Evaluation, EvaluationError, evaluate_results
+from pipeline.images import ImageError
+from pipeline.report.panels import write_panels
 from pipeline.results import ResultsError
 
 EXIT_DONE, EXIT_ARGUMENTS = 0, 2
@@ -38,10 +40,13 @@ def main() -> int:
             **evaluation.summary(),
         }
         storage.write_atomic(target, json.dumps(content, indent=1).encode())
-    except (EvaluationError, ResultsError, storage.StorageError, OSError) as error:
+        panels = write_panels(config.results, config.ground_truth, config.panels)
+    except (EvaluationError, ResultsError, ImageError, storage.StorageError, OSError) as error:
         print(f"evaluate: {storage.redact(str(error))}", file=sys.stderr)
         return EXIT_ARGUMENTS
     show(evaluation, target)
+    if panels:
+        console.print(f"{len(panels)} pictures, photograph, truth and result: {storage.parent(panels[0])}")
     left_out = len(evaluation.missing) + len(evaluation.problems)
     if config.require_all and left_out:
         print(f"evaluate: {left_out} images were left out, and --require-all was given", file=sys.stderr)
