@@ -1,0 +1,1 @@
+"""Fully connected CRF: which labels it needs, and the refinement itself."""
