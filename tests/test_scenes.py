@@ -35,8 +35,10 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def masks(root: Path) -> list[tuple[np.ndarray, np.ndarray]]:
-    return [(np.asarray(Image.open(path)), np.asarray(Image.open(root / "SegmentationObject" / path.name)))
-            for path in sorted((root / "SegmentationClass").iterdir())]
+    return [
+        (np.asarray(Image.open(path)), np.asarray(Image.open(root / "SegmentationObject" / path.name)))
+        for path in sorted((root / "SegmentationClass").iterdir())
+    ]
 
 
 def test_layout_is_vocs(scenes: Path):
@@ -73,7 +75,7 @@ def test_contour_keeps_objects_apart_and_is_thin(scenes: Path):
     for _, objects in masks(scenes):
         height, width = objects.shape
         padded = np.pad(objects.astype(int), 1, constant_values=VOID)
-        around = np.stack([padded[y:y + height, x:x + width] for y in range(3) for x in range(3)])
+        around = np.stack([padded[y : y + height, x : x + width] for y in range(3) for x in range(3)])
         known = objects != VOID
         assert ((around == objects) | (around == VOID))[:, known].all()
         # Two pixels wide, but for corners and where contours meet: nearly every void pixel touches one that is not.
@@ -96,8 +98,10 @@ def test_any_image_comes_again_alone(scenes: Path, tmp_path: Path):
 
 
 def test_seed_split_and_index_all_matter():
-    scenes = [dataset.scene_of(*key).image_HW3.tobytes() for key in
-              ((0, "train", 0), (1, "train", 0), (0, "val", 0), (0, "train", 1), (0, "train", 0))]
+    scenes = [
+        dataset.scene_of(*key).image_HW3.tobytes()
+        for key in ((0, "train", 0), (1, "train", 0), (0, "val", 0), (0, "train", 1), (0, "train", 0))
+    ]
     assert scenes[0] == scenes[4]
     assert len(set(scenes)) == 4
 
@@ -163,7 +167,7 @@ def test_an_object_covers_its_mask_and_nothing_else(name: str, size: float):
         picture = np.ones((300, 320, 3), np.float32)
         lay(picture, sprite, 20, 30, LAMP)
         alpha = np.zeros((300, 320), np.float32)
-        alpha[30:30 + sprite.alpha_HW.shape[0], 20:20 + sprite.alpha_HW.shape[1]] = sprite.alpha_HW
+        alpha[30 : 30 + sprite.alpha_HW.shape[0], 20 : 20 + sprite.alpha_HW.shape[1]] = sprite.alpha_HW
         change = np.abs(picture - 1).max(axis=2)
         assert change[alpha == 0].max() == 0
         assert np.median(change[alpha > 0.5]) > 0.4
@@ -177,7 +181,7 @@ def test_shadow_falls_away_from_the_lamp():
     height, width = sprite.alpha_HW.shape
     lay(picture, sprite, 60, 60, lamp)
     row = picture[60 + height // 2, :, 0]
-    assert row[50:59].mean() < row[61 + width:70 + width].mean() - 0.05
+    assert row[50:59].mean() < row[61 + width : 70 + width].mean() - 0.05
     assert row[:5].min() == 1
     assert row[-5:].min() == 1
 

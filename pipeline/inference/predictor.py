@@ -40,9 +40,13 @@ class Predictor:
         self._config = config
         self._label_threshold = label_threshold
 
-    @torch.inference_mode()
     def predict(self, images: Sequence[Image], boxes: Sequence[NDArray[np.floating]]) -> list[Prediction]:
-        """Class probabilities of a batch of images.
+        """Class probabilities of a batch of images; arguments and errors as `aggregate`."""
+        return [prune(scores_CHW, self._label_threshold) for scores_CHW in self.aggregate(images, boxes)]
+
+    @torch.inference_mode()
+    def aggregate(self, images: Sequence[Image], boxes: Sequence[NDArray[np.floating]]) -> list[Tensor]:
+        """Aggregated score maps, float32 `[C, H, W]` on the device, of a batch of images.
 
         The crops of all images go through the network together, in micro-batches of one size (the last may be
         smaller), whatever the number of boxes of each image.
@@ -54,17 +58,17 @@ class Predictor:
         Raises:
             ValueError: a box has no area, or the two lists differ in length.
         """
+        if len(images) != len(boxes):
+            raise ValueError(f"{len(images)} images and {len(boxes)} lists of boxes")
         pixels = [torch.from_numpy(np.array(image)).to(self.device).permute(2, 0, 1) for image in images]
         rectangles = [fed_rectangles(b, self._config.window) for b in boxes]
         canvases = [self._canvas(image_3HW) for image_3HW in pixels]
         crops_of = [(i, rectangle) for i, per_image in enumerate(rectangles) for rectangle in per_image]
-        if len(images) != len(boxes):
-            raise ValueError(f"{len(images)} images and {len(boxes)} lists of boxes")
         for micro_batch in _chunks(crops_of, self._config.micro_batch):
             scores_NCHW = self._scores(pixels, micro_batch)
             for scores_CHW, (i, rectangle) in zip(scores_NCHW, micro_batch, strict=True):
                 canvases[i].paste(scores_CHW, rectangle)
-        return [self._finish(canvas.scores()) for canvas in canvases]
+        return [canvas.scores() for canvas in canvases]
 
     def _canvas(self, image_3HW: Tensor) -> Canvas:
         height, width = image_3HW.shape[1:]
@@ -79,10 +83,12 @@ class Predictor:
         scores_NCHW: Tensor = self._net(crops_N3HW)
         return scores_NCHW
 
-    def _finish(self, scores_CHW: Tensor) -> Prediction:
-        probabilities_CHW = probabilities(scores_CHW)
-        kept_K = keep_labels(probabilities_CHW, (scores_CHW > 0).any(dim=0), self._label_threshold)
-        return Prediction(kept_K.cpu().numpy(), probabilities_CHW[kept_K].half().cpu().numpy())
+
+def prune(scores_CHW: Tensor, label_threshold: float) -> Prediction:
+    """Probabilities of an aggregated score map, without the classes that cannot win (`crf.labels.keep_labels`)."""
+    probabilities_CHW = probabilities(scores_CHW)
+    kept_K = keep_labels(probabilities_CHW, (scores_CHW > 0).any(dim=0), label_threshold)
+    return Prediction(kept_K.cpu().numpy(), probabilities_CHW[kept_K].half().cpu().numpy())
 
 
 def choose_device(name: str) -> torch.device:

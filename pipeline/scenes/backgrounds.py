@@ -21,21 +21,32 @@ def ground_colours(rng: np.random.Generator, hue: float | None = None) -> Float:
     saturation, value = rng.uniform(0.02, 0.6), rng.uniform(0.3, 0.8)
     contrast = rng.uniform(0.15, 0.5)
     steps = np.linspace(-0.5, 0.5, 4)
-    return np.stack([hsv(hue + rng.normal(0, 0.03), saturation - 0.3 * step + rng.normal(0, 0.04),
-                         value * (1 + 1.3 * contrast * step)) for step in steps])
+    return np.stack(
+        [
+            hsv(
+                hue + rng.normal(0, 0.03),
+                saturation - 0.3 * step + rng.normal(0, 0.04),
+                value * (1 + 1.3 * contrast * step),
+            )
+            for step in steps
+        ]
+    )
 
 
 def terrain(rng: np.random.Generator, height: int, width: int) -> Float:
     """Earth, sand or moss: multi-octave noise with grain."""
-    noise = fractal(rng, height, width, rng.uniform(60, 200), octaves=7, stretch=rng.uniform(1, 2),
-                    gain=rng.uniform(0.5, 0.75))
+    noise = fractal(
+        rng, height, width, rng.uniform(60, 200), octaves=7, stretch=rng.uniform(1, 2), gain=rng.uniform(0.5, 0.75)
+    )
     return ramp(noise, ground_colours(rng))
 
 
 def sky(rng: np.random.Generator, height: int, width: int) -> Float:
     """A clouded gradient over a horizon of terrain."""
-    top, bottom = hsv(rng.uniform(0.52, 0.66), rng.uniform(0.2, 0.7), rng.uniform(0.6, 0.95)), hsv(
-        rng.uniform(0.0, 0.16), rng.uniform(0, 0.3), rng.uniform(0.75, 0.98))
+    top, bottom = (
+        hsv(rng.uniform(0.52, 0.66), rng.uniform(0.2, 0.7), rng.uniform(0.6, 0.95)),
+        hsv(rng.uniform(0.0, 0.16), rng.uniform(0, 0.3), rng.uniform(0.75, 0.98)),
+    )
     fade = np.linspace(0, 1, height, dtype=np.float32)[:, None, None]
     air = top * (1 - fade) + bottom * fade
     clouds = np.clip(fractal(rng, height, width, 120, octaves=5, stretch=2.5) * 2.2 - 1, 0, 1)[..., None]

@@ -62,8 +62,9 @@ def render_scene(rng: np.random.Generator) -> Scene:
     return Scene(_camera(rng, picture), *_masks(ids_HW, placed))
 
 
-def _place(rng: np.random.Generator, picture_HW3: Float, ids_HW: NDArray[np.uint8], placed: list[_Placed],
-           light: Light) -> None:
+def _place(
+    rng: np.random.Generator, picture_HW3: Float, ids_HW: NDArray[np.uint8], placed: list[_Placed], light: Light
+) -> None:
     """Draw a random object where enough of it and of those below stays visible; nothing if no such place is found."""
     class_number = int(rng.integers(1, len(CLASSES)))
     size = float(np.exp(rng.uniform(np.log(SMALLEST), np.log(LARGEST))))

@@ -88,14 +88,21 @@ def _claim(root: Path, config: ScenesConfig) -> None:
     mark = root / CONFIG_FILE
     if root.is_dir() and any(root.iterdir()):
         if not mark.is_file():
-            raise ConfigError(f"output is {root}, which is not empty and holds no {CONFIG_FILE}; "
-                              "choose a new directory, or empty this one")
+            raise ConfigError(
+                f"output is {root}, which is not empty and holds no {CONFIG_FILE}; "
+                "choose a new directory, or empty this one"
+            )
         found = json.loads(mark.read_text())
-        differing = [f"{key} {found.get(key)} there, {identity[key]} asked" for key in identity if
-                     found.get(key) != identity[key]]
+        differing = [
+            f"{key} {found.get(key)} there, {identity[key]} asked"
+            for key in identity
+            if found.get(key) != identity[key]
+        ]
         if differing:
-            raise ConfigError(f"output is {root}, which holds another dataset ({'; '.join(differing)}); "
-                              "choose a new directory, or delete this one")
+            raise ConfigError(
+                f"output is {root}, which holds another dataset ({'; '.join(differing)}); "
+                "choose a new directory, or delete this one"
+            )
     for folder in (IMAGES, CLASS_MASKS, OBJECT_MASKS, LISTS):
         (root / folder).mkdir(parents=True, exist_ok=True)
     _write(mark, (json.dumps(identity, indent=1) + "\n").encode())

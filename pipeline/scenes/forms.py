@@ -58,8 +58,9 @@ def ball(rng: np.random.Generator, side: int, colours_K3: Float) -> Form:
     bend = np.arcsin(inner) / inner / (np.pi / 2) * (side - 1) / 2
     paint = surface(rng, side, colours_K3)
     centre = (side - 1) / 2
-    wrapped: Float = cv2.remap(paint, u / radius * bend + centre, v / radius * bend + centre, cv2.INTER_LINEAR,
-                               borderMode=cv2.BORDER_REFLECT)
+    wrapped: Float = cv2.remap(
+        paint, u / radius * bend + centre, v / radius * bend + centre, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT
+    )
     return Form(_cover(radius - rho, side), relief, wrapped)
 
 
@@ -143,12 +144,12 @@ def _planks(rng: np.random.Generator, side: int, colours_K3: Float) -> Float:
     for board in range(boards):
         top = frame + board * (side - 2 * frame) // boards
         tone[top:] = rng.uniform(0.7, 1.05)
-        tone[top:top + gap] = 0.35
+        tone[top : top + gap] = 0.35
     inner = np.zeros((side, side), bool)
     inner[frame:-frame, frame:-frame] = True
     tone[~inner] = 1.1
-    tone[frame - gap:frame, frame:-frame] = tone[-frame:gap - frame or None, frame:-frame] = 0.35
-    tone[frame:-frame, frame - gap:frame] = tone[frame:-frame, -frame:gap - frame or None] = 0.35
+    tone[frame - gap : frame, frame:-frame] = tone[-frame : gap - frame or None, frame:-frame] = 0.35
+    tone[frame:-frame, frame - gap : frame] = tone[frame:-frame, -frame : gap - frame or None] = 0.35
     tone *= 0.85 + 0.25 * fractal(rng, side, side, side / 10, octaves=2, stretch=6)
     return unit(paint * tone[..., None])
 
@@ -189,5 +190,11 @@ def crate(rng: np.random.Generator, side: int, colours_K3: Float) -> Form:
 
 
 FORMS: dict[str, Callable[[np.random.Generator, int, Float], Form]] = {
-    "ball": ball, "crate": crate, "bottle": bottle, "leaf": leaf, "star": star, "ring": ring}
+    "ball": ball,
+    "crate": crate,
+    "bottle": bottle,
+    "leaf": leaf,
+    "star": star,
+    "ring": ring,
+}
 """Class name to form, in the order of the class numbers 1, 2, ..."""

@@ -93,18 +93,23 @@ def lit_sprite(rng: np.random.Generator, name: str, size: float, colours_K3: Flo
     form: Form = FORMS[name](rng, tile, colours_K3)
     warp, side = _pose(rng, name, tile, size)
     stack = np.dstack([form.paint_SS3, form.relief_SS, form.alpha_SS])
-    posed: Float = np.dstack([cv2.warpPerspective(stack[..., :3], warp, (side, side)),
-                              cv2.warpPerspective(stack[..., 3:], warp, (side, side))])
+    posed: Float = np.dstack(
+        [
+            cv2.warpPerspective(stack[..., :3], warp, (side, side)),
+            cv2.warpPerspective(stack[..., 3:], warp, (side, side)),
+        ]
+    )
     alpha = posed[..., 4]
     rows, columns = np.flatnonzero(alpha.max(1) > 0.02), np.flatnonzero(alpha.max(0) > 0.02)
-    posed = posed[rows[0]:rows[-1] + 1, columns[0]:columns[-1] + 1]
+    posed = posed[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
     relief = np.ascontiguousarray(posed[..., 3]) * np.float32(size / 2)
     rgb = shade(posed[..., :3], relief, light, gloss=float(rng.choice([0.05, 0.25, 0.6])), hardness=rng.uniform(12, 60))
     return Sprite(rgb, np.ascontiguousarray(posed[..., 4]), float(np.percentile(relief, 75)))
 
 
-def crop_to(canvas_hw: tuple[int, int], sprite_hw: tuple[int, int], left: int,
-            top: int) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
+def crop_to(
+    canvas_hw: tuple[int, int], sprite_hw: tuple[int, int], left: int, top: int
+) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
     """Where a sprite at (left, top) lies on a canvas, and which part of the sprite that is."""
     y0, x0 = max(top, 0), max(left, 0)
     y1, x1 = min(top + sprite_hw[0], canvas_hw[0]), min(left + sprite_hw[1], canvas_hw[1])

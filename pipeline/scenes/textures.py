@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 Float = NDArray[np.float32]
 
+
 def unit(values: NDArray[np.floating]) -> Float:
     """Cut values to 0..1."""
     cut: Float = np.clip(values, 0, 1).astype(np.float32, copy=False)
@@ -34,8 +35,16 @@ def cells(rng: np.random.Generator, height: int, width: int, cell_h: float, cell
     return noise
 
 
-def fractal(rng: np.random.Generator, height: int, width: int, cell: float, *, octaves: int = 4,
-            stretch: float = 1.0, gain: float = 0.55) -> Float:
+def fractal(
+    rng: np.random.Generator,
+    height: int,
+    width: int,
+    cell: float,
+    *,
+    octaves: int = 4,
+    stretch: float = 1.0,
+    gain: float = 0.55,
+) -> Float:
     """Multi-octave value noise scaled to exactly 0..1, `[H, W]`; `stretch` above 1 draws it out along x."""
     total = np.zeros((height, width), np.float32)
     for octave in range(octaves):
@@ -124,8 +133,15 @@ def _spots(rng: np.random.Generator, side: int) -> Float:
     return coverage(spots)
 
 
-PATTERNS: tuple[Callable[[np.random.Generator, int], Float], ...] = (_plain, _plain, _stripes, _checks, _marble,
-                                                                      _mottle, _spots)
+PATTERNS: tuple[Callable[[np.random.Generator, int], Float], ...] = (
+    _plain,
+    _plain,
+    _stripes,
+    _checks,
+    _marble,
+    _mottle,
+    _spots,
+)
 """Surface patterns of every object class and of clutter alike, so that a pattern names no class."""
 
 

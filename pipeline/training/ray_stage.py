@@ -92,7 +92,8 @@ def _worker(loop: dict[str, Any]) -> None:
     context = ray.train.get_context()
     torch.set_num_threads(max(1, (os.cpu_count() or 1) // context.get_local_world_size()))
     start = load_checkpoint(storage.read_bytes(loop["start_uri"]), loop["start_uri"])
-    net = start.net.to(get_device())
+    # Channels last: 1.7 times faster on a CPU (width 1/8, bfloat16), and the faster format on GPUs too.
+    net = start.net.to(get_device(), memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = make_optimizer(net, config.learning_rate, config.momentum, config.weight_decay)
     schedule = make_schedule(optimizer, config.plateau_patience)
     progress = _resume(net, optimizer, schedule)

@@ -148,7 +148,8 @@ class _Tally:
         self._loss_and_crops = torch.zeros(2, dtype=torch.float64, device=self._device)
 
     def count(self, net: nn.Module, crops_N3HW: Tensor, labels_NHW: Tensor) -> Tensor:
-        crops_N3HW, labels_NHW = crops_N3HW.to(self._device), labels_NHW.to(self._device)
+        labels_NHW = labels_NHW.to(self._device)
+        crops_N3HW = crops_N3HW.to(self._device, memory_format=torch.channels_last)
         autocast = self._feed.autocast
         with torch.autocast(self._device.type, dtype=autocast, enabled=autocast is not None):
             scores_NCHW = net(self._feed.preprocessing(crops_N3HW))

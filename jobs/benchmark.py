@@ -1,0 +1,163 @@
+"""Measure parts of the pipeline; every figure in the docs names the call that gave it.
+
+    python jobs/benchmark.py labels --input data/demo/JPEGImages --weights demo
+    python jobs/benchmark.py proposals --data VOC2012 --split train
+
+Prints a table; `--json FILE` keeps it. One thread is used, so that seconds are those of one core.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import statistics
+import sys
+import time
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+import tyro
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.table import Table
+
+from pipeline import storage
+from pipeline.config import DecodeConfig, PredictConfig, ProposeConfig, RefineConfig
+from pipeline.crf.refine import refine
+from pipeline.geometry import box_iou, extend_boxes
+from pipeline.images import decode_image, working_size
+from pipeline.inference.predictor import Predictor, prune
+from pipeline.manifest import build_manifest
+from pipeline.models.weights import load_checkpoint
+from pipeline.proposals.edgeboxes import propose, raw_boxes
+from pipeline.shipped import weights_uri
+from pipeline.training.examples import find_objects
+from pipeline.training.index import load_mask, load_pair, voc_pairs
+
+THRESHOLDS = (0.0, 0.001, 0.003, 0.01, 0.03, 0.1)
+
+
+@dataclass(frozen=True)
+class Labels:
+    """What leaving improbable classes out of the CRF changes and saves, on a network's own scores."""
+
+    input: str
+    """Images, as for segment_dataset.py."""
+    weights: str = "demo"
+    """The network whose scores are used."""
+    limit: int = 12
+    """Images to measure."""
+    json: str | None = None
+    """File for the figures."""
+    propose: ProposeConfig = field(default_factory=ProposeConfig)
+    predict: PredictConfig = field(default_factory=PredictConfig)
+    refine: RefineConfig = field(default_factory=RefineConfig)
+
+
+@dataclass(frozen=True)
+class Proposals:
+    """Recall of the objects of a folder in VOC's layout by the best-scored boxes, and their time."""
+
+    data: str
+    """Folder with JPEGImages, SegmentationClass, SegmentationObject and ImageSets."""
+    split: str = "train"
+    """List of images; those without an object mask are left out."""
+    limit: int = 60
+    """Images to measure."""
+    json: str | None = None
+    """File for the figures."""
+    propose: ProposeConfig = field(default_factory=ProposeConfig)
+
+
+def main() -> int:
+    """Parse, measure, print, write."""
+    torch.set_num_threads(1)
+    cv2.setNumThreads(1)
+    config: Labels | Proposals = tyro.cli(
+        Labels | Proposals, description=__doc__, config=(tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes)
+    )
+    rows = labels(config) if isinstance(config, Labels) else proposals(config)
+    show(rows)
+    print(
+        f"one thread of {platform.processor() or platform.machine()}, torch {torch.__version__}, {config.limit} images"
+    )
+    if config.json is not None:
+        storage.write_atomic(config.json, json.dumps({"config": asdict(config), "rows": rows}, indent=1).encode())
+    return 0
+
+
+def proposals(config: Proposals) -> list[dict[str, Any]]:
+    """Recall at IoU 0.5 and 0.7 of the top k boxes, as EdgeBoxes gives them and as the network gets them."""
+    recalls: dict[tuple[str, int], list[NDArray[np.float64]]] = {}
+    seconds = []
+    pairs = [one for one in voc_pairs(config.data, config.split, all_if_unlisted=True) if one.object_mask_uri]
+    for pair in pairs[: config.limit]:
+        assert pair.object_mask_uri is not None
+        image_HW3, class_mask_HW = load_pair(pair.image_uri, pair.class_mask_uri, DecodeConfig().max_megapixels)
+        objects = find_objects(class_mask_HW, load_mask(pair.object_mask_uri))
+        started = time.perf_counter()
+        raw = raw_boxes(image_HW3, config.propose)
+        seconds.append(time.perf_counter() - started)
+        # What the network gets is extended; held against objects it is brought back to its own size.
+        kept_N4 = extend_boxes(propose(image_HW3, config.propose).boxes_N4, 1 / config.propose.extend)
+        for k in (10, 50, 200, 2000):
+            best_N = box_iou(objects.boxes_N4, raw.boxes_N4[:k]).max(axis=1, initial=0)
+            recalls.setdefault(("raw", k), []).append(best_N)
+        recalls.setdefault(("filtered", config.propose.proposals), []).append(
+            box_iou(objects.boxes_N4, kept_N4).max(axis=1, initial=0)
+        )
+    return [
+        {"boxes": name, "top": k, "objects": len(found := np.concatenate(ious)), "recall 0.5": (found >= 0.5).mean(),
+         "recall 0.7": (found >= 0.7).mean(), "seconds, median": statistics.median(seconds),
+         "seconds, worst": max(seconds)}
+        for (name, k), ious in recalls.items()
+    ]  # fmt: skip
+
+
+def labels(config: Labels) -> list[dict[str, Any]]:
+    """For each threshold: classes left, share of labels equal to those of the CRF with all classes, seconds."""
+    checkpoint = load_checkpoint(storage.read_bytes(weights_uri(config.weights)), config.weights)
+    predictor = Predictor(checkpoint, config.predict, label_threshold=0.0)
+    images = []
+    for uri in build_manifest(config.input, config.limit)["uri"].to_pylist():
+        decode = DecodeConfig()
+        images.append(working_size(decode_image(storage.read_bytes(uri), decode.max_megapixels), decode.max_side))
+    boxes = [propose(image_HW3, config.propose).boxes_N4 for image_HW3 in images]
+    found: dict[float, list[tuple[int, float, float]]] = {threshold: [] for threshold in THRESHOLDS}
+    for image_HW3, boxes_N4 in zip(images, boxes, strict=True):
+        scores_CHW = predictor.aggregate([image_HW3], [boxes_N4])[0]
+        reference_HW = None
+        for threshold in THRESHOLDS:
+            kept = prune(scores_CHW, threshold)
+            started = time.perf_counter()
+            refined_KHW = refine(image_HW3, kept.probabilities_KHW, config.refine)
+            seconds = time.perf_counter() - started
+            labels_HW = kept.class_ids_K[refined_KHW.argmax(axis=0)]
+            reference_HW = labels_HW if reference_HW is None else reference_HW
+            found[threshold].append((len(kept.class_ids_K), float((labels_HW == reference_HW).mean()), seconds))
+    return [
+        {
+            "threshold": threshold,
+            "classes": statistics.mean(one[0] for one in rows),
+            "equal labels": statistics.mean(one[1] for one in rows),
+            "equal, worst image": min(one[1] for one in rows),
+            "seconds": statistics.median(one[2] for one in rows),
+            "speed": sum(one[2] for one in found[0.0]) / sum(one[2] for one in rows),
+        }
+        for threshold, rows in found.items()
+    ]
+
+
+def show(rows: list[dict[str, Any]]) -> None:
+    """Print rows as a table."""
+    table = Table(*rows[0], box=None)
+    for row in rows:
+        table.add_row(*(value if isinstance(value, str) else f"{value:.4g}" for value in row.values()))
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

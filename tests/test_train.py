@@ -1,0 +1,92 @@
+"""From a folder in VOC's layout to weights, with the real jobs."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from jobs.build_training_set import main as build
+from pipeline.config import ScenesConfig
+from pipeline.models.weights import load_checkpoint
+from pipeline.scenes.compose import CLASSES
+from pipeline.scenes.dataset import write_dataset
+
+REPOSITORY = Path(__file__).parents[1]
+SMALL = [
+    "--width",
+    "0.0625",
+    "--batch-size",
+    "4",
+    "--micro-batch",
+    "2",
+    "--val-windows",
+    "8",
+    "--learning-rate",
+    "0.01",
+]
+
+
+def train(*arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "jobs/train.py", *map(str, arguments)]
+    return subprocess.run(
+        command, cwd=REPOSITORY, env=dict(os.environ), capture_output=True, text=True, timeout=280, check=False
+    )
+
+
+@pytest.fixture(scope="module")
+def training_set(tmp_path_factory) -> Path:
+    root = tmp_path_factory.mktemp("scenes")
+    list(write_dataset(ScenesConfig(output=str(root / "voc"), train=4, val=2, seed=5)))
+    arguments = ["--data", str(root / "voc"), "--output", str(root / "windows"), "--windows-per-image", "3"]
+    assert build(arguments, run=lambda work, images: pa.concat_tables([work(images)])) == 0
+    return root / "windows"
+
+
+def test_two_stages_give_a_checkpoint_and_a_history_and_go_on_where_they_stopped(training_set, tmp_path):
+    output = tmp_path / "run"
+    process = train("--training-set", training_set, "--output", output, "--epochs", 2, 1, *SMALL)
+    assert process.returncode == 0, process.stdout + process.stderr
+    checkpoint = load_checkpoint((output / "deconvnet.safetensors").read_bytes())
+    assert checkpoint.info.class_names == CLASSES
+    assert checkpoint.info.width == 0.0625
+    history = json.loads((output / "train.json").read_text())["history"]
+    assert [line["epoch"] for line in history["stage1"]] == [0, 1]
+    assert [line["epoch"] for line in history["stage2"]] == [0]
+    assert history["stage1"][1]["train"]["loss"] < history["stage1"][0]["train"]["loss"]
+    # stage 2 starts from stage 1's network
+    assert (output / "stage2_start.safetensors").read_bytes() == (output / "stage1.safetensors").read_bytes()
+    assert (output / "deconvnet.safetensors").read_bytes() == (output / "stage2.safetensors").read_bytes()
+
+    again = train("--training-set", training_set, "--output", output, "--epochs", 2, 1, *SMALL)
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert json.loads((output / "train.json").read_text())["history"] == history
+
+    other = train("--training-set", training_set, "--output", output, "--epochs", 2, 1, *SMALL, "--momentum", 0.5)
+    assert other.returncode == 2
+    assert "momentum: 0.9 -> 0.5" in other.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--epochs", "0", "1"], "epochs"),
+        (["--init", "nothing.safetensors"], "nothing.safetensors"),
+        (["--vgg16", "nothing.pth"], "nothing.pth"),
+        (["--batch-size", "6", "--workers", "4"], "multiple of `workers`"),
+    ],
+)
+def test_bad_arguments_are_told(training_set, tmp_path, arguments, message):
+    process = train("--training-set", training_set, "--output", tmp_path / "run", *arguments)
+    assert process.returncode == 2
+    assert message in process.stdout + process.stderr
+    assert "Traceback" not in process.stderr
+
+
+def test_a_missing_training_set_is_told(tmp_path):
+    process = train("--training-set", tmp_path / "nothing", "--output", tmp_path / "run")
+    assert process.returncode == 2
+    assert "training_set.json" in process.stderr
