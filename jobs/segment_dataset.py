@@ -15,6 +15,8 @@ import os
 import signal
 import sys
 import time
+from dataclasses import replace
+from datetime import timedelta
 from types import FrameType
 from typing import NoReturn
 
@@ -32,7 +34,8 @@ from pipeline.run_record import RunRecord, RunRecordError, Summary, open_run
 from pipeline.shipped import weights_uri
 
 EXIT_DONE, EXIT_ARGUMENTS, EXIT_STOPPED, EXIT_ERRORS = 0, 2, 3, 4
-BAD_ARGUMENTS = (ConfigError, ManifestError, CheckpointError, PoolError, RunRecordError, storage.StorageError, OSError)
+BAD_ARGUMENTS = (ConfigError, ManifestError, CheckpointError, RunRecordError, storage.StorageError, OSError)
+SECONDS_BETWEEN_LINES = 10
 ERRORS_BEFORE_STOPPING = 10  # fewer failures than this say nothing about a rate
 
 console = Console(soft_wrap=True)
@@ -41,9 +44,8 @@ console = Console(soft_wrap=True)
 def main() -> int:
     """Parse, check, plan, run, audit, report."""
     try:
-        config = tyro.cli(SegmentConfig, description=__doc__, config=(tyro.conf.OmitArgPrefixes,))
-        weights = weights_uri(config.weights)
-        data = storage.read_bytes(weights)
+        config = with_absolute_paths(tyro.cli(SegmentConfig, description=__doc__, config=(tyro.conf.OmitArgPrefixes,)))
+        data = storage.read_bytes(config.weights)
         info = read_info(data, config.weights)
         manifest = build_manifest(config.input, config.limit)
         run = open_run(config, fingerprint(data), info.class_names, manifest)
@@ -58,27 +60,43 @@ def main() -> int:
     code = EXIT_DONE
     if len(todo):
         try:
-            code = segment(config, weights, info, todo, summary)
-        except BAD_ARGUMENTS as error:
+            code = segment(config, info, todo, summary)
+        except PoolError as error:
             return complain(error)
     return report(run, summary, code)
 
 
-def segment(config: SegmentConfig, weights: str, info: CheckpointInfo, todo: pa.Table, summary: Summary) -> int:
+def with_absolute_paths(config: SegmentConfig) -> SegmentConfig:
+    """Paths that mean the same in every worker, wherever it runs."""
+    edge_model = config.propose.edge_model
+    return replace(
+        config,
+        input=storage.absolute(config.input),
+        output=storage.absolute(config.output),
+        weights=storage.absolute(weights_uri(config.weights)),
+        propose=replace(config.propose, edge_model=edge_model and storage.absolute(edge_model)),
+    )
+
+
+def segment(config: SegmentConfig, info: CheckpointInfo, todo: pa.Table, summary: Summary) -> int:
     """Run the graph over the images that are left; add up what the write tasks report. Returns the exit code."""
     os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # else a local start turns token authentication on for all
+    os.environ.setdefault("RAY_DATA_NON_TTY_PROGRESS_LOG_INTERVAL", "60")  # Ray's table of stages, in seconds
     import ray  # noqa: PLC0415  (takes seconds; bad arguments should be told at once)
 
     from pipeline.segmentation import build_dataset  # noqa: PLC0415
 
     ray.init(logging_level=logging.WARNING)
     pools = plan(config)
-    started = time.perf_counter()
-    console.print(pools.describe())
     signal.signal(signal.SIGTERM, stop)  # `ray job stop`
+    console.print(pools.describe())
+    started, told = time.perf_counter(), 0.0
     try:
-        for counts in build_dataset(todo, config, weights, info.class_names, pools).iter_rows():
+        for counts in build_dataset(todo, config, info.class_names, pools).iter_rows():
             summary.add(counts, time.perf_counter() - started)
+            if summary.seconds - told >= SECONDS_BETWEEN_LINES:
+                told = summary.seconds
+                console.print(progress_line(summary, len(todo)))
             if too_many_errors(summary.ok, summary.failed, config.max_error_rate):
                 console.print(f"stopped: {summary.failed} of {summary.ok + summary.failed} images failed")
                 return EXIT_ERRORS
@@ -89,6 +107,13 @@ def segment(config: SegmentConfig, weights: str, info: CheckpointInfo, todo: pa.
         console.print(f"stopped by an error of the cluster; the same command goes on from here: {error}")
         return EXIT_STOPPED
     return EXIT_DONE
+
+
+def progress_line(summary: Summary, total: int) -> str:
+    """How far the run is, at what rate, and when it may end."""
+    done = summary.ok + summary.failed
+    left = timedelta(seconds=round(summary.seconds / done * (total - done)))
+    return f"{done} of {total} images, {summary.failed} failed, {done / summary.seconds:.2f} images/s, {left} left"
 
 
 def plan(config: SegmentConfig) -> Pools:

@@ -13,7 +13,7 @@ import json
 import logging
 import os
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import torch
@@ -62,9 +62,11 @@ def main() -> int:
         history[f"stage{stage}"] = result.history
         write_record(config, history)
         storage.write_atomic(storage.join(config.output, f"stage{stage}.safetensors"), start)
-    storage.write_atomic(storage.join(config.output, EXPORT), start)
-    best = max(line["val"]["mean_iou"] for line in history[f"stage{config.stages[-1]}"])
-    print(f"best mean IoU on validation windows {best:.3f}; network: {storage.join(config.output, EXPORT)}")
+    best = max(history[f"stage{config.stages[-1]}"], key=lambda line: line["val"]["pixel_accuracy"])
+    storage.write_atomic(storage.join(config.output, EXPORT), export(config, start, best))
+    print(
+        f"mean IoU on validation windows {best['val']['mean_iou']:.3f}; network: {storage.join(config.output, EXPORT)}"
+    )
     return 0
 
 
@@ -83,6 +85,18 @@ def first_network(config: TrainConfig, class_names: tuple[str, ...]) -> bytes:
     if config.vgg16 is not None:
         load_vgg16(net, load_state_dict(storage.read_bytes(config.vgg16), config.vgg16))
     return dump_checkpoint(net, CheckpointInfo(class_names, config.width), torch.float32)
+
+
+def export(config: TrainConfig, network: bytes, best: dict[str, Any]) -> bytes:
+    """The checkpoint for users: the best network, with a line that says how it came about."""
+    checkpoint = load_checkpoint(network)
+    trained_on = (
+        f"{storage.absolute(config.training_set).rpartition('/')[2]}, stages {config.stages}, "
+        f"{sum(config.epochs[stage - 1] for stage in config.stages)} epochs at most, learning rate {config.learning_rate:g}; "
+        f"validation windows: pixel accuracy {best['val']['pixel_accuracy']:.3f}, mean IoU {best['val']['mean_iou']:.3f}"
+    )
+    dtype = torch.float16 if config.export_precision == "float16" else torch.float32
+    return dump_checkpoint(checkpoint.net, replace(checkpoint.info, trained_on=trained_on), dtype)
 
 
 def take_up(config: TrainConfig) -> dict[str, list[dict[str, Any]]]:

@@ -235,6 +235,8 @@ class TrainConfig:
     """Validation windows looked at after each epoch, at most."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """bfloat16: autocast; for GPUs and for CPUs with AMX."""
+    export_precision: Literal["float32", "float16"] = "float32"
+    """Of the exported network's numbers; float16 halves the file."""
     workers: int = 1
     """Training processes; one a GPU, where there are GPUs."""
     seed: int = 0

@@ -21,20 +21,18 @@ IMAGES_PER_PREDICTION = 4  # images whose crops share micro-batches: 200 crops w
 IMAGES_PER_REFINEMENT = 1
 
 
-def build_dataset(
-    manifest: pa.Table, config: SegmentConfig, weights_uri: str, class_names: tuple[str, ...], pools: Pools
-) -> Dataset:
+def build_dataset(manifest: pa.Table, config: SegmentConfig, class_names: tuple[str, ...], pools: Pools) -> Dataset:
     """The lazy graph from a manifest to rows of counts; consuming it writes the results.
 
     Args:
         manifest: `image_id` and `uri` of the images to do.
-        config: the job's settings.
-        weights_uri: the checkpoint, readable by every worker.
+        config: the job's settings, with paths that every worker can read.
         class_names: the checkpoint's classes.
         pools: processes of each stage.
     """
-    # Rows may leave in any order; waiting for the slowest would idle the GPU.
-    DataContext.get_current().execution_options.preserve_order = False
+    context = DataContext.get_current()
+    context.execution_options.preserve_order = False  # waiting for the slowest row would idle the GPU
+    context.enable_rich_progress_bars, context.use_ray_tqdm = True, False
     mask_output = config.output if config.masks else None
     return (
         _blocks(manifest)
@@ -47,7 +45,7 @@ def build_dataset(
         )
         # 1:1  crops, network, aggregation; the score maps of 50 proposals (200 MB) never leave the actor
         .map_batches(
-            Predict, fn_constructor_args=[weights_uri, config], batch_size=IMAGES_PER_PREDICTION,
+            Predict, fn_constructor_args=[config], batch_size=IMAGES_PER_PREDICTION,
             compute=ActorPoolStrategy(size=pools.predict_workers),
             num_cpus=pools.predict_cpus, num_gpus=pools.predict_gpus or None, batch_format="pyarrow",
         )
@@ -67,10 +65,10 @@ def build_dataset(
 class Predict:
     """Actor of the predict stage: loads the network once, on its GPU or on one CPU thread."""
 
-    def __init__(self, weights_uri: str, config: SegmentConfig) -> None:
+    def __init__(self, config: SegmentConfig) -> None:
         # One thread: threads of several processes on one core wait for each other at every layer.
         torch.set_num_threads(1)
-        checkpoint = load_checkpoint(storage.read_bytes(weights_uri), weights_uri)
+        checkpoint = load_checkpoint(storage.read_bytes(config.weights), config.weights)
         self._stage = PredictStage(checkpoint, config.predict, config.refine.label_threshold)
 
     def __call__(self, table: pa.Table) -> pa.Table:

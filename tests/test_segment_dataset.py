@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -211,6 +212,22 @@ def test_nothing_but_bad_images_ends_with_4(photos, tmp_path):
     process = segment("--input", photos / "bad", "--output", tmp_path / "out")
     assert process.returncode == 4, process.stderr
     assert len(read_errors(str(tmp_path / "out"))) == len(BAD)
+
+
+def test_a_stopped_run_says_so_and_the_same_command_finishes_it(photos, tmp_path):
+    arguments = ["--input", photos / "one", "--output", tmp_path / "out", *FAST]
+    command = [sys.executable, "jobs/segment_dataset.py", *map(str, arguments)]
+    process = subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True)
+    for line in process.stdout:
+        if line.startswith("predict:"):  # the pools are planned, the graph starts
+            process.send_signal(signal.SIGTERM)
+            break
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 3
+    assert "the same command goes on" in output
+    assert len(read_results(str(tmp_path / "out"))) == 0
+    assert segment(*arguments).returncode == 0
+    assert len(read_results(str(tmp_path / "out"))) == 1
 
 
 def test_help_explains_every_setting():

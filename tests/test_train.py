@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
+import torch
 
 from jobs.build_training_set import main as build
 from pipeline.config import ScenesConfig
@@ -59,7 +60,9 @@ def test_two_stages_give_a_checkpoint_and_a_history_and_go_on_where_they_stopped
     assert history["stage1"][1]["train"]["loss"] < history["stage1"][0]["train"]["loss"]
     # stage 2 starts from stage 1's network
     assert (output / "stage2_start.safetensors").read_bytes() == (output / "stage1.safetensors").read_bytes()
-    assert (output / "deconvnet.safetensors").read_bytes() == (output / "stage2.safetensors").read_bytes()
+    last = load_checkpoint((output / "stage2.safetensors").read_bytes()).net.state_dict()
+    assert all(torch.equal(tensor, last[name]) for name, tensor in checkpoint.net.state_dict().items())
+    assert "windows, stages (1, 2)" in checkpoint.info.trained_on
 
     again = train("--training-set", training_set, "--output", output, "--epochs", 2, 1, *SMALL)
     assert again.returncode == 0, again.stdout + again.stderr

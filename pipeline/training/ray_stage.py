@@ -55,7 +55,7 @@ def run_stage(config: TrainConfig, stage: Stage, start_uri: str) -> StageResult:
             "train": _windows(config.training_set, stage, "train", limit=None),
             "val": _windows(config.training_set, stage, "val", limit=config.val_windows),
         },
-        scaling_config=ray.train.ScalingConfig(num_workers=config.workers, use_gpu=_has_gpus()),
+        scaling_config=_scaling(config.workers),
         run_config=ray.train.RunConfig(
             name=f"stage{stage}",
             storage_path=storage.absolute(storage.join(config.output, "ray")),
@@ -71,8 +71,13 @@ def run_stage(config: TrainConfig, stage: Stage, start_uri: str) -> StageResult:
         return StageResult(network, load_progress(Path(last_folder)).history)
 
 
-def _has_gpus() -> bool:
-    return bool(ray.cluster_resources().get("GPU", 0) >= 1)
+def _scaling(workers: int) -> ray.train.ScalingConfig:
+    """One GPU a worker where there are GPUs; else the cores are shared, and one CPU is left to cut windows."""
+    resources = ray.cluster_resources()
+    if resources.get("GPU", 0) >= 1:
+        return ray.train.ScalingConfig(num_workers=workers, use_gpu=True)
+    share = max(0.1, min(1.0, (resources["CPU"] - 1) / workers))
+    return ray.train.ScalingConfig(num_workers=workers, resources_per_worker={"CPU": round(share, 2)})
 
 
 def _windows(training_set: str, stage: Stage, split: str, limit: int | None) -> ray.data.Dataset:
