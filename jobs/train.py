@@ -90,10 +90,10 @@ def first_network(config: TrainConfig, class_names: tuple[str, ...]) -> bytes:
 def export(config: TrainConfig, network: bytes, best: dict[str, Any]) -> bytes:
     """The checkpoint for users: the best network, with a line that says how it came about."""
     checkpoint = load_checkpoint(network)
+    name = storage.absolute(config.training_set).rpartition("/")[2]
     trained_on = (
-        f"{storage.absolute(config.training_set).rpartition('/')[2]}, stages {config.stages}, "
-        f"{sum(config.epochs[stage - 1] for stage in config.stages)} epochs at most, learning rate {config.learning_rate:g}; "
-        f"validation windows: pixel accuracy {best['val']['pixel_accuracy']:.3f}, mean IoU {best['val']['mean_iou']:.3f}"
+        f"{name}, stages {config.stages}, {best['epoch'] + 1} epochs of the last; validation windows: "
+        f"pixel accuracy {best['val']['pixel_accuracy']:.3f}, mean IoU {best['val']['mean_iou']:.3f}"
     )
     dtype = torch.float16 if config.export_precision == "float16" else torch.float32
     return dump_checkpoint(checkpoint.net, replace(checkpoint.info, trained_on=trained_on), dtype)

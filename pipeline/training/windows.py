@@ -69,6 +69,7 @@ def windows_of_row(row: Mapping[str, Any], stage: Stage, *, training: bool) -> I
     Yields:
         `window`, uint8 `[250, 250, 3]`, and `label`, uint8 `[250, 250]`.
     """
+    cv2.setNumThreads(1)  # a process of the pool has one CPU
     image_HW3, label_HW = load_pair(row["image_uri"], row["class_mask_uri"], DecodeConfig().max_megapixels)
     boxes_N4 = np.asarray(row["boxes"], dtype=np.float32).reshape(-1, 4)
     for box_4, class_id, repeats in zip(boxes_N4, row["class_ids"], row["repeats"], strict=True):
