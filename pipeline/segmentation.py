@@ -33,7 +33,6 @@ def build_dataset(manifest: pa.Table, config: SegmentConfig, class_names: tuple[
     context = DataContext.get_current()
     context.execution_options.preserve_order = False  # waiting for the slowest row would idle the GPU
     context.enable_rich_progress_bars, context.use_ray_tqdm = True, False
-    mask_output = config.output if config.masks else None
     return (
         _blocks(manifest)
         # 1:1  bytes -> RGB at working size; CPU tasks, bound by storage and JPEG decoding
@@ -51,13 +50,13 @@ def build_dataset(manifest: pa.Table, config: SegmentConfig, class_names: tuple[
         )
         # 1:1  CRF and mask; pydensecrf holds the GIL, so processes
         .map_batches(
-            Refine, fn_constructor_args=[config, len(class_names), mask_output], batch_size=IMAGES_PER_REFINEMENT,
+            Refine, fn_constructor_args=[config, len(class_names)], batch_size=IMAGES_PER_REFINEMENT,
             compute=ActorPoolStrategy(size=pools.refine_workers), num_cpus=pools.refine_cpus, batch_format="pyarrow",
         )
         # N:1  one Parquet file of results (and one of errors) for each batch, a row of counts for the driver
         .map_batches(
-            partial(write_stage, output=config.output, class_names=class_names), batch_size=config.rows_per_file,
-            num_cpus=pools.task_cpus / 2, batch_format="pyarrow",
+            partial(write_stage, output=config.output, class_names=class_names, masks=config.masks),
+            batch_size=config.rows_per_file, num_cpus=pools.task_cpus / 2, batch_format="pyarrow",
         )
     )  # fmt: skip
 
@@ -79,12 +78,13 @@ class Predict:
 class Refine:
     """Actor of the refine stage."""
 
-    def __init__(self, config: SegmentConfig, num_classes: int, mask_output: str | None) -> None:
-        self._arguments = (config.refine, num_classes, mask_output)
+    def __init__(self, config: SegmentConfig, num_classes: int) -> None:
+        self._config = config.refine
+        self._num_classes = num_classes
 
     def __call__(self, table: pa.Table) -> pa.Table:
         """See `stages.refine_stage`."""
-        return refine_stage(table, *self._arguments)
+        return refine_stage(table, self._config, self._num_classes)
 
 
 def _blocks(manifest: pa.Table) -> Dataset:

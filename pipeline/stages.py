@@ -79,8 +79,8 @@ class PredictStage:
             row["boxes"] = None
 
 
-def refine_stage(table: pa.Table, config: RefineConfig, num_classes: int, mask_output: str | None) -> pa.Table:
-    """Refine each image with the CRF, label its pixels at full size, and write its mask when `mask_output` is set."""
+def refine_stage(table: pa.Table, config: RefineConfig, num_classes: int) -> pa.Table:
+    """Refine each image with the CRF and label its pixels at full size."""
 
     def work(row: Row) -> None:
         image_HW3 = r.image_of(row)
@@ -94,8 +94,6 @@ def refine_stage(table: pa.Table, config: RefineConfig, num_classes: int, mask_o
         full_HW = resize_labels(labels_HW, row["height"], row["width"])
         row["pixel_counts"] = np.bincount(full_HW.ravel(), minlength=num_classes).tolist()
         row["mask"] = encode_mask(full_HW, voc_palette())
-        if mask_output is not None:
-            write_mask(mask_output, row["image_id"], row["mask"])
         row |= dict.fromkeys(r.WORKING_COLUMNS.names)
 
     return r.run_rows(table, "refine", work)
@@ -110,13 +108,20 @@ def mean_per_class(
     return [float(total / count) if count else None for total, count in zip(sums, counts, strict=True)]
 
 
-def write_stage(table: pa.Table, output: str, class_names: tuple[str, ...]) -> pa.Table:
-    """Write the rows to results and errors; return one row of counts in their place.
+def write_stage(table: pa.Table, output: str, class_names: tuple[str, ...], *, masks: bool) -> pa.Table:
+    """Write the rows to results and errors, and masks as PNG files if asked; return one row of counts in their place.
+
+    An output that cannot be written is no fault of an image: the exception ends the run, which can be resumed.
 
     Returns:
         `ok`, `failed`, and for each stage `rows_<stage>` and `seconds_<stage>`: rows that entered it, time they took.
     """
-    write_rows(output, table.to_pylist(), class_names)
+    rows = table.to_pylist()
+    if masks:  # before the rows: an image in the results has its mask
+        for row in rows:
+            if row["status"] == OK:
+                write_mask(output, row["image_id"], row["mask"])
+    write_rows(output, rows, class_names)
     failed = pc.sum(pc.equal(table["status"], r.FAILED)).as_py()
     counts: dict[str, Any] = {"ok": len(table) - failed, "failed": failed}
     for stage in r.STAGES:

@@ -1,0 +1,116 @@
+"""The stages as functions of tables, without Ray: what becomes of good rows, bad rows and bad outputs."""
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+from PIL import Image
+
+from pipeline.config import DecodeConfig, PredictConfig, ProposeConfig, RefineConfig
+from pipeline.images import decode_mask
+from pipeline.models.deconvnet import DeconvNet
+from pipeline.models.initialise import initialise
+from pipeline.models.weights import Checkpoint, CheckpointInfo
+from pipeline.results import read_errors, read_results
+from pipeline.rows import ROW_SCHEMA, image_of, start_rows
+from pipeline.stages import PredictStage, decode_stage, mean_per_class, propose_stage, refine_stage, write_stage
+
+torch.set_num_threads(1)
+CLASSES = ("background", "a", "b")
+
+
+@pytest.fixture(scope="module")
+def predict() -> PredictStage:
+    net = DeconvNet(3, 1 / 16)
+    initialise(net, seed=0)
+    torch.nn.init.normal_(net.seg_score.weight, generator=torch.Generator().manual_seed(0))
+    checkpoint = Checkpoint(net.eval(), CheckpointInfo(CLASSES, 1 / 16), "f" * 16)
+    return PredictStage(checkpoint, PredictConfig(device="cpu"), label_threshold=0.01)
+
+
+@pytest.fixture
+def manifest(tmp_path) -> pa.Table:
+    rng = np.random.default_rng(0)
+    for name, size in (("a", (40, 60)), ("c", (90, 70))):
+        Image.fromarray(rng.integers(0, 256, (*size, 3), dtype=np.uint8)).save(tmp_path / f"{name}.png")
+    (tmp_path / "b.png").write_text("no image")
+    names = ["a.png", "b.png", "c.png", "gone.png"]
+    return pa.table({"image_id": names, "uri": [str(tmp_path / name) for name in names]})
+
+
+def run_all(manifest: pa.Table, predict: PredictStage) -> pa.Table:
+    table = decode_stage(start_rows(manifest), DecodeConfig(max_side=64))
+    table = propose_stage(table, ProposeConfig(proposals=3))
+    return refine_stage(predict(table), RefineConfig(), len(CLASSES))
+
+
+def test_rows_go_through_in_order_and_bad_ones_say_where_they_failed(manifest, predict):
+    rows = run_all(manifest, predict).to_pylist()
+    assert [row["image_id"] for row in rows] == manifest["image_id"].to_pylist()
+    assert [row["status"] for row in rows] == ["ok", "failed", "ok", "failed"]
+    assert [row["error_type"] for row in rows] == [None, "not_an_image", None, "FileNotFoundError"]
+    for row, size in ((rows[0], (40, 60)), (rows[2], (90, 70))):
+        assert decode_mask(row["mask"]).shape == size == (row["height"], row["width"])
+        assert row["image"] is None  # nothing heavy travels on
+        assert row["probabilities"] is None
+        assert all(row[f"seconds_{stage}"] > 0 for stage in ("decode", "propose", "predict", "refine"))
+    assert rows[1]["seconds_propose"] is None  # a failed row is not worked on
+
+
+def test_every_stage_keeps_the_schema(manifest, predict):
+    only_bad = manifest.slice(1, 1)
+    for table in (start_rows(manifest), run_all(manifest, predict), run_all(only_bad, predict)):
+        assert table.schema.equals(ROW_SCHEMA)
+
+
+def test_large_images_are_worked_on_at_working_size(manifest):
+    rows = decode_stage(start_rows(manifest), DecodeConfig(max_side=64)).to_pylist()
+    assert image_of(rows[2]).shape == (64, 50, 3)
+    assert (rows[2]["height"], rows[2]["width"]) == (90, 70)
+
+
+def test_one_bad_image_does_not_fail_its_batch(manifest, predict):
+    table = propose_stage(decode_stage(start_rows(manifest), DecodeConfig()), ProposeConfig(proposals=3))
+    rows = table.to_pylist()
+    rows[0]["boxes"] = np.array([[5, 5, 5, 9]], np.float32).tobytes()  # a box without area
+    predicted = predict(pa.Table.from_pylist(rows, schema=ROW_SCHEMA)).to_pylist()
+    assert [row["status"] for row in predicted] == ["failed", "failed", "ok", "failed"]
+    assert predicted[0]["error_stage"] == "predict"
+    assert "no area" in predicted[0]["error_message"]
+    assert predicted[2]["class_ids"] is not None
+
+
+def test_writing_gives_counts_and_files(manifest, predict, tmp_path):
+    table = run_all(manifest, predict)
+    counts = write_stage(table, str(tmp_path / "out"), CLASSES, masks=True).to_pylist()
+    assert len(counts) == 1
+    assert (counts[0]["ok"], counts[0]["failed"]) == (2, 2)
+    assert (counts[0]["rows_decode"], counts[0]["rows_refine"]) == (4, 2)
+    assert counts[0]["seconds_predict"] > 0
+    assert len(read_results(str(tmp_path / "out"))) == len(read_errors(str(tmp_path / "out"))) == 2
+    assert sorted(p.name for p in (tmp_path / "out" / "masks").iterdir()) == ["a.png.png", "c.png.png"]
+    write_stage(table, str(tmp_path / "bare"), CLASSES, masks=False)
+    assert not (tmp_path / "bare" / "masks").exists()
+
+
+def test_an_output_that_cannot_be_written_is_not_blamed_on_the_images(manifest, predict, tmp_path):
+    (tmp_path / "out").write_text("a file where the folder should be")
+    with pytest.raises(OSError, match="out"):
+        write_stage(run_all(manifest, predict), str(tmp_path / "out"), CLASSES, masks=True)
+
+
+def test_mean_probability_of_each_class_over_its_pixels():
+    labels = np.array([[0, 0, 2], [2, 2, 2]], np.uint8)
+    confidence = np.array([[0.5, 0.7, 0.2], [0.4, 0.6, 0.8]], np.float32)
+    assert mean_per_class(labels, confidence, 4) == [pytest.approx(0.6), None, pytest.approx(0.5), None]
+
+
+def test_the_jobs_functions_do_not_import_ray():
+    import subprocess
+    import sys
+
+    modules = "pipeline.stages, pipeline.training.steps, pipeline.training.windows"
+    check = f"import sys, {modules}; sys.exit('ray' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", check], cwd=Path(__file__).parents[1], check=False).returncode == 0
