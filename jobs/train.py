@@ -4,7 +4,7 @@
 
 Give it a folder made by jobs/build_training_set.py. It writes OUTPUT/deconvnet.safetensors, the network for
 `segment_dataset.py --weights`, and OUTPUT/train.json with every epoch's figures. Run again, a stopped training goes
-on from its last epoch.
+on from its last epoch. Exit codes: 0 done, 1 the workers failed, 2 bad arguments, 3 stopped.
 """
 
 from __future__ import annotations
@@ -30,14 +30,16 @@ from pipeline.models.weights import (
     load_checkpoint,
     load_state_dict,
 )
+from pipeline.training.examples import Stage
 from pipeline.training.index import load_info
 
+EXIT_DONE, EXIT_ARGUMENTS, EXIT_STOPPED = 0, 2, 3
 EXPORT = "deconvnet.safetensors"
 RECORD = "train.json"
 
 
 def main() -> int:
-    """Parse, check, train the stages one after the other, export; exit code 2 for bad arguments."""
+    """Parse, check, train the stages one after the other, export."""
     try:
         config = tyro.cli(TrainConfig, description=__doc__)
         class_names = tuple(load_info(config.training_set)["class_names"])
@@ -45,29 +47,42 @@ def main() -> int:
         history = take_up(config)
     except (ConfigError, CheckpointError, storage.StorageError, OSError, ValueError) as error:
         print(f"train: {error}", file=sys.stderr)
-        return 2
+        return EXIT_ARGUMENTS
+    try:
+        for stage in config.stages:
+            start = network_of_stage(config, stage, start, history)
+    except KeyboardInterrupt:
+        print("train: stopped; the same command goes on from the last epoch", file=sys.stderr)
+        return EXIT_STOPPED
+    best = max(history[f"stage{config.stages[-1]}"], key=lambda line: line["val"]["pixel_accuracy"])
+    target = storage.join(config.output, EXPORT)
+    storage.write_atomic(target, export(config, start, best))
+    print(f"mean IoU on validation windows {best['val']['mean_iou']:.3f}; network: {target}")
+    return EXIT_DONE
 
+
+def network_of_stage(
+    config: TrainConfig, stage: Stage, start: bytes, history: dict[str, list[dict[str, Any]]]
+) -> bytes:
+    """The best network of a stage: trained now from `start`, or read where an earlier call finished the stage."""
+    done_uri = storage.join(config.output, f"stage{stage}.safetensors")
+    if storage.exists(done_uri):
+        return storage.read_bytes(done_uri)
     os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # else a local start turns token authentication on for all
     import ray  # noqa: PLC0415  (slow to import, and bad arguments should be told at once)
 
     from pipeline.training.ray_stage import run_stage  # noqa: PLC0415
 
-    ray.init(logging_level=logging.WARNING)
-    for stage in config.stages:
-        start_uri = storage.join(config.output, f"stage{stage}_start.safetensors")
-        if not storage.exists(start_uri):
-            storage.write_atomic(start_uri, start)
-        result = run_stage(config, stage, start_uri)
-        start = result.network
-        history[f"stage{stage}"] = result.history
-        write_record(config, history)
-        storage.write_atomic(storage.join(config.output, f"stage{stage}.safetensors"), start)
-    best = max(history[f"stage{config.stages[-1]}"], key=lambda line: line["val"]["pixel_accuracy"])
-    storage.write_atomic(storage.join(config.output, EXPORT), export(config, start, best))
-    print(
-        f"mean IoU on validation windows {best['val']['mean_iou']:.3f}; network: {storage.join(config.output, EXPORT)}"
-    )
-    return 0
+    if not ray.is_initialized():
+        ray.init(logging_level=logging.WARNING)
+    start_uri = storage.join(config.output, f"stage{stage}_start.safetensors")
+    if not storage.exists(start_uri):
+        storage.write_atomic(start_uri, start)
+    result = run_stage(config, stage, start_uri)
+    history[f"stage{stage}"] = result.history
+    write_record(config, history)
+    storage.write_atomic(done_uri, result.network)
+    return result.network
 
 
 def first_network(config: TrainConfig, class_names: tuple[str, ...]) -> bytes:

@@ -214,7 +214,7 @@ class TrainConfig:
     """torchvision's VGG-16 weights (`.safetensors` or `.pth`, with or without batch normalisation) for the encoder.
     None: from scratch."""
     init: str | None = None
-    """A checkpoint of this project to start the first of `stages` from."""
+    """A checkpoint of this project to start the first of `stages` from; its width counts, not `width`."""
     epochs: tuple[int, int] = (10, 10)
     """Passes over the examples at most, in stage 1 and in stage 2."""
     batch_size: int = 64
