@@ -28,8 +28,17 @@ from rich.table import Table
 from pipeline import storage
 from pipeline.classes import VOC_CLASSES, VOID, read_class_list
 from pipeline.config import DecodeConfig, TrainingSetConfig
-from pipeline.proposals.edgeboxes import raw_boxes
-from pipeline.training.examples import Stage, Windows, balance, find_objects, stage1_windows, stage2_windows
+from pipeline.proposals.edgeboxes import choose, raw_boxes
+from pipeline.training.examples import (
+    Stage,
+    Windows,
+    any_windows,
+    balance,
+    find_objects,
+    join_windows,
+    stage1_windows,
+    stage2_windows,
+)
 from pipeline.training.index import Pair, index_uri, info_uri, load_mask, load_pair, voc_pairs, write_index
 
 STAGES: tuple[Stage, ...] = (1, 2)
@@ -146,6 +155,10 @@ def _windows_of_image(pair: Pair, num_classes: int, config: TrainingSetConfig) -
     raw = raw_boxes(image_HW3, config.propose)
     hard = stage2_windows(objects, raw.boxes_N4, raw.scores_N, min_iou=config.min_iou,
                           windows_per_image=config.windows_per_image, extend=config.propose.extend)  # fmt: skip
+    if config.any_windows_per_image:
+        shown = choose(raw, image_HW3.shape[0], image_HW3.shape[1], config.propose)
+        hard = join_windows(hard, any_windows(objects, shown.boxes_N4, count=config.any_windows_per_image,
+                                              min_iou=config.min_iou, extend=config.propose.extend))  # fmt: skip
     return easy, hard
 
 

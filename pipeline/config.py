@@ -186,6 +186,9 @@ class TrainingSetConfig:
     """Stage 2: least overlap of a proposal with an object's box (intersection over union)."""
     windows_per_image: int = 20
     """Stage 2: at most so many windows of an image, the best-scored ones of each object in turn."""
+    any_windows_per_image: int = 0
+    """Stage 2, not in the paper: also so many of the proposals that inference would look at, whatever they overlap. A
+    network without ImageNet's features otherwise never learns what is no object."""
     max_repeats: int = 10
     """Class balance: an example of a rare class is repeated up to so many times an epoch."""
     propose: ProposeConfig = field(default_factory=ProposeConfig)
@@ -194,6 +197,9 @@ class TrainingSetConfig:
         _require(len(self.data) > 0, "data", self.data, "at least one folder is needed")
         _require(0 < self.min_iou < 1, "min_iou", self.min_iou, "must lie in 0..1")
         _require(self.windows_per_image >= 1, "windows_per_image", self.windows_per_image, "must be at least 1")
+        _require(
+            self.any_windows_per_image >= 0, "any_windows_per_image", self.any_windows_per_image, "must be 0 or more"
+        )
         _require(self.max_repeats >= 1, "max_repeats", self.max_repeats, "must be at least 1")
         _require(self.limit is None or self.limit >= 1, "limit", self.limit, "must be at least 1")
 

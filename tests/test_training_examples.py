@@ -7,11 +7,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline.geometry import extend_boxes
 from pipeline.training.examples import (
     MIN_PART_PIXELS,
     Objects,
+    any_windows,
     balance,
     find_objects,
+    join_windows,
     stage1_labels,
     stage1_windows,
     stage2_windows,
@@ -186,3 +189,31 @@ def test_balance_makes_every_class_as_frequent_as_allowed(class_ids, max_repeats
 
 def test_stage_1_labels_keep_one_class_and_void():
     assert stage1_labels(np.array([[0, 3, 255], [7, 20, 3]], np.uint8), 3).tolist() == [[0, 3, 255], [0, 0, 3]]
+
+
+def test_any_windows_are_spread_over_what_inference_looks_at_and_know_their_class():
+    objects = Objects(np.array([[10, 10, 30, 30]], np.float32), np.array([4], np.int32), np.array([1], np.int32))
+    tight = np.array(
+        [[10, 10, 30, 30], [60, 60, 90, 90], [12, 10, 30, 30], [0, 0, 60, 60], [70, 0, 90, 20]], np.float32
+    )
+    windows = any_windows(objects, extend_boxes(tight, 1.2), count=3, min_iou=0.5, extend=1.2)
+    np.testing.assert_allclose(windows.boxes_N4, extend_boxes(tight[[0, 2, 4]], 1.2))
+    assert windows.class_ids_N.tolist() == [4, 4, 0]
+    np.testing.assert_allclose(windows.overlaps_N, [1, 0.9, 0], atol=1e-5)
+    everything = any_windows(objects, extend_boxes(tight, 1.2), count=50, min_iou=0.5, extend=1.2)
+    assert len(everything.boxes_N4) == 5
+    nothing = find_objects(np.zeros((9, 9), np.uint8), None)
+    assert any_windows(nothing, tight, count=2, min_iou=0.5, extend=1.2).class_ids_N.tolist() == [0, 0]
+
+
+def test_joined_windows_keep_their_order():
+    first = stage1_windows(Objects(np.array([[0, 0, 9, 9]], np.float32), np.array([2], np.int32), np.array([1])), 1.0)
+    nothing = find_objects(np.zeros((9, 9), np.uint8), None)
+    second = any_windows(nothing, np.array([[1, 1, 5, 5]], np.float32), count=1, min_iou=0.5, extend=1.2)
+    joined = join_windows(first, second)
+    assert joined.boxes_N4.tolist() == [[0, 0, 9, 9], [1, 1, 5, 5]]
+    assert joined.class_ids_N.tolist() == [2, 0]
+
+
+def test_background_windows_are_neither_repeated_nor_counted():
+    assert balance(np.array([0, 1, 1, 0, 2, 0, 0]), 10).tolist() == [1, 1, 1, 1, 2, 1, 1]

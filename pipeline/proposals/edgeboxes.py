@@ -58,8 +58,11 @@ def propose(image_HW3: NDArray[np.uint8], config: ProposeConfig) -> Proposals:
         ValueError: the image is not uint8 RGB or is too large; `edge_model` is not a model.
         FileNotFoundError: `edge_model` does not exist.
     """
-    found = raw_boxes(image_HW3, config)
-    height, width = image_HW3.shape[:2]
+    return choose(raw_boxes(image_HW3, config), image_HW3.shape[0], image_HW3.shape[1], config)
+
+
+def choose(found: Proposals, height: int, width: int, config: ProposeConfig) -> Proposals:
+    """What `propose` makes of raw boxes: extended, small ones skipped, the best kept; or the whole image."""
     boxes_N4 = extend_boxes(found.boxes_N4, config.extend)
     shorter_N = (boxes_N4[:, 2:] - boxes_N4[:, :2]).min(axis=1)
     needed = min(config.min_side, SMALL_IMAGE_SHARE * min(height, width))

@@ -149,12 +149,40 @@ def stage2_windows(
     )
 
 
+def any_windows(objects: Objects, shown_boxes_N4: FloatArray, *, count: int, min_iou: float, extend: float) -> Windows:
+    """Some of the windows that inference looks at, whatever they overlap (not in the paper).
+
+    Args:
+        objects: the objects of the image.
+        shown_boxes_N4: the extended boxes that inference would use, best first.
+        count: how many of them to take, evenly spread over their order.
+        min_iou: a window that overlaps an object's tight box less is of class 0, background; overlaps are those
+            of the unextended boxes.
+        extend: factor by which the boxes were extended.
+    """
+    picked = np.unique(np.linspace(0, len(shown_boxes_N4) - 1, min(count, len(shown_boxes_N4))).round().astype(int))
+    boxes_N4 = np.asarray(shown_boxes_N4, dtype=np.float32)[picked]
+    iou_NM = box_iou(extend_boxes(boxes_N4, 1 / extend), objects.boxes_N4)
+    overlap_N = iou_NM.max(axis=1, initial=0)
+    class_N = objects.class_ids_N[iou_NM.argmax(axis=1)] if iou_NM.size else np.zeros(len(boxes_N4), np.int32)
+    return Windows(boxes_N4, np.where(overlap_N >= min_iou, class_N, BACKGROUND), overlap_N.astype(np.float32))
+
+
+def join_windows(first: Windows, second: Windows) -> Windows:
+    """Windows of one image, those of `first` before those of `second`."""
+    return Windows(
+        np.concatenate([first.boxes_N4, second.boxes_N4]),
+        np.concatenate([first.class_ids_N, second.class_ids_N]).astype(np.int32),
+        np.concatenate([first.overlaps_N, second.overlaps_N]),
+    )
+
+
 def balance(class_ids_N: NDArray[np.integer], max_repeats: int) -> IntArray:
     """How often each window is shown in an epoch, so that all classes are shown equally often.
 
-    A class with n windows is shown `min(largest class, n * max_repeats)` times, exactly: where that is no multiple of
-    n, some of its windows are shown once more than others, spread evenly over their order. The largest class's windows
-    are shown once each.
+    Windows of background are shown once and do not count. Another class with n windows is shown
+    `min(largest class, n * max_repeats)` times, exactly: where that is no multiple of n, some of its windows are shown
+    once more than others, spread evenly over their order. The largest class's windows are shown once each.
 
     Args:
         class_ids_N: class of each window.
@@ -163,13 +191,15 @@ def balance(class_ids_N: NDArray[np.integer], max_repeats: int) -> IntArray:
     Returns:
         int32 `[N]`, each in 1..max_repeats.
     """
-    _, class_N, counts_C = np.unique(class_ids_N, return_inverse=True, return_counts=True)
+    repeats_of_all_N: IntArray = np.ones(len(class_ids_N), dtype=np.int32)
+    of_object_N = np.asarray(class_ids_N) != BACKGROUND
+    _, class_N, counts_C = np.unique(class_ids_N[of_object_N], return_inverse=True, return_counts=True)
     if counts_C.size == 0:
-        return np.zeros(0, dtype=np.int32)
+        return repeats_of_all_N
     totals_C = np.minimum(counts_C.max(), counts_C * max_repeats)
     count_N, total_N, k_N = counts_C[class_N], totals_C[class_N], _occurrence(class_N)
-    repeats_N: IntArray = ((k_N + 1) * total_N // count_N - k_N * total_N // count_N).astype(np.int32)
-    return repeats_N
+    repeats_of_all_N[of_object_N] = (k_N + 1) * total_N // count_N - k_N * total_N // count_N
+    return repeats_of_all_N
 
 
 def _occurrence(keys_N: NDArray[np.integer]) -> NDArray[np.intp]:
