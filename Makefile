@@ -16,8 +16,8 @@ setup: $(READY)
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, this is " + sys.version)'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
-	VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install --quiet --build-constraint constraints.txt -c constraints.txt -e '.[dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt uv
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --build-constraints constraints.txt -c constraints.txt -e '.[dev]'
 	touch $(READY)
 
 demo: $(READY)
@@ -54,8 +54,9 @@ TRAIN := $(BIN)/python jobs/train.py --training-set data/scenes_windows --width 
     --precision bfloat16 --val-windows 300
 train-demo: $(READY)
 	$(BIN)/python jobs/make_scenes.py --output data/scenes --train 1600 --val 80 --seed 0
-	$(BIN)/python jobs/build_training_set.py --data data/scenes --output data/scenes_windows --windows-per-image 8
-	$(TRAIN) --output runs/scenes --epochs 3 2 --learning-rate 0.02
+	$(BIN)/python jobs/build_training_set.py --data data/scenes --output data/scenes_windows --windows-per-image 5 \
+	    --any-windows-per-image 5
+	$(TRAIN) --output runs/scenes --epochs 3 3 --learning-rate 0.03
 	$(TRAIN) --output runs/scenes_tuned --stages 2 --init runs/scenes/deconvnet.safetensors --epochs 1 1 \
 	    --learning-rate 0.003 --export-precision float16
 	cp runs/scenes_tuned/deconvnet.safetensors pipeline/checkpoints/demo.safetensors
