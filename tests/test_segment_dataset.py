@@ -185,7 +185,7 @@ def test_what_is_missing_is_made_again_and_equal(run, photos):
         (["--input", "{photos}", "--weights", "{photos}/bad/text.jpg"], "safetensors"),
         (["--input", "{photos}", "--weights", "missing.safetensors"], "missing.safetensors"),
         (["--input", "{photos}/nothing"], "nothing"),
-        (["--input", "{empty}"], "no images"),
+        (["--input", "{empty}"], "holds no image"),
         (["--input", "{photos}", "--proposals", "0"], "proposals is 0"),
         (["--input", "{photos}", "--crf", "fast"], "crf"),
         (["--input", "{photos}", "--edges", "structured"], "edge_model"),
