@@ -63,6 +63,9 @@ def main() -> int:
             code = segment(config, info, todo, summary)
         except PoolError as error:
             return complain(error)
+        except KeyboardInterrupt:  # at any moment, also while Ray starts
+            console.print("stopped; the same command goes on from here")
+            code = EXIT_STOPPED
     return report(run, summary, code)
 
 
@@ -100,9 +103,6 @@ def segment(config: SegmentConfig, info: CheckpointInfo, todo: pa.Table, summary
             if too_many_errors(summary.ok, summary.failed, config.max_error_rate):
                 console.print(f"stopped: {summary.failed} of {summary.ok + summary.failed} images failed")
                 return EXIT_ERRORS
-    except KeyboardInterrupt:
-        console.print("stopped; the same command goes on from here")
-        return EXIT_STOPPED
     except ray.exceptions.RayError as error:
         console.print(f"stopped by an error of the cluster; the same command goes on from here: {error}")
         return EXIT_STOPPED

@@ -2,10 +2,12 @@
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -32,7 +34,7 @@ def segment(*arguments: object, **environment: str) -> subprocess.CompletedProce
         env={**os.environ, **environment},
         capture_output=True,
         text=True,
-        timeout=280,
+        timeout=900,
         check=False,
     )
 
@@ -272,8 +274,9 @@ def test_it_runs_as_a_submitted_job_on_a_cluster(photos, tmp_path):
             process = subprocess.run(
                 list(map(str, command)), cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=False
             )
-            if "Failed to connect" not in process.stderr + process.stdout:
+            if not re.search("Failed to connect|No available agent", process.stderr + process.stdout):
                 break
+            time.sleep(2)  # the head's agent is still starting
         assert process.returncode == 0, process.stdout + process.stderr
         assert len(read_results(str(output))) == 1
     finally:

@@ -34,7 +34,7 @@ SMALL = [
 def train(*arguments: object) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "jobs/train.py", *map(str, arguments)]
     return subprocess.run(
-        command, cwd=REPOSITORY, env=dict(os.environ), capture_output=True, text=True, timeout=280, check=False
+        command, cwd=REPOSITORY, env=dict(os.environ), capture_output=True, text=True, timeout=900, check=False
     )
 
 
