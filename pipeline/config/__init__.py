@@ -1,0 +1,16 @@
+"""Every setting of the project and its default: frozen, typed, checked when made. The only place a default lives.
+
+The jobs turn these classes into command lines, so a field's docstring is its help text. The fields of nested
+classes become top-level options (`--proposals`, `--crf`), hence their names are unique over a whole config.
+"""
+
+from pipeline.config.checks import ConfigError as ConfigError
+from pipeline.config.data import EvaluateConfig as EvaluateConfig
+from pipeline.config.data import ScenesConfig as ScenesConfig
+from pipeline.config.segmenting import DecodeConfig as DecodeConfig
+from pipeline.config.segmenting import PredictConfig as PredictConfig
+from pipeline.config.segmenting import ProposeConfig as ProposeConfig
+from pipeline.config.segmenting import RefineConfig as RefineConfig
+from pipeline.config.segmenting import SegmentConfig as SegmentConfig
+from pipeline.config.training import TrainConfig as TrainConfig
+from pipeline.config.training import TrainingSetConfig as TrainingSetConfig

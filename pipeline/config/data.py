@@ -1,0 +1,47 @@
+"""Settings of the generated scenes and of evaluation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pipeline.config.checks import require
+
+
+@dataclass(frozen=True)
+class ScenesConfig:
+    """A synthetic dataset in VOC's layout."""
+
+    output: str
+    """Directory of the dataset: new, empty, or holding this same dataset."""
+    train: int = 400
+    """Training images."""
+    val: int = 24
+    """Validation images."""
+    seed: int = 0
+    """Scenes depend on this, the split and the image's number, and on nothing else."""
+
+    def __post_init__(self) -> None:
+        for name in ("train", "val"):
+            require(0 <= getattr(self, name) <= 1_000_000, name, getattr(self, name), "must lie in 0..1000000")
+        require(self.seed >= 0, "seed", self.seed, "must be 0 or more")
+
+
+@dataclass(frozen=True)
+class EvaluateConfig:
+    """A run's results against ground truth."""
+
+    results: str
+    """Output folder of a run."""
+    ground_truth: str
+    """Folder in VOC's layout: SegmentationClass/<name>.png, and ImageSets/Segmentation/<split>.txt for `split`."""
+    split: str | None = None
+    """Compare only the images of this list. Default: all that have a mask."""
+    json: str | None = None
+    """File for the figures. Default: RESULTS/run/evaluation.json."""
+    panels: int = 0
+    """Write pictures of photograph, ground truth and result side by side for so many images, RESULTS/panels/*.png."""
+    require_all: bool = False
+    """Exit with code 2 when an image of the ground truth has no result or could not be compared."""
+
+    def __post_init__(self) -> None:
+        require(self.panels >= 0, "panels", self.panels, "must be 0 or more")

@@ -1,0 +1,154 @@
+"""Settings of the main job, stage by stage."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+from pipeline.config.checks import require
+
+
+@dataclass(frozen=True)
+class DecodeConfig:
+    """Bytes to RGB."""
+
+    max_side: int = 640
+    """Images with a longer side are scaled down to it, in pixels, for proposals, network and CRF; masks keep the
+    original size. 0: never scale."""
+    max_megapixels: float = 200.0
+    """Images with more pixels than this, in millions, are refused as decompression bombs."""
+
+    def __post_init__(self) -> None:
+        require(self.max_side == 0 or self.max_side >= 32, "max_side", self.max_side, "0 or at least 32")
+        require(self.max_megapixels > 0, "max_megapixels", self.max_megapixels, "must be above 0")
+
+
+@dataclass(frozen=True)
+class ProposeConfig:
+    """Object proposals: EdgeBoxes, extended, filtered, the best kept (paper section 6; release)."""
+
+    proposals: int = 50
+    """Proposals an image gives to the network: the best-scored ones of those that pass `min-side`."""
+    edges: Literal["gradient", "structured"] = "gradient"
+    """Edge detector: the built-in colour gradient, or OpenCV's structured forests (needs `edge-model`)."""
+    edge_model: str | None = None
+    """File of OpenCV's structured-forest edge model (model.yml.gz), for `edges structured`."""
+    edge_threshold: float = 0.1
+    """Edges weaker than this (0..1) are dropped before EdgeBoxes."""
+    max_boxes: int = 2000
+    """Boxes asked of EdgeBoxes, before the filter."""
+    extend: float = 1.2
+    """Each box is extended by this factor about its centre."""
+    min_side: float = 112.0
+    """Boxes whose shorter extended side is smaller, in pixels, are skipped. Small images: at most 0.3 of the
+    image's shorter side is asked for."""
+
+    def __post_init__(self) -> None:
+        require(self.proposals >= 1, "proposals", self.proposals, "must be at least 1")
+        require(self.max_boxes >= self.proposals, "max_boxes", self.max_boxes, "must be at least `proposals`")
+        require(1.0 <= self.extend <= 4.0, "extend", self.extend, "must lie in 1..4")
+        require(self.min_side >= 0, "min_side", self.min_side, "must be 0 or more")
+        require(0 <= self.edge_threshold < 1, "edge_threshold", self.edge_threshold, "must lie in 0..1")
+        require(
+            self.edges != "structured" or self.edge_model is not None,
+            "edge_model",
+            self.edge_model,
+            "`edges structured` needs the path of OpenCV's model.yml.gz",
+        )
+
+
+@dataclass(frozen=True)
+class PredictConfig:
+    """Windows, network and aggregation (paper sections 4.3 and 5)."""
+
+    window: Literal["250-224", "direct"] = "250-224"
+    """`250-224`: a box is resized to 250x250 and its central 224x224 is fed. `direct`: resized straight to 224x224."""
+    aggregation: Literal["max", "average"] = "max"
+    """How overlapping score maps are combined: pixel-wise maximum (equation 1) or average (equation 2)."""
+    micro_batch: int = 16
+    """Crops that go through the network at once, whatever images they come from."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where the network runs; `auto` takes a GPU where there is one."""
+
+    def __post_init__(self) -> None:
+        require(self.micro_batch >= 1, "micro_batch", self.micro_batch, "must be at least 1")
+
+
+@dataclass(frozen=True)
+class RefineConfig:
+    """Fully connected CRF (Kraehenbuehl and Koltun 2011); the defaults are the DeconvNet release's."""
+
+    crf: Literal["pydensecrf", "none"] = "pydensecrf"
+    """CRF backend; `none` takes the most probable class of each pixel."""
+    crf_iterations: int = 10
+    """Mean-field iterations."""
+    gaussian_sxy: float = 3.0
+    """Smoothness kernel: standard deviation in pixels."""
+    gaussian_weight: float = 3.0
+    """Smoothness kernel: weight."""
+    bilateral_sxy: float = 20.0
+    """Appearance kernel: spatial standard deviation in pixels."""
+    bilateral_srgb: float = 3.0
+    """Appearance kernel: colour standard deviation, of 0..255."""
+    bilateral_weight: float = 5.0
+    """Appearance kernel: weight."""
+    label_threshold: float = 0.01
+    """Classes whose probability stays below this in the whole image are left out of the CRF, which costs time per
+    class. Background always stays. 0: keep all."""
+
+    def __post_init__(self) -> None:
+        require(self.crf_iterations >= 1, "crf_iterations", self.crf_iterations, "must be at least 1")
+        for name in ("gaussian_sxy", "bilateral_sxy", "bilateral_srgb"):
+            require(getattr(self, name) > 0, name, getattr(self, name), "must be above 0")
+        for name in ("gaussian_weight", "bilateral_weight"):
+            require(getattr(self, name) >= 0, name, getattr(self, name), "must be 0 or more")
+        require(0 <= self.label_threshold < 0.5, "label_threshold", self.label_threshold, "must lie in 0..0.5")
+
+
+@dataclass(frozen=True)
+class SegmentConfig:
+    """The main job: a data set of images to label masks."""
+
+    input: str
+    """Images: a folder (with all its subfolders), a pattern such as `photos/**/*.jpg`, or a Parquet or CSV manifest
+    with a `uri` column."""
+    output: str
+    """Folder for results, masks, errors and the run's record. The same command again finishes what is left."""
+    weights: str = "demo"
+    """A checkpoint (.safetensors), or `demo`: the small one that ships with the project (see `docs/results.md`)."""
+    limit: int | None = None
+    """Take only the first so many images of the sorted input."""
+    masks: bool = True
+    """Also write each mask as OUTPUT/masks/<image id>.png; the masks are in the Parquet results either way."""
+    overwrite: bool = False
+    """Delete what another run left in OUTPUT before starting."""
+    max_error_rate: float = 0.05
+    """Stop with exit code 4 when more than this fraction of the images failed (looked at from 10 failures on)."""
+    rows_per_file: int = 256
+    """Images in a Parquet file of results."""
+    predict_workers: int = 0
+    """Processes that run the network, one a GPU where there are GPUs. 0: sized from the cluster."""
+    refine_workers: int = 0
+    """Processes that run the CRF. 0: sized from the cluster."""
+    decode: DecodeConfig = field(default_factory=DecodeConfig)
+    propose: ProposeConfig = field(default_factory=ProposeConfig)
+    predict: PredictConfig = field(default_factory=PredictConfig)
+    refine: RefineConfig = field(default_factory=RefineConfig)
+
+    def __post_init__(self) -> None:
+        require(self.limit is None or self.limit >= 1, "limit", self.limit, "must be at least 1")
+        require(0 <= self.max_error_rate <= 1, "max_error_rate", self.max_error_rate, "must lie in 0..1")
+        require(self.rows_per_file >= 1, "rows_per_file", self.rows_per_file, "must be at least 1")
+        for name in ("predict_workers", "refine_workers"):
+            require(getattr(self, name) >= 0, name, getattr(self, name), "must be 0 or more")
+
+    def result_settings(self) -> dict[str, Any]:
+        """The settings that change what is in the results; two runs may share an output only if these agree."""
+        settings = {"input": self.input, "masks": self.masks}
+        for stage in ("decode", "propose", "predict", "refine"):
+            settings |= {f"{stage}.{name}": value for name, value in asdict(getattr(self, stage)).items()}
+        return {name: value for name, value in settings.items() if name not in _RESULT_NEUTRAL}
+
+
+# Where and how many crops at once changes speed and the last float digits only.
+_RESULT_NEUTRAL = {"predict.device", "predict.micro_batch"}
