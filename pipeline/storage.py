@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -154,6 +155,39 @@ def remove_folder(uri: str) -> None:
     filesystem, path = resolve(uri)
     if filesystem.get_file_info(path).type == pafs.FileType.Directory:
         filesystem.delete_dir(path)
+
+
+def remove(uri: str) -> None:
+    """Remove one file; does nothing where there is none.
+
+    Raises:
+        OSError: it cannot be removed.
+    """
+    filesystem, path = resolve(uri)
+    with suppress(FileNotFoundError):
+        filesystem.delete_file(path)
+
+
+def move(source_uri: str, target_uri: str) -> None:
+    """Give a file another address in the same store, replacing one that is there; makes its folders.
+
+    A missing source never makes a target. Local: one atomic rename. S3: a copy inside the store, then a delete, so
+    that readers may see both for a moment, and two processes that move the same source at once may both succeed.
+
+    Raises:
+        FileNotFoundError: there is no such source.
+        StorageError: one address is local and the other is not.
+        OSError: it cannot be moved.
+    """
+    (filesystem, source), (other, target) = resolve(source_uri), resolve(target_uri)
+    if isinstance(filesystem, pafs.LocalFileSystem) != isinstance(other, pafs.LocalFileSystem):
+        raise StorageError(f"{source_uri} cannot be moved to {target_uri}: they are in different stores")
+    if isinstance(filesystem, pafs.LocalFileSystem):
+        make_parents(target_uri)
+        Path(source).replace(target)
+        return
+    filesystem.copy_file(source, target)
+    remove(source_uri)
 
 
 def is_glob(uri: str) -> bool:

@@ -131,6 +131,33 @@ def test_removing_a_folder(tmp_path: Path):
     assert [entry.name for entry in tmp_path.rglob("*")] == ["other", "z.bin"]
 
 
+def test_removing_a_file(tmp_path: Path):
+    make_files(tmp_path, "run/x.bin", "run/y.bin")
+    for _ in range(2):
+        storage.remove(str(tmp_path / "run" / "x.bin"))
+    storage.remove(str(tmp_path / "absent" / "x.bin"))
+    assert [entry.name for entry in (tmp_path / "run").iterdir()] == ["y.bin"]
+
+
+def test_a_move_makes_folders_and_replaces(tmp_path: Path):
+    make_files(tmp_path, "claims/x", "claims/y")
+    for name in ("x", "y"):
+        storage.move(str(tmp_path / "claims" / name), str(tmp_path / "done" / "deep" / "z"))
+    assert (tmp_path / "done" / "deep" / "z").read_bytes() == b"claims/y"
+    assert list((tmp_path / "claims").iterdir()) == []
+
+
+def test_moving_what_is_gone_makes_no_target(tmp_path: Path):
+    with pytest.raises(FileNotFoundError, match="gone"):
+        storage.move(str(tmp_path / "gone"), str(tmp_path / "target"))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_move_stays_in_its_store(tmp_path: Path):
+    with pytest.raises(StorageError, match="different stores"):
+        storage.move(str(tmp_path / "x"), "s3://bucket/x")
+
+
 def test_listing_is_recursive_sorted_and_by_suffix(tmp_path: Path):
     make_files(tmp_path, "b.jpg", "a/z.JPG", "a/b/c.jpeg", "notes.txt", "a.jpg/inner.png")
     files = storage.list_files(str(tmp_path), (".jpg", ".jpeg", ".png"))
