@@ -2,23 +2,34 @@
 
 An address (`uri`) is a local path as typed, a percent-encoded `file://` URI, or `s3://bucket/key` with the key taken
 literally. S3 credentials, region and endpoint come from the environment (`AWS_*`), never from an address: addresses
-are written into manifests, results and logs.
+are written into manifests, results and logs. What S3 does by accident is tried again (`pipeline/retrying.py`); what
+remains is a FileNotFoundError, a PermissionError or another OSError.
 """
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
-from contextlib import suppress
-from functools import cache
+import shutil
+from collections.abc import Callable, Iterator
+from itertools import islice
 from pathlib import Path
+from types import ModuleType
 from typing import NamedTuple
 from urllib.parse import unquote
 from uuid import uuid4
 
+import pyarrow as pa
 import pyarrow.fs as pafs
 
+from pipeline import retrying, s3_environment
+
+redact = s3_environment.redact
+worker_environment = s3_environment.worker_environment
+retries = retrying.retries
+
+LISTING_SCHEMA = pa.schema([("uri", pa.string()), ("size", pa.int64())])
+_BATCH = 1000
 _S3 = "s3://"
 _FILE = "file://"
 
@@ -32,11 +43,6 @@ class StoredFile(NamedTuple):
 
     uri: str
     size: int
-
-
-def redact(text: str) -> str:
-    """Remove `user:password@` from every address in `text`."""
-    return re.sub(r"://(?:[^/:@\s]*:[^@\s]*|[^/@\s]*)@", "://", text)
 
 
 def absolute(uri: str) -> str:
@@ -67,10 +73,10 @@ def absolute(uri: str) -> str:
     return str(Path(uri).absolute())
 
 
-@cache
-def _s3(bucket: str) -> pafs.FileSystem:
-    # from_uri honours AWS_ENDPOINT_URL, S3FileSystem() does not. A delayed open makes a small file one PUT.
-    return pafs.FileSystem.from_uri(f"{_S3}{bucket}?allow_delayed_open=true")[0]
+def _s3() -> ModuleType:
+    from pipeline import s3  # noqa: PLC0415  (its imports take half a second that local runs need not spend)
+
+    return s3
 
 
 def resolve(uri: str) -> tuple[pafs.FileSystem, str]:
@@ -82,7 +88,7 @@ def resolve(uri: str) -> tuple[pafs.FileSystem, str]:
     address = absolute(uri)
     if address.startswith(_S3):
         path = address.removeprefix(_S3)
-        return _s3(path.partition("/")[0]), path
+        return _s3().arrow_filesystem(path.partition("/")[0]), path
     return pafs.LocalFileSystem(), address
 
 
@@ -96,28 +102,42 @@ def parent(uri: str) -> str:
     return absolute(uri).rpartition("/")[0] or "/"
 
 
+def _is_s3(uri: str) -> bool:
+    return uri.startswith(_S3)
+
+
 def exists(uri: str) -> bool:
-    """Say whether `uri` is a file or a folder (on S3: whether any key lies below it)."""
-    filesystem, path = resolve(uri)
-    return bool(filesystem.get_file_info(path).type != pafs.FileType.NotFound)
+    """Say whether `uri` is a file or a folder (on S3: whether any key lies below it).
+
+    Raises:
+        OSError: the store does not say.
+    """
+    address = absolute(uri)
+    if _is_s3(address):
+        return _s3().size(address) is not None or is_folder(address)
+    return Path(address).exists()
 
 
 def is_folder(uri: str) -> bool:
-    """Say whether `uri` is a folder (on S3: whether any key lies below it)."""
-    filesystem, path = resolve(uri)
-    return bool(filesystem.get_file_info(path).type == pafs.FileType.Directory)
+    """Say whether `uri` is a folder (on S3: whether any key lies below it).
+
+    Raises:
+        OSError: the store does not say.
+    """
+    address = absolute(uri)
+    return bool(_s3().is_folder(address)) if _is_s3(address) else Path(address).is_dir()
 
 
 def read_bytes(uri: str) -> bytes:
-    """Return a file's content.
+    """Return a file's content, whole.
 
     Raises:
         FileNotFoundError: there is no such file.
+        PermissionError: it may not be read.
         OSError: it cannot be read.
     """
-    filesystem, path = resolve(uri)
-    with filesystem.open_input_file(path) as stream:
-        return bytes(stream.read())
+    address = absolute(uri)
+    return bytes(_s3().read(address)) if _is_s3(address) else Path(address).read_bytes()
 
 
 def make_parents(uri: str) -> None:
@@ -132,11 +152,9 @@ def write_atomic(uri: str, data: bytes) -> None:
     Raises:
         OSError: it cannot be written; nothing is left behind.
     """
-    filesystem, path = resolve(uri)
-    if not isinstance(filesystem, pafs.LocalFileSystem):
-        stream = filesystem.open_output_stream(path)
-        stream.write(data)  # no `with`: closing after a failed write would publish the part that arrived
-        stream.close()
+    path = absolute(uri)
+    if _is_s3(path):
+        _s3().write(path, data)
         return
     make_parents(uri)
     aside = Path(path).with_name(f".{uuid4().hex}.tmp")
@@ -152,9 +170,11 @@ def write_atomic(uri: str, data: bytes) -> None:
 
 def remove_folder(uri: str) -> None:
     """Remove a folder and everything in it; does nothing where there is none."""
-    filesystem, path = resolve(uri)
-    if filesystem.get_file_info(path).type == pafs.FileType.Directory:
-        filesystem.delete_dir(path)
+    address = absolute(uri)
+    if _is_s3(address):
+        _s3().remove_below(address)
+    elif Path(address).is_dir():
+        shutil.rmtree(address)
 
 
 def remove(uri: str) -> None:
@@ -163,9 +183,11 @@ def remove(uri: str) -> None:
     Raises:
         OSError: it cannot be removed.
     """
-    filesystem, path = resolve(uri)
-    with suppress(FileNotFoundError):
-        filesystem.delete_file(path)
+    address = absolute(uri)
+    if _is_s3(address):
+        _s3().remove(address)
+    else:
+        Path(address).unlink(missing_ok=True)
 
 
 def move(source_uri: str, target_uri: str) -> None:
@@ -179,15 +201,15 @@ def move(source_uri: str, target_uri: str) -> None:
         StorageError: one address is local and the other is not.
         OSError: it cannot be moved.
     """
-    (filesystem, source), (other, target) = resolve(source_uri), resolve(target_uri)
-    if isinstance(filesystem, pafs.LocalFileSystem) != isinstance(other, pafs.LocalFileSystem):
+    source, target = absolute(source_uri), absolute(target_uri)
+    if _is_s3(source) != _is_s3(target):
         raise StorageError(f"{source_uri} cannot be moved to {target_uri}: they are in different stores")
-    if isinstance(filesystem, pafs.LocalFileSystem):
+    if not _is_s3(source):
         make_parents(target_uri)
         Path(source).replace(target)
-        return
-    filesystem.copy_file(source, target)
-    remove(source_uri)
+    elif source != target:
+        _s3().copy(source, target)
+        _s3().remove(source)
 
 
 def is_glob(uri: str) -> bool:
@@ -218,39 +240,67 @@ def _walk_local(root: str) -> Iterator[StoredFile]:
                 yield StoredFile(str(path), path.stat().st_size)
 
 
-def _walk(root: str) -> Iterator[StoredFile]:
-    filesystem, path = resolve(root)
-    info = filesystem.get_file_info(path)
-    if info.type == pafs.FileType.NotFound:
-        raise FileNotFoundError(f"{root} does not exist")
-    if info.type == pafs.FileType.File:
-        return iter([StoredFile(root, info.size)])
-    if isinstance(filesystem, pafs.LocalFileSystem):
-        return _walk_local(path)
-    entries = filesystem.get_file_info(pafs.FileSelector(path, recursive=True))
-    return (StoredFile(f"{_S3}{entry.path}", entry.size) for entry in entries if entry.type == pafs.FileType.File)
+def listing(uri: str, suffixes: tuple[str, ...]) -> Iterator[pa.RecordBatch]:
+    """List the files of a folder and all its subfolders, or those that match a pattern, in no order.
 
-
-def list_files(uri: str, suffixes: tuple[str, ...]) -> list[StoredFile]:
-    """List the files of a folder and all its subfolders, or those that match a pattern, sorted by address.
+    Made for millions of files: they come in batches, and nothing but the batches holds memory.
 
     Args:
         uri: a folder, a pattern (`is_glob`), or one file. Links are followed, but not in circles.
         suffixes: endings of the names wanted, in lower case; names may be in any case.
+
+    Yields:
+        Batches of `LISTING_SCHEMA`.
 
     Raises:
         FileNotFoundError: there is no such folder or file, or no folder for the pattern to start from.
         StorageError: a file's name is not UTF-8, or as `absolute`.
     """
     pattern = _glob_regex(absolute(uri)) if is_glob(uri) else None
-    found = [
-        file
-        for file in _walk(glob_root(uri))
-        if file.uri.lower().endswith(suffixes) and (pattern is None or pattern.fullmatch(file.uri))
-    ]
-    for file in found:
+
+    def wanted(file: str) -> bool:
+        return file.lower().endswith(suffixes) and (pattern is None or pattern.fullmatch(file) is not None)
+
+    return (_list_s3 if _is_s3(uri) else _list_local)(uri, wanted)
+
+
+def _list_local(uri: str, wanted: Callable[[str], bool]) -> Iterator[pa.RecordBatch]:
+    root = Path(glob_root(uri))
+    if not root.exists():
+        raise FileNotFoundError(f"{root} does not exist")
+    files = _walk_local(str(root)) if root.is_dir() else iter([StoredFile(str(root), root.stat().st_size)])
+    chosen = (file for file in files if wanted(file.uri))
+    while batch := list(islice(chosen, _BATCH)):
+        uris, sizes = zip(*batch, strict=True)
         try:
-            file.uri.encode()
+            yield pa.record_batch([uris, sizes], schema=LISTING_SCHEMA)
         except UnicodeEncodeError as error:
-            raise StorageError(f"the file name {file.uri!a} is not UTF-8; rename it") from error
-    return sorted(found)
+            raise StorageError(f"the file name {error.object!a} is not UTF-8; rename it") from error
+
+
+def _list_s3(uri: str, wanted: Callable[[str], bool]) -> Iterator[pa.RecordBatch]:
+    root = glob_root(uri)
+    # Whatever stands before the first wildcard narrows what the store has to list.
+    beginning = re.split(r"[*?]", absolute(uri), maxsplit=1)[0] if is_glob(uri) else f"{root}/"
+    bucket, _, prefix = beginning.removeprefix(_S3).partition("/")
+    if is_folder(root):
+        yield from _s3().listing(bucket, prefix, wanted)
+    elif (size := _s3().size(root)) is None:
+        raise FileNotFoundError(f"{root} does not exist")
+    elif wanted(root):
+        yield pa.record_batch([[root], [size]], schema=LISTING_SCHEMA)
+
+
+def list_files(uri: str, suffixes: tuple[str, ...]) -> list[StoredFile]:
+    """List files as `listing` does, sorted by address; for folders of some thousand files.
+
+    Raises:
+        FileNotFoundError: as `listing`.
+        StorageError: as `listing`.
+    """
+    batches = listing(uri, suffixes)
+    return sorted(
+        StoredFile(file, size)
+        for batch in batches
+        for file, size in zip(batch["uri"].to_pylist(), batch["size"].to_pylist(), strict=True)
+    )

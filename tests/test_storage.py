@@ -1,4 +1,4 @@
-"""Local storage: addresses, listing, patterns and whole-or-nothing writes."""
+"""Storage, local and in S3: addresses, listing, patterns and whole-or-nothing writes."""
 
 import fnmatch
 import os
@@ -22,6 +22,16 @@ def make_files(root: Path, *names: str) -> None:
 
 def relative(files: list[storage.StoredFile], root: Path) -> list[str]:
     return [os.path.relpath(file.uri, root) for file in files]
+
+
+def put(store: str, *names: str) -> None:
+    for name in names:
+        storage.write_atomic(storage.join(store, name), name.encode())
+
+
+def names_in(store: str, pattern: str = "") -> list[str]:
+    found = storage.list_files(storage.join(store, pattern) if pattern else store, ("",))
+    return [file.uri.removeprefix(f"{store}/") for file in found]
 
 
 def test_a_relative_path_becomes_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -76,33 +86,44 @@ def test_an_at_sign_in_a_key_is_no_credential():
     assert storage.redact("s3://bucket/me@home.jpg") == "s3://bucket/me@home.jpg"
 
 
-def test_read_and_exists(tmp_path: Path):
-    make_files(tmp_path, "sub/x.bin")
-    assert storage.read_bytes(str(tmp_path / "sub" / "x.bin")) == b"sub/x.bin"
-    assert storage.exists(str(tmp_path / "sub"))
-    assert storage.exists(str(tmp_path / "sub" / "x.bin"))
-    assert not storage.exists(str(tmp_path / "sub" / "y.bin"))
-    assert storage.is_folder(str(tmp_path / "sub"))
-    assert not storage.is_folder(str(tmp_path / "sub" / "x.bin"))
-    with pytest.raises(FileNotFoundError):
-        storage.read_bytes(str(tmp_path / "absent"))
+def test_read_and_exists(store: str):
+    put(store, "sub/x.bin")
+    assert storage.read_bytes(storage.join(store, "sub", "x.bin")) == b"sub/x.bin"
+    assert storage.exists(storage.join(store, "sub"))
+    assert storage.exists(storage.join(store, "sub", "x.bin"))
+    assert not storage.exists(storage.join(store, "sub", "y.bin"))
+    assert not storage.exists(storage.join(store, "su"))
+    assert storage.is_folder(storage.join(store, "sub"))
+    assert not storage.is_folder(storage.join(store, "sub", "x.bin"))
+    with pytest.raises(FileNotFoundError, match="absent"):
+        storage.read_bytes(storage.join(store, "absent"))
+
+
+def test_a_folder_cannot_be_read(tmp_path: Path):
     with pytest.raises(OSError, match="directory"):
         storage.read_bytes(str(tmp_path))
 
 
-def test_a_gzip_file_is_read_as_it_is(tmp_path: Path):
+def test_a_gzip_file_is_read_as_it_is(store: str):
     import gzip
 
-    (tmp_path / "x.gz").write_bytes(gzip.compress(b"inside"))
-    assert storage.read_bytes(str(tmp_path / "x.gz")).startswith(b"\x1f\x8b")
+    storage.write_atomic(storage.join(store, "x.gz"), gzip.compress(b"inside"))
+    assert storage.read_bytes(storage.join(store, "x.gz")).startswith(b"\x1f\x8b")
 
 
-def test_a_write_makes_folders_replaces_and_leaves_nothing_beside(tmp_path: Path):
-    uri = str(tmp_path / "a" / "b" / "x.bin")
+@pytest.mark.parametrize("size", [0, 1, 100_000, 9_000_000])
+def test_what_is_written_is_read(store: str, size: int):
+    data = os.urandom(size)
+    storage.write_atomic(storage.join(store, "x.bin"), data)
+    assert storage.read_bytes(storage.join(store, "x.bin")) == data
+
+
+def test_a_write_makes_folders_replaces_and_leaves_nothing_beside(store: str):
+    uri = storage.join(store, "a", "b", "x.bin")
     storage.write_atomic(uri, b"first")
     storage.write_atomic(uri, b"second")
     assert storage.read_bytes(uri) == b"second"
-    assert [entry.name for entry in (tmp_path / "a" / "b").iterdir()] == ["x.bin"]
+    assert names_in(store) == ["a/b/x.bin"]
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path):
@@ -123,34 +144,42 @@ def test_a_name_of_255_bytes_can_be_written(tmp_path: Path):
     assert storage.read_bytes(uri) == b"1"
 
 
-def test_removing_a_folder(tmp_path: Path):
-    make_files(tmp_path, "run/a/x.bin", "run/.y.tmp", "other/z.bin")
-    storage.remove_folder(str(tmp_path / "run"))
-    storage.remove_folder(str(tmp_path / "run"))
-    storage.remove_folder(str(tmp_path / "other" / "z.bin"))
-    assert [entry.name for entry in tmp_path.rglob("*")] == ["other", "z.bin"]
+def test_removing_a_folder(store: str):
+    put(store, "run/a/x.bin", "run/.y.tmp", "other/z.bin", "run2/x.bin")
+    storage.remove_folder(storage.join(store, "run"))
+    storage.remove_folder(storage.join(store, "run"))
+    storage.remove_folder(storage.join(store, "other", "z.bin"))
+    assert names_in(store) == ["other/z.bin", "run2/x.bin"]
+    assert not storage.exists(storage.join(store, "run"))
 
 
-def test_removing_a_file(tmp_path: Path):
-    make_files(tmp_path, "run/x.bin", "run/y.bin")
+def test_removing_a_file(store: str):
+    put(store, "run/x.bin", "run/y.bin")
     for _ in range(2):
-        storage.remove(str(tmp_path / "run" / "x.bin"))
-    storage.remove(str(tmp_path / "absent" / "x.bin"))
-    assert [entry.name for entry in (tmp_path / "run").iterdir()] == ["y.bin"]
+        storage.remove(storage.join(store, "run", "x.bin"))
+    storage.remove(storage.join(store, "absent", "x.bin"))
+    assert names_in(store) == ["run/y.bin"]
 
 
-def test_a_move_makes_folders_and_replaces(tmp_path: Path):
-    make_files(tmp_path, "claims/x", "claims/y")
+def test_a_move_makes_folders_and_replaces(store: str):
+    put(store, "claims/x", "claims/y")
     for name in ("x", "y"):
-        storage.move(str(tmp_path / "claims" / name), str(tmp_path / "done" / "deep" / "z"))
-    assert (tmp_path / "done" / "deep" / "z").read_bytes() == b"claims/y"
-    assert list((tmp_path / "claims").iterdir()) == []
+        storage.move(storage.join(store, "claims", name), storage.join(store, "done", "deep", "z"))
+    assert storage.read_bytes(storage.join(store, "done", "deep", "z")) == b"claims/y"
+    assert names_in(store) == ["done/deep/z"]
 
 
-def test_moving_what_is_gone_makes_no_target(tmp_path: Path):
+def test_moving_a_file_to_itself_keeps_it(store: str):
+    put(store, "x")
+    storage.move(storage.join(store, "x"), storage.join(store, "x"))
+    assert names_in(store) == ["x"]
+
+
+def test_moving_what_is_gone_makes_no_target(store: str):
+    put(store, "other")
     with pytest.raises(FileNotFoundError, match="gone"):
-        storage.move(str(tmp_path / "gone"), str(tmp_path / "target"))
-    assert list(tmp_path.iterdir()) == []
+        storage.move(storage.join(store, "gone"), storage.join(store, "target"))
+    assert names_in(store) == ["other"]
 
 
 def test_a_move_stays_in_its_store(tmp_path: Path):
@@ -158,25 +187,39 @@ def test_a_move_stays_in_its_store(tmp_path: Path):
         storage.move(str(tmp_path / "x"), "s3://bucket/x")
 
 
-def test_listing_is_recursive_sorted_and_by_suffix(tmp_path: Path):
-    make_files(tmp_path, "b.jpg", "a/z.JPG", "a/b/c.jpeg", "notes.txt", "a.jpg/inner.png")
-    files = storage.list_files(str(tmp_path), (".jpg", ".jpeg", ".png"))
-    assert relative(files, tmp_path) == ["a.jpg/inner.png", "a/b/c.jpeg", "a/z.JPG", "b.jpg"]
-    assert [file.size for file in files] == [len(name) for name in relative(files, tmp_path)]
-    assert storage.list_files(tmp_path.as_uri(), (".jpg", ".jpeg", ".png")) == files
+def test_listing_is_recursive_sorted_and_by_suffix(store: str):
+    put(store, "b.jpg", "a/z.JPG", "a/b/c.jpeg", "notes.txt", "a.jpg/inner.png")
+    files = storage.list_files(store, (".jpg", ".jpeg", ".png"))
+    names = ["a.jpg/inner.png", "a/b/c.jpeg", "a/z.JPG", "b.jpg"]
+    assert files == [(f"{store}/{name}", len(name)) for name in names]
+    assert storage.list_files(f"{store}/", (".jpg", ".jpeg", ".png")) == files
+    if not store.startswith("s3://"):
+        assert storage.list_files(Path(store).as_uri(), (".jpg", ".jpeg", ".png")) == files
 
 
-def test_a_single_file_lists_itself(tmp_path: Path):
-    make_files(tmp_path, "b.jpg")
-    assert storage.list_files(str(tmp_path / "b.jpg"), (".jpg",)) == [(str(tmp_path / "b.jpg"), 5)]
+def test_a_single_file_lists_itself(store: str):
+    put(store, "b.jpg")
+    assert storage.list_files(storage.join(store, "b.jpg"), (".jpg",)) == [(f"{store}/b.jpg", 5)]
+    assert storage.list_files(storage.join(store, "b.jpg"), (".png",)) == []
 
 
-def test_listing_what_is_not_there(tmp_path: Path):
+def test_listing_what_is_not_there(store: str):
+    put(store, "notes.txt")
     for missing in ("absent", "absent/*.jpg"):
         with pytest.raises(FileNotFoundError, match="absent does not exist"):
-            storage.list_files(str(tmp_path / missing), (".jpg",))
-    assert storage.list_files(str(tmp_path), (".jpg",)) == []
-    assert storage.list_files(str(tmp_path / "*.jpg"), (".jpg",)) == []
+            storage.list_files(storage.join(store, missing), (".jpg",))
+    assert storage.list_files(store, (".jpg",)) == []
+    assert storage.list_files(storage.join(store, "*.jpg"), (".jpg",)) == []
+
+
+def test_a_listing_comes_in_batches(store: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(storage, "_BATCH", 3)
+    put(store, *(f"{i % 3}/{i}.jpg" for i in range(20)))
+    batches = list(storage.listing(store, (".jpg",)))
+    assert len(batches) > 2
+    assert all(batch.schema == storage.LISTING_SCHEMA for batch in batches)
+    uris = [uri for batch in batches for uri in batch["uri"].to_pylist()]
+    assert sorted(uris) == sorted(f"{store}/{i % 3}/{i}.jpg" for i in range(20))
 
 
 def test_links_are_followed_but_not_in_circles(tmp_path: Path):
@@ -205,10 +248,10 @@ def test_a_name_that_is_not_utf8_is_named(tmp_path: Path):
     ("s*/c.jpg", ["s/c.jpg"]),
     ("b+(?).jpg", ["b+(1).jpg"]),
 ])  # fmt: skip
-def test_patterns(tmp_path: Path, pattern: str, expected: list[str]):
-    make_files(tmp_path, "a.jpg", "b+(1).jpg", "s/c.jpg", "s/t/d.jpg", "s/t/d.txt")
+def test_patterns(store: str, pattern: str, expected: list[str]):
+    put(store, "a.jpg", "b+(1).jpg", "s/c.jpg", "s/t/d.jpg", "s/t/d.txt")
     assert storage.is_glob(pattern)
-    assert relative(storage.list_files(str(tmp_path / pattern), (".jpg",)), tmp_path) == expected
+    assert [name for name in names_in(store, pattern) if name.endswith(".jpg")] == expected
 
 
 @given(st.text("ab*?.[", max_size=8), st.text("ab.[", max_size=8))
@@ -225,6 +268,21 @@ def test_the_root_of_a_pattern_has_no_wildcard():
     assert storage.glob_root("/data/images") == "/data/images"
 
 
-def test_file_systems_travel_to_other_processes(tmp_path: Path):
-    filesystem, path = pickle.loads(pickle.dumps(storage.resolve(str(tmp_path))))
-    assert filesystem.get_file_info(path).is_file is False
+def test_file_systems_travel_to_other_processes_without_credentials(store: str):
+    put(store, "x.bin")
+    parcel = pickle.dumps(storage.resolve(storage.join(store, "x.bin")))
+    assert os.environ.get("AWS_SECRET_ACCESS_KEY", "none here").encode() not in parcel
+    filesystem, path = pickle.loads(parcel)
+    with filesystem.open_input_file(path) as stream:
+        assert stream.read() == b"x.bin"
+
+
+@pytest.mark.parametrize(
+    "name", ["a b+c%20=~@(1),'.jpg", "köln/猫.png", "ä\N{COMBINING DIAERESIS}.jpg", "a&b<c>;?.jpg"]
+)
+def test_any_name_is_taken_literally(store: str, name: str):
+    put(store, name)
+    assert names_in(store) == [name]
+    assert storage.read_bytes(storage.join(store, name)) == name.encode()
+    storage.move(storage.join(store, name), storage.join(store, f"moved {name}"))
+    assert names_in(store) == [f"moved {name}"]

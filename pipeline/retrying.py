@@ -1,0 +1,74 @@
+"""Trying again what failed by accident: exponential back-off with jitter, bounded, and counted."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable
+from threading import Lock
+from typing import TypeVar
+
+from tenacity import RetryCallState, RetryError, Retrying, retry_if_exception_type, stop_after_attempt, stop_after_delay
+from tenacity.wait import wait_random_exponential
+
+T = TypeVar("T")
+
+MAX_ATTEMPTS = 10
+TOTAL_SECONDS = 300
+"""No new attempt begins later than this after the first."""
+FIRST_WAIT = 0.2
+LONGEST_WAIT = 20.0
+
+_log = logging.getLogger(__name__)
+_lock = Lock()
+_retries = 0
+
+
+class TransientError(OSError):
+    """A fault of the moment: the store was busy, slow or out of reach. The same request may succeed later."""
+
+
+def max_attempts() -> int:
+    """Return how often a request is tried at most: `AWS_MAX_ATTEMPTS`, or 10."""
+    text = os.environ.get("AWS_MAX_ATTEMPTS", "")
+    return max(int(text), 1) if text.isdecimal() else MAX_ATTEMPTS
+
+
+def retries(*, reset: bool = False) -> int:
+    """Return how many requests this process had to send again since the start or the last reset.
+
+    Args:
+        reset: count from 0 again; nothing is lost between the reading and the reset.
+    """
+    global _retries
+    with _lock:
+        count, _retries = _retries, 0 if reset else _retries
+    return count
+
+
+def retrying(operation: Callable[[], T]) -> T:
+    """Return what `operation` returns, calling it again after every `TransientError`.
+
+    Raises:
+        TransientError: the last one, when attempts or time are used up.
+        Exception: any other error of `operation`, at once.
+    """
+    attempts = Retrying(
+        retry=retry_if_exception_type(TransientError),
+        wait=wait_random_exponential(multiplier=FIRST_WAIT, max=LONGEST_WAIT),
+        stop=stop_after_attempt(max_attempts()) | stop_after_delay(TOTAL_SECONDS),
+        before_sleep=_count,
+    )
+    try:
+        return attempts(operation)
+    except RetryError as error:
+        last = error.last_attempt
+        raise TransientError(f"{last.exception()} (attempt {last.attempt_number}, the last)") from None
+
+
+def _count(state: RetryCallState) -> None:
+    global _retries  # noqa: PLW0603
+    with _lock:
+        _retries += 1
+    assert state.outcome is not None
+    _log.info("attempt %d failed, trying again: %s", state.attempt_number, state.outcome.exception())

@@ -1,0 +1,58 @@
+"""What the environment says of S3: the standard AWS variables, what goes with them, and what must not be repeated."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from urllib.parse import urlsplit
+
+# These say who the machine is, not what the user chose: another machine has its own.
+_OF_ONE_MACHINE = ("AWS_CONTAINER_", "AWS_LAMBDA_", "AWS_EXECUTION_ENV", "AWS_WEB_IDENTITY_TOKEN_FILE")
+_SECRET = ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_ACCESS_KEY_ID")
+
+
+def redact(text: str) -> str:
+    """Remove `user:password@` from every address in `text`, and the credentials of the environment."""
+    for name in _SECRET:
+        value = os.environ.get(name, "")
+        text = text.replace(value, "***") if len(value) >= 8 else text
+    return re.sub(r"://(?:[^/:@\s]*:[^@\s]*|[^/@\s]*)@", "://", text)
+
+
+def is_anonymous() -> bool:
+    """Say whether requests go out unsigned, as public buckets take them (`AWS_NO_SIGN_REQUEST`, as in GDAL)."""
+    return os.environ.get("AWS_NO_SIGN_REQUEST", "").lower() in ("yes", "true", "1")
+
+
+def is_aws(endpoint: str) -> bool:
+    """Say whether an endpoint is Amazon's own."""
+    return bool(re.search(r"\.amazonaws\.com(\.cn)?$", urlsplit(endpoint).hostname or ""))
+
+
+def defaults(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return the variables that go with those that are set, and are not set themselves."""
+    endpoint = environment.get("AWS_ENDPOINT_URL_S3") or environment.get("AWS_ENDPOINT_URL")
+    wanted = {}
+    if endpoint and not is_aws(endpoint):
+        # Current SDKs send uploads in chunks with trailing checksums, which many other stores refuse.
+        wanted["AWS_REQUEST_CHECKSUM_CALCULATION"] = "when_required"
+        wanted["AWS_RESPONSE_CHECKSUM_VALIDATION"] = "when_required"
+    if endpoint or environment.get("AWS_ACCESS_KEY_ID") or environment.get("AWS_NO_SIGN_REQUEST"):
+        # Nothing is asked of the EC2 metadata service then; where there is none, asking costs seconds.
+        wanted["AWS_EC2_METADATA_DISABLED"] = "true"
+    return {name: value for name, value in wanted.items() if name not in environment}
+
+
+def worker_environment() -> dict[str, str]:
+    """Return the `AWS_*` variables that processes on other machines need to find the same store.
+
+    All that this process has, but those that belong to one machine, and `defaults`. The values may be credentials:
+    never log them.
+    """
+    mine = {
+        name: value
+        for name, value in os.environ.items()
+        if name.startswith("AWS_") and not name.startswith(_OF_ONE_MACHINE)
+    }
+    return mine | defaults(mine)
