@@ -115,20 +115,21 @@ def _pages(bucket: str, prefix: str) -> Iterator[dict[str, int]]:
 def _split_prefix(bucket: str, prefix: str) -> tuple[dict[str, int], list[str]]:
     """Find prefixes below `prefix` to list side by side, and the objects that lie above all of them."""
     sizes: dict[str, int] = {}
-    prefixes = [prefix]
+    whole: list[str] = []
+    splittable = [prefix]
     for _ in range(_SPLIT_LEVELS):
-        if len(prefixes) >= _LISTING_THREADS:
+        if len(whole) + len(splittable) >= _LISTING_THREADS:
             break
         deeper: list[str] = []
-        for above in prefixes:
+        for above in splittable:
             page = _page(bucket, above, delimiter="/")
-            if page.token or not page.folders:  # too many entries to be worth looking at twice, or none to split
-                deeper.append(above)
+            if page.token:  # so many entries that one request for each could cost more than it gains
+                whole.append(above)
             else:
                 sizes |= page.sizes
                 deeper += page.folders
-        prefixes = deeper
-    return sizes, prefixes
+        splittable = deeper
+    return sizes, whole + splittable
 
 
 def listing(bucket: str, prefix: str, wanted: Callable[[str], bool]) -> Iterator[pa.RecordBatch]:

@@ -8,13 +8,11 @@ Each folder below `folder` is a bucket. Both end with the process that started t
 
 from __future__ import annotations
 
-import ctypes
 import http.client
 import os
 import random
 import re
 import secrets
-import signal
 import socket
 import struct
 import subprocess
@@ -36,6 +34,8 @@ asked; send only half of the answer's body; answer late."""
 
 _SLOW_DOWN = b"<?xml version='1.0'?><Error><Code>SlowDown</Code><Message>Reduce your request rate.</Message></Error>"
 _START_SECONDS = 30
+# The system closes the pipe of a process that ends, however it ends.
+_UNTIL_STDIN_CLOSES = '"$@" & read -r _; kill -9 $!'
 
 
 @dataclass(frozen=True)
@@ -74,30 +74,25 @@ def s3_server(folder: Path | str, *, anonymous: bool = False) -> Iterator[S3Serv
     environment = os.environ | ({} if anonymous else {"RCLONE_AUTH_KEY": f'"{access_key},{secret_key}"'})
     with tempfile.TemporaryFile() as log:
         process = subprocess.Popen(
-            [rclone, "serve", "s3", *options, folder],
+            ["sh", "-c", _UNTIL_STDIN_CLOSES, "sh", rclone, "serve", "s3", *options, folder],
+            stdin=subprocess.PIPE,
             stdout=log,
             stderr=log,
             env=environment,
-            preexec_fn=_end_with_parent,
         )
         try:
-            yield S3Server(_endpoint(process, log.fileno()), access_key, secret_key)
+            yield S3Server(_endpoint(log.fileno()), access_key, secret_key)
         finally:
-            process.kill()
-            process.wait()
+            process.communicate()  # closes its input
 
 
-def _end_with_parent() -> None:
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
-
-
-def _endpoint(process: subprocess.Popen[bytes], log: int) -> str:
+def _endpoint(log: int) -> str:
+    text = ""
     for _ in range(_START_SECONDS * 20):
         text = os.pread(log, 1 << 16, 0).decode()
         if found := re.search(r"http://127\.0\.0\.1:\d+", text):
             return found[0]
-        if process.poll() is not None:
+        if "Failed" in text:
             break
         time.sleep(0.05)
     raise RuntimeError(f"rclone did not start: {text}")
