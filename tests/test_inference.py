@@ -156,6 +156,39 @@ def test_the_predictor_is_crop_network_paste_softmax(checkpoint):
     np.testing.assert_allclose(prediction.probabilities_KHW, expected[prediction.class_ids_K], atol=2e-3)
 
 
+def test_memory_that_runs_out_halves_the_micro_batch_and_changes_nothing(checkpoint):
+    images, boxes = some_images()
+    whole = Predictor(checkpoint, PredictConfig(device="cpu", micro_batch=8), 0.0).aggregate(images, boxes)
+    predictor = Predictor(checkpoint, PredictConfig(device="cpu", micro_batch=8), 0.0)
+    net, sizes = predictor._net, []
+
+    def small_gpu(crops_N3HW):
+        sizes.append(len(crops_N3HW))
+        if len(crops_N3HW) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return net(crops_N3HW)
+
+    predictor._net = small_gpu
+    for one, other in zip(predictor.aggregate(images, boxes), whole, strict=True):
+        torch.testing.assert_close(one, other)
+    assert predictor.micro_batch <= 2
+    refused = sum(size > 2 for size in sizes)
+    predictor.aggregate(images, boxes)
+    assert sum(size > 2 for size in sizes) == refused  # it remembers
+
+
+def test_memory_that_does_not_suffice_for_one_crop_is_an_error(checkpoint):
+    images, boxes = some_images()
+    predictor = Predictor(checkpoint, PredictConfig(device="cpu"), 0.0)
+
+    def tiny_gpu(crops_N3HW):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    predictor._net = tiny_gpu
+    with pytest.raises(torch.OutOfMemoryError):
+        predictor.aggregate(images, boxes)
+
+
 def test_an_image_without_boxes_is_background_with_uniform_probability(checkpoint):
     images, boxes = some_images()
     prediction = Predictor(checkpoint, PredictConfig(device="cpu"), 0.01).predict(images[1:2], boxes[1:2])[0]

@@ -19,6 +19,8 @@ from pipeline.models.folding import fold
 from pipeline.models.weights import Checkpoint
 
 Image = NDArray[np.uint8]
+CropOf = tuple[int, NDArray[np.float64]]
+"""The number of a crop's image in its batch, and the rectangle it is cut from."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,8 @@ class Predictor:
         self._preprocessing = checkpoint.info.preprocessing
         self._net = fold(checkpoint.net).to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._config = config
+        self.micro_batch = config.micro_batch
+        """Crops that go through the network at once; halved when a GPU's memory runs out."""
         self._label_threshold = label_threshold
 
     def predict(self, images: Sequence[Image], boxes: Sequence[NDArray[np.floating]]) -> list[Prediction]:
@@ -64,17 +68,34 @@ class Predictor:
         rectangles = [fed_rectangles(b, self._config.window) for b in boxes]
         canvases = [self._canvas(image_3HW) for image_3HW in pixels]
         crops_of = [(i, rectangle) for i, per_image in enumerate(rectangles) for rectangle in per_image]
-        for micro_batch in _chunks(crops_of, self._config.micro_batch):
-            scores_NCHW = self._scores(pixels, micro_batch)
+        for scores_NCHW, micro_batch in self._micro_batches(pixels, crops_of):
             for scores_CHW, (i, rectangle) in zip(scores_NCHW, micro_batch, strict=True):
                 canvases[i].paste(scores_CHW, rectangle)
         return [canvas.scores() for canvas in canvases]
+
+    def _micro_batches(
+        self, pixels: list[Tensor], crops_of: Sequence[CropOf]
+    ) -> Iterator[tuple[Tensor, Sequence[CropOf]]]:
+        """Scores of all crops, a micro-batch at a time; half as many from then on where the GPU's memory ran out."""
+        start = 0
+        while start < len(crops_of):
+            micro_batch = crops_of[start : start + self.micro_batch]
+            try:
+                scores_NCHW = self._scores(pixels, micro_batch)
+            except torch.OutOfMemoryError:
+                if len(micro_batch) == 1:
+                    raise
+                self.micro_batch = len(micro_batch) // 2
+                torch.cuda.empty_cache()
+                continue
+            yield scores_NCHW, micro_batch
+            start += len(micro_batch)
 
     def _canvas(self, image_3HW: Tensor) -> Canvas:
         height, width = image_3HW.shape[1:]
         return Canvas(self.num_classes, height, width, self._config.aggregation, self.device)
 
-    def _scores(self, pixels: list[Tensor], micro_batch: Sequence[tuple[int, NDArray[np.float64]]]) -> Tensor:
+    def _scores(self, pixels: list[Tensor], micro_batch: Sequence[CropOf]) -> Tensor:
         parts = []
         for i in dict.fromkeys(index for index, _ in micro_batch):
             own = np.stack([rectangle for index, rectangle in micro_batch if index == i])
@@ -100,8 +121,3 @@ def choose_device(name: str) -> torch.device:
     if name == "cuda" and not torch.cuda.is_available():
         raise RuntimeError("device is cuda, but torch sees no GPU here; use `--device auto` or `--device cpu`")
     return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
-
-
-def _chunks(crops: list[tuple[int, NDArray[np.float64]]], size: int) -> Iterator[list[tuple[int, NDArray[np.float64]]]]:
-    for start in range(0, len(crops), size):
-        yield crops[start : start + size]
