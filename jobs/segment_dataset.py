@@ -10,32 +10,34 @@ finishes what is left. Exit codes: 0 all done, 2 bad arguments, 3 stopped but re
 
 from __future__ import annotations
 
-import logging
 import os
 import signal
 import sys
 import time
 from dataclasses import replace
-from datetime import timedelta
 from types import FrameType
 from typing import NoReturn
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import tyro
 from rich.console import Console
 from rich.table import Table
 
 from pipeline import storage
 from pipeline.config import ConfigError, SegmentConfig
+from pipeline.lease import BEAT_SECONDS, Lease, LeaseError
 from pipeline.manifest import ManifestError, build_manifest
 from pipeline.models.weights import CheckpointError, CheckpointInfo, fingerprint, read_info
-from pipeline.pools import PoolError, Pools, plan_pools
+from pipeline.pools import PoolError
+from pipeline.results import RESULTS_SCHEMA, finished_ids
+from pipeline.rows import STAGES
 from pipeline.run_record import RunRecord, RunRecordError, Summary, open_run
 from pipeline.shipped import weights_uri
+from pipeline.watch import Watch
 
 EXIT_DONE, EXIT_ARGUMENTS, EXIT_STOPPED, EXIT_ERRORS = 0, 2, 3, 4
-BAD_ARGUMENTS = (ConfigError, ManifestError, CheckpointError, RunRecordError, storage.StorageError, OSError)
-SECONDS_BETWEEN_LINES = 10
+BAD_ARGUMENTS = (ConfigError, ManifestError, CheckpointError, RunRecordError, LeaseError, storage.StorageError, OSError)
 ERRORS_BEFORE_STOPPING = 10  # fewer failures than this say nothing about a rate
 
 console = Console(soft_wrap=True)
@@ -48,24 +50,39 @@ def main() -> int:
         data = storage.read_bytes(config.weights)
         info = read_info(data, config.weights)
         manifest = build_manifest(config.input, config.limit)
-        run = open_run(config, fingerprint(data), info.class_names, manifest)
+        if config.dry_run:
+            return show_plan(config, info, manifest)
+        run = open_run(config, fingerprint(data), info.class_names, manifest, console.print)
     except BAD_ARGUMENTS as error:
         return complain(error)
+    with run.lease.kept_alive():
+        return work(config, info, run)
+
+
+def work(config: SegmentConfig, info: CheckpointInfo, run: RunRecord) -> int:
+    """Do what is left of a run that this process owns; returns the exit code."""
     todo = run.todo()
     console.print(
-        f"{len(manifest)} images, {len(manifest) - len(todo)} done before; {info.num_classes} classes; "
+        f"{len(run.manifest)} images, {len(run.manifest) - len(todo)} done before; {info.num_classes} classes; "
         f"results go to {run.output}"
     )
     summary = Summary()
     code = EXIT_DONE
     if len(todo):
         try:
-            code = segment(config, info, todo, summary)
+            code = segment(config, info, run.lease, todo, summary)
         except PoolError as error:
             return complain(error)
+        except LeaseError:
+            code = EXIT_STOPPED
         except KeyboardInterrupt:  # at any moment, also while Ray starts
             console.print("stopped; the same command goes on from here")
             code = EXIT_STOPPED
+    try:
+        run.lease.check()
+    except LeaseError as error:  # what is in the output is the other run's business now
+        console.print(f"stopped: {error}")
+        return EXIT_STOPPED
     return report(run, summary, code)
 
 
@@ -81,48 +98,66 @@ def with_absolute_paths(config: SegmentConfig) -> SegmentConfig:
     )
 
 
-def segment(config: SegmentConfig, info: CheckpointInfo, todo: pa.Table, summary: Summary) -> int:
-    """Run the graph over the images that are left; add up what the write tasks report. Returns the exit code."""
-    os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # else a local start turns token authentication on for all
-    os.environ.setdefault("RAY_DATA_NON_TTY_PROGRESS_LOG_INTERVAL", "60")  # Ray's table of stages, in seconds
+def segment(config: SegmentConfig, info: CheckpointInfo, lease: Lease, todo: pa.Table, summary: Summary) -> int:
+    """Run the graph over the images that are left; commit and add up what the write tasks report."""
     import ray  # noqa: PLC0415  (takes seconds; bad arguments should be told at once)
 
-    from pipeline.segmentation import build_dataset  # noqa: PLC0415
+    from pipeline import cluster  # noqa: PLC0415
+    from pipeline.segmentation import RemoteLedger, build_dataset  # noqa: PLC0415
 
-    ray.init(logging_level=logging.WARNING)
-    pools = plan(config)
+    cluster.start_ray()
+    pools = cluster.plan(config)
     signal.signal(signal.SIGTERM, stop)  # `ray job stop`
     console.print(pools.describe())
-    started, told = time.perf_counter(), 0.0
+    ledger = RemoteLedger()
+    lost_before = cluster.lost_machines()
+    watch = Watch(
+        lease,
+        lambda: ray.get(ledger.actor.progress.remote(), timeout=BEAT_SECONDS),
+        len(todo),
+        config.stall_timeout,
+        console.print,
+        lambda: os.kill(os.getpid(), signal.SIGTERM),
+    )
+    started = time.perf_counter()
     try:
-        for counts in build_dataset(todo, config, info.class_names, pools).iter_rows():
+        for counts in build_dataset(todo, config, info.class_names, pools, lease, ledger).iter_rows():
+            lease.commit(counts["parts"])
             summary.add(counts, time.perf_counter() - started)
-            if summary.seconds - told >= SECONDS_BETWEEN_LINES:
-                told = summary.seconds
-                console.print(progress_line(summary, len(todo)))
             if too_many_errors(summary.ok, summary.failed, config.max_error_rate):
                 console.print(f"stopped: {summary.failed} of {summary.ok + summary.failed} images failed")
                 return EXIT_ERRORS
-    except ray.exceptions.RayError as error:
-        console.print(f"stopped by an error of the cluster; the same command goes on from here: {error}")
+    except (ray.exceptions.RayError, OSError) as error:
+        what = storage.redact(str(error))
+        console.print(f"stopped by an error of the cluster or the store; the same command goes on from here: {what}")
         return EXIT_STOPPED
+    finally:
+        watch.close()
+        if watch.reason:
+            console.print(f"stopped: {watch.reason}")
+        summary.faults["attempts_lost"] += watch.lost
+        summary.faults["requests_repeated"] += watch.repeated + storage.retries(reset=True)
+        summary.faults["nodes_lost"] += cluster.lost_machines() - lost_before
     return EXIT_DONE
 
 
-def progress_line(summary: Summary, total: int) -> str:
-    """How far the run is, at what rate, and when it may end."""
-    done = summary.ok + summary.failed
-    left = timedelta(seconds=round(summary.seconds / done * (total - done)))
-    return f"{done} of {total} images, {summary.failed} failed, {done / summary.seconds:.2f} images/s, {left} left"
+def show_plan(config: SegmentConfig, info: CheckpointInfo, manifest: pa.Table) -> int:
+    """What a run would do; writes nothing."""
+    from pipeline import cluster  # noqa: PLC0415  (imports Ray, which takes seconds)
 
-
-def plan(config: SegmentConfig) -> Pools:
-    """Size the pools for the cluster that Ray is connected to."""
-    import ray  # noqa: PLC0415
-
-    resources = ray.cluster_resources()
-    gpus = 0 if config.predict.device == "cpu" else resources.get("GPU", 0)
-    return plan_pools(resources.get("CPU", 0), gpus, config.predict_workers, config.refine_workers)
+    cluster.start_ray()
+    try:
+        pools = cluster.plan(config)
+    except PoolError as error:
+        return complain(error)
+    done = pc.sum(pc.is_in(manifest["image_id"], value_set=finished_ids(config.output))).as_py()
+    console.print(f"{len(manifest)} images, {done} done before; {info.num_classes} classes")
+    console.print(f"first ids: {', '.join(manifest['image_id'][:5].to_pylist())}")
+    console.print(f"stages: {' -> '.join(STAGES)} -> write; {pools.describe()}")
+    files = -(-(len(manifest) - done) // config.rows_per_file)
+    console.print(f"about {files} files of {config.rows_per_file} rows in {config.output}, with columns:")
+    console.print(", ".join(RESULTS_SCHEMA.names))
+    return EXIT_DONE
 
 
 def too_many_errors(ok: int, failed: int, max_error_rate: float) -> bool:

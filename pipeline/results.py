@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from typing import Any, NamedTuple
@@ -60,11 +60,12 @@ class ResultsError(ValueError):
     """An output folder that cannot be read as results; the message names the file or says what is missing."""
 
 
-class Counts(NamedTuple):
-    """Rows written."""
+class Written(NamedTuple):
+    """What `write_rows` wrote: rows, and the paths of the files below the output folder."""
 
     ok: int
     failed: int
+    parts: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ class Audit:
         ok: of those, in the results.
         failed: of those, only in the errors.
         missing: of those, in neither.
-        duplicated: more than once in the results.
+        duplicated: more than once in results and errors together.
         unexpected: in results or errors but not in the manifest.
         missing_sample: first ids by name; likewise the other samples.
     """
@@ -93,11 +94,11 @@ class Audit:
 
     @property
     def complete(self) -> bool:
-        """Whether the output holds each image of the manifest exactly once, and no other."""
-        return self.missing == self.duplicated == self.unexpected == 0
+        """Whether the output holds each image of the manifest exactly once; others (of a wider input) do no harm."""
+        return self.missing == self.duplicated == 0
 
 
-def write_rows(output_uri: str, rows: Sequence[dict[str, Any]], class_names: Sequence[str]) -> Counts:
+def write_rows(output_uri: str, rows: Sequence[dict[str, Any]], class_names: Sequence[str]) -> Written:
     """Write rows to one file of results and one of errors, by status; a file without rows is not written.
 
     Args:
@@ -111,7 +112,8 @@ def write_rows(output_uri: str, rows: Sequence[dict[str, Any]], class_names: Seq
     """
     ids = sorted(row["image_id"] for row in rows)
     if len(set(ids)) != len(ids):
-        raise ValueError(f"image ids {_sample(_repeated(ids))} occur twice in one batch of rows")
+        twice = [image_id for image_id, count in Counter(ids).items() if count > 1]
+        raise ValueError(f"image ids {', '.join(twice[:_SAMPLE])} occur twice in one batch of rows")
     ok = [row for row in rows if row["status"] == OK]
     failed = [row for row in rows if row["status"] != OK]
     for row in ok:
@@ -120,13 +122,15 @@ def write_rows(output_uri: str, rows: Sequence[dict[str, Any]], class_names: Seq
     # One name for the whole batch, so that a retry in which other images fail replaces what it can.
     name = f"part-{hashlib.sha256(chr(10).join(ids).encode()).hexdigest()[:32]}.parquet"
     metadata = {_CLASS_NAMES: json.dumps(list(class_names)).encode()}
+    parts = []
     for folder, schema, part in ((_RESULTS, RESULTS_SCHEMA, ok), (_ERRORS, ERRORS_SCHEMA, failed)):
         if part:
             columns = [pa.array([row.get(f.name) for row in part], f.type, from_pandas=True) for f in schema]
             buffer = BytesIO()
             pq.write_table(pa.table(columns, schema=schema.with_metadata(metadata)), buffer)
             storage.write_atomic(storage.join(output_uri, folder, name), buffer.getvalue())
-    return Counts(len(ok), len(failed))
+            parts.append(f"{folder}/{name}")
+    return Written(len(ok), len(failed), tuple(parts))
 
 
 def write_mask(output_uri: str, image_id: str, png: bytes) -> None:
@@ -134,13 +138,18 @@ def write_mask(output_uri: str, image_id: str, png: bytes) -> None:
     storage.write_atomic(storage.join(output_uri, "masks", f"{image_id}.png"), png)
 
 
-def finished_ids(output_uri: str) -> set[str]:
+def finished_ids(output_uri: str) -> pa.ChunkedArray:
     """Return the ids of all images that are in the results or the errors; none where nothing was written yet.
 
     Raises:
         ResultsError: a file is damaged or foreign.
     """
-    return {*_ids(output_uri, _RESULTS), *_ids(output_uri, _ERRORS)}
+    return _joined(_ids(output_uri, _RESULTS), _ids(output_uri, _ERRORS))
+
+
+def forget_errors(output_uri: str) -> None:
+    """Remove all error rows: their images are then not done yet."""
+    storage.remove_folder(storage.join(output_uri, _ERRORS))
 
 
 def read_results(output_uri: str, columns: list[str] | None = None) -> pa.Table:
@@ -170,8 +179,7 @@ def read_errors(output_uri: str) -> pa.Table:
         ResultsError: a file is damaged or foreign.
     """
     errors = pa.Table.from_batches(_scan(output_uri, _ERRORS, ERRORS_SCHEMA.names), ERRORS_SCHEMA)
-    segmented = pa.array(_ids(output_uri, _RESULTS), pa.string())
-    return errors.filter(pc.invert(pc.is_in(errors["image_id"], value_set=segmented)))
+    return errors.filter(pc.invert(pc.is_in(errors["image_id"], value_set=_ids(output_uri, _RESULTS))))
 
 
 def read_class_names(output_uri: str) -> tuple[str, ...]:
@@ -204,15 +212,15 @@ def audit(output_uri: str, manifest: pa.Table) -> Audit:
     Raises:
         ResultsError: a file is damaged or foreign.
     """
-    wanted = set(manifest["image_id"].to_pylist())
-    segmented = _ids(output_uri, _RESULTS)
-    ok = set(segmented)
-    failed = set(_ids(output_uri, _ERRORS)) - ok
-    missing, unexpected, duplicated = wanted - ok - failed, (ok | failed) - wanted, _repeated(segmented)
+    wanted, segmented = manifest["image_id"], _ids(output_uri, _RESULTS)
+    seen, counts = _joined(segmented, _ids(output_uri, _ERRORS)).value_counts().flatten()
+    ok = len(wanted) - len(_without(wanted, segmented))
+    missing, unexpected = _without(wanted, seen), _without(seen, wanted)
+    duplicated = seen.filter(pc.greater(counts, 1))
     return Audit(
         total=len(wanted),
-        ok=len(wanted & ok),
-        failed=len(wanted & failed),
+        ok=ok,
+        failed=len(wanted) - len(missing) - ok,
         missing=len(missing),
         duplicated=len(duplicated),
         unexpected=len(unexpected),
@@ -222,12 +230,16 @@ def audit(output_uri: str, manifest: pa.Table) -> Audit:
     )
 
 
-def _repeated(ids: Iterable[str]) -> set[str]:
-    return {image_id for image_id, count in Counter(ids).items() if count > 1}
+def _joined(first: pa.ChunkedArray, second: pa.ChunkedArray) -> pa.ChunkedArray:
+    return pa.chunked_array(first.chunks + second.chunks, pa.string())
 
 
-def _sample(ids: Iterable[str]) -> tuple[str, ...]:
-    return tuple(sorted(ids)[:_SAMPLE])
+def _without(ids: pa.Array | pa.ChunkedArray, others: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
+    return ids.filter(pc.invert(pc.is_in(ids, value_set=others)))
+
+
+def _sample(ids: pa.Array | pa.ChunkedArray) -> tuple[str, ...]:
+    return tuple(ids.take(pc.bottom_k_unstable(ids, _SAMPLE)).to_pylist())
 
 
 def _parts(output_uri: str, folder: str) -> list[str]:
@@ -235,8 +247,8 @@ def _parts(output_uri: str, folder: str) -> list[str]:
     return [file.uri for file in storage.list_files(uri, (".parquet",))] if storage.exists(uri) else []
 
 
-def _ids(output_uri: str, folder: str) -> list[str]:
-    return [image_id for batch in _scan(output_uri, folder, ["image_id"]) for image_id in batch["image_id"].to_pylist()]
+def _ids(output_uri: str, folder: str) -> pa.ChunkedArray:
+    return pa.chunked_array([batch["image_id"] for batch in _scan(output_uri, folder, ["image_id"])], pa.string())
 
 
 def _scan(output_uri: str, folder: str, columns: list[str]) -> Iterator[pa.RecordBatch]:

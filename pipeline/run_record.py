@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import io
 import json
+from collections import Counter
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -17,10 +19,11 @@ import pyarrow.parquet as pq
 
 from pipeline import storage
 from pipeline.config import SegmentConfig
-from pipeline.results import Audit, audit, finished_ids
+from pipeline.lease import Lease, take_lease
+from pipeline.results import Audit, audit, finished_ids, forget_errors
 from pipeline.rows import STAGES
 
-RESULT_FOLDERS = ("results", "errors", "masks", "run")
+RESULT_FOLDERS = ("results", "errors", "masks")
 
 
 class RunRecordError(ValueError):
@@ -37,12 +40,15 @@ class Summary:
     )
     ok: int = 0
     failed: int = 0
+    faults: Counter[str] = field(default_factory=Counter)
+    """What went wrong and was borne: processes and nodes lost, requests repeated."""
 
     def add(self, counts: dict[str, Any], seconds: float) -> None:
         """Add what one write task reported (`stages.write_stage`), `seconds` after the start."""
         self.seconds = seconds
         self.ok += counts["ok"]
         self.failed += counts["failed"]
+        self.faults["requests_repeated"] += counts["requests_repeated"]
         for stage, totals in self.stages.items():
             totals["rows"] += counts[f"rows_{stage}"]
             totals["seconds"] += counts[f"seconds_{stage}"]
@@ -56,11 +62,13 @@ class RunRecord:
     manifest: pa.Table
     before: Summary
     """What earlier calls of the same run did."""
+    lease: Lease
+    """The right to write into it."""
 
     def todo(self) -> pa.Table:
         """The part of the manifest that is neither in the results nor in the errors."""
-        finished = pa.array(sorted(finished_ids(self.output)), pa.string())
-        return self.manifest.filter(pc.invert(pc.is_in(self.manifest["image_id"], value_set=finished)))
+        done = pc.is_in(self.manifest["image_id"], value_set=finished_ids(self.output))
+        return self.manifest.filter(pc.invert(done))
 
     def audit(self) -> Audit:
         """Hold results and errors against the manifest."""
@@ -77,6 +85,7 @@ class RunRecord:
             "seconds": round(seconds, 3),
             "images_per_second": round(worked_on / seconds, 4) if seconds else 0.0,
             "stages": self._stages(summary),
+            "faults": dict(self.before.faults + summary.faults),
         }
         storage.write_atomic(_summary_uri(self.output), json.dumps(content, indent=1).encode())
         return content
@@ -88,23 +97,35 @@ class RunRecord:
         }
 
 
-def open_run(config: SegmentConfig, fingerprint: str, class_names: tuple[str, ...], manifest: pa.Table) -> RunRecord:
+def open_run(
+    config: SegmentConfig,
+    fingerprint: str,
+    class_names: tuple[str, ...],
+    manifest: pa.Table,
+    tell: Callable[[str], None] = print,
+) -> RunRecord:
     """Take the output folder for this run: a new one, or one that the same run left unfinished.
 
     Raises:
         RunRecordError: the folder holds results of another run, and `overwrite` was not asked for.
+        LeaseError: another run is writing into the folder.
     """
     identity = {**config.result_settings(), "model_fingerprint": fingerprint}
+    if not config.overwrite:
+        _check_identity(config.output, identity)
+    lease = take_lease(config.output, tell)
     if config.overwrite:
         for folder in RESULT_FOLDERS:
             storage.remove_folder(storage.join(config.output, folder))
-    _check_identity(config.output, identity)
+        storage.remove(_summary_uri(config.output))
+    if config.retry_failed:
+        forget_errors(config.output)
     content = {"identity": identity, "classes": class_names, "settings": asdict(config)}
     storage.write_atomic(_config_uri(config.output), json.dumps(content, indent=1).encode())
     buffer = io.BytesIO()
     pq.write_table(manifest, buffer)
     storage.write_atomic(storage.join(config.output, "run", "manifest.parquet"), buffer.getvalue())
-    return RunRecord(storage.absolute(config.output), manifest, _earlier_calls(config.output))
+    return RunRecord(storage.absolute(config.output), manifest, _earlier_calls(config.output), lease)
 
 
 def _check_identity(output: str, identity: dict[str, Any]) -> None:
@@ -130,7 +151,7 @@ def _earlier_calls(output: str) -> Summary:
     if not storage.exists(_summary_uri(output)):
         return Summary()
     content = json.loads(storage.read_bytes(_summary_uri(output)))
-    return Summary(content["seconds"], content["stages"])
+    return Summary(content["seconds"], content["stages"], faults=Counter(content["faults"]))
 
 
 def _config_uri(output: str) -> str:

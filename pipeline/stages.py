@@ -19,6 +19,7 @@ from pipeline.config import DecodeConfig, PredictConfig, ProposeConfig, RefineCo
 from pipeline.crf.refine import refine
 from pipeline.images import decode_image, encode_mask, resize_labels, working_size
 from pipeline.inference.predictor import Predictor
+from pipeline.lease import Lease
 from pipeline.models.weights import Checkpoint
 from pipeline.proposals.edgeboxes import propose
 from pipeline.results import OK, write_mask, write_rows
@@ -108,22 +109,27 @@ def mean_per_class(
     return [float(total / count) if count else None for total, count in zip(sums, counts, strict=True)]
 
 
-def write_stage(table: pa.Table, output: str, class_names: tuple[str, ...], *, masks: bool) -> pa.Table:
-    """Write the rows to results and errors, and masks as PNG files if asked; return one row of counts in their place.
+def write_stage(table: pa.Table, lease: Lease, class_names: tuple[str, ...], *, masks: bool) -> pa.Table:
+    """Stage the rows as files of results and errors, write masks as PNG files if asked; return one row of counts.
 
-    An output that cannot be written is no fault of an image: the exception ends the run, which can be resumed.
+    The files are in their place only when the driver has committed them (`Lease.commit`). An output that cannot be
+    written is no fault of an image: the exception ends the run, which can be resumed.
 
     Returns:
-        `ok`, `failed`, and for each stage `rows_<stage>` and `seconds_<stage>`: rows that entered it, time they took.
+        `parts` to commit, `ok`, `failed`, `requests_repeated`, and for each stage `rows_<stage>` and
+        `seconds_<stage>`: rows that entered it, time they took.
+
+    Raises:
+        LeaseError: another run took the output over; it may be making other masks.
     """
     rows = table.to_pylist()
     if masks:  # before the rows: an image in the results has its mask
+        lease.check()
         for row in rows:
             if row["status"] == OK:
-                write_mask(output, row["image_id"], row["mask"])
-    write_rows(output, rows, class_names)
-    failed = pc.sum(pc.equal(table["status"], r.FAILED)).as_py()
-    counts: dict[str, Any] = {"ok": len(table) - failed, "failed": failed}
+                write_mask(lease.output, row["image_id"], row["mask"])
+    written = write_rows(lease.staged, rows, class_names)
+    counts: dict[str, Any] = written._asdict() | {"requests_repeated": storage.retries(reset=True)}
     for stage in r.STAGES:
         seconds = table[f"seconds_{stage}"]
         counts[f"rows_{stage}"] = len(seconds) - seconds.null_count

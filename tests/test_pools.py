@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.pools import PoolError, plan_pools
+from pipeline.pools import PoolError, check_placement, plan_pools
 
 
 @given(st.integers(1, 512), st.integers(0, 64))
@@ -50,5 +50,35 @@ def test_actors_that_take_every_cpu_are_refused_with_the_arithmetic():
 
 
 def test_more_predict_actors_than_gpus_are_refused():
-    with pytest.raises(PoolError, match="3 predict workers need a GPU each, the cluster has 2"):
+    with pytest.raises(PoolError, match=r"3 predict worker\(s\) x 1 GPU need 3 GPUs, the cluster has 2"):
         plan_pools(32, 2, 3, 0)
+
+
+def test_several_actors_may_share_a_gpu():
+    pools = plan_pools(32, 4, 0, 0, predict_gpus=0.5)
+    assert (pools.predict_workers, pools.predict_gpus) == (8, 0.5)
+    check_placement(pools, [{"CPU": 8, "GPU": 1}] * 4)
+
+
+def test_gpus_that_are_asked_for_and_missing_are_refused():
+    with pytest.raises(PoolError, match="need 1 GPUs, the cluster has 0"):
+        plan_pools(32, 0, 1, 0, predict_gpus=1)
+
+
+def test_the_sum_may_fit_where_no_machine_does():
+    pools = plan_pools(16, 4, 0, 0, predict_gpus=2)
+    check_placement(pools, [{"CPU": 8, "GPU": 2}, {"CPU": 8, "GPU": 2}])
+    with pytest.raises(PoolError, match="1 CPU and 2 GPU left for a predict actor"):
+        check_placement(pools, [{"CPU": 4, "GPU": 1}] * 4)
+
+
+@given(st.lists(st.tuples(st.integers(0, 8), st.integers(0, 2)), min_size=1, max_size=4))
+def test_what_is_placed_fits_on_the_machines(nodes):
+    machines = [{"CPU": float(cpus), "GPU": float(gpus)} for cpus, gpus in nodes]
+    try:
+        pools = plan_pools(sum(c for c, _ in nodes), sum(g for _, g in nodes), 0, 0)
+        check_placement(pools, machines)
+    except PoolError:
+        return
+    assert sum(c >= pools.predict_cpus and g >= pools.predict_gpus for c, g in nodes) >= 1
+    assert max(c for c, _ in nodes) >= pools.task_cpus

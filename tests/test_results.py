@@ -17,6 +17,7 @@ from pipeline.results import (
     ResultsError,
     audit,
     finished_ids,
+    forget_errors,
     read_class_names,
     read_errors,
     read_results,
@@ -46,7 +47,7 @@ def write(output: Path, *rows: dict[str, Any]) -> None:
 
 
 def manifest(*ids: str) -> pa.Table:
-    return pa.table({"image_id": list(ids)})
+    return pa.table({"image_id": pa.array(ids, pa.string())})
 
 
 def files(output: Path) -> list[str]:
@@ -55,7 +56,8 @@ def files(output: Path) -> list[str]:
 
 def test_rows_come_back_as_they_were(tmp_path: Path):
     counts = write_rows(str(tmp_path), [ok_row("a.jpg"), failed_row("b.jpg"), ok_row("c/d.jpg")], CLASSES)
-    assert counts == (2, 1)
+    assert (counts.ok, counts.failed) == (2, 1)
+    assert list(counts.parts) == list(reversed(files(tmp_path)))
     results = read_results(str(tmp_path))
     assert results.schema.equals(RESULTS_SCHEMA)
     assert results.to_pylist() == [ok_row("a.jpg"), ok_row("c/d.jpg")]
@@ -63,7 +65,7 @@ def test_rows_come_back_as_they_were(tmp_path: Path):
     assert errors.schema.equals(ERRORS_SCHEMA)
     assert errors.to_pylist() == [failed_row("b.jpg")]
     assert read_class_names(str(tmp_path)) == CLASSES
-    assert finished_ids(str(tmp_path)) == {"a.jpg", "b.jpg", "c/d.jpg"}
+    assert sorted(finished_ids(str(tmp_path)).to_pylist()) == ["a.jpg", "b.jpg", "c/d.jpg"]
 
 
 def test_columns_can_be_chosen(tmp_path: Path):
@@ -100,6 +102,19 @@ def test_a_retried_write_in_which_other_images_fail_doubles_none(tmp_path: Path)
     assert (found.ok, found.failed, found.complete) == (1, 1, True)
 
 
+def test_an_image_in_results_and_errors_is_doubled(tmp_path: Path):
+    write(tmp_path, ok_row("a.jpg"), failed_row("b.jpg"))
+    write(tmp_path, ok_row("b.jpg"))
+    found = audit(str(tmp_path), manifest("a.jpg", "b.jpg"))
+    assert (found.duplicated_sample, found.complete) == (("b.jpg",), False)
+
+
+def test_images_of_a_wider_input_do_no_harm(tmp_path: Path):
+    write(tmp_path, ok_row("a.jpg"), ok_row("b.jpg"))
+    found = audit(str(tmp_path), manifest("a.jpg"))
+    assert (found.unexpected, found.complete) == (1, True)
+
+
 def test_other_images_get_another_file(tmp_path: Path):
     write(tmp_path, ok_row("a.jpg"))
     write(tmp_path, ok_row("b.jpg"))
@@ -108,7 +123,7 @@ def test_other_images_get_another_file(tmp_path: Path):
 
 
 def test_no_rows_write_no_file(tmp_path: Path):
-    assert write_rows(str(tmp_path), [], CLASSES) == (0, 0)
+    assert write_rows(str(tmp_path), [], CLASSES) == (0, 0, ())
     assert files(tmp_path) == []
 
 
@@ -130,7 +145,7 @@ def test_masks_are_named_after_their_image(tmp_path: Path):
 
 def test_a_folder_without_results_is_empty_but_has_no_classes(tmp_path: Path):
     for output in (tmp_path, tmp_path / "absent"):
-        assert finished_ids(str(output)) == set()
+        assert len(finished_ids(str(output))) == 0
         assert read_results(str(output)).num_rows == 0
         assert read_results(str(output), ["mask"]).schema.names == ["mask"]
         assert read_errors(str(output)).num_rows == 0
@@ -146,7 +161,7 @@ def test_class_names_are_found_where_every_image_failed(tmp_path: Path):
 def test_what_a_killed_writer_left_is_not_read(tmp_path: Path):
     write(tmp_path, ok_row("a.jpg"))
     (tmp_path / "results" / ".0123.tmp").write_bytes(b"PAR1 half a file")
-    assert finished_ids(str(tmp_path)) == {"a.jpg"}
+    assert finished_ids(str(tmp_path)).to_pylist() == ["a.jpg"]
 
 
 def test_damaged_and_foreign_files_are_named(tmp_path: Path):
@@ -181,12 +196,11 @@ def test_an_audit_names_what_is_missing_doubled_and_unexpected(tmp_path: Path):
     assert not found.complete
 
 
-def test_a_failure_that_was_made_good_no_longer_counts(tmp_path: Path):
-    write(tmp_path, failed_row("a.jpg"), failed_row("b.jpg"))
-    write(tmp_path, ok_row("a.jpg"))
-    found = audit(str(tmp_path), manifest("a.jpg", "b.jpg"))
-    assert (found.ok, found.failed, found.complete) == (1, 1, True)
-    assert read_errors(str(tmp_path))["image_id"].to_pylist() == ["b.jpg"]
+def test_forgotten_errors_are_images_still_to_do(tmp_path: Path):
+    write(tmp_path, failed_row("a.jpg"), ok_row("b.jpg"))
+    forget_errors(str(tmp_path))
+    assert finished_ids(str(tmp_path)).to_pylist() == ["b.jpg"]
+    forget_errors(str(tmp_path))  # nothing left to forget
 
 
 IDS = st.sampled_from("abcde")

@@ -7,8 +7,10 @@ import pyarrow as pa
 import pytest
 
 from pipeline.config import PredictConfig, RefineConfig, SegmentConfig
+from pipeline.lease import LeaseError, take_lease
 from pipeline.results import write_rows
-from pipeline.run_record import RunRecordError, Summary, open_run
+from pipeline.run_record import RunRecord, RunRecordError, Summary
+from pipeline.run_record import open_run as open_and_keep
 
 CLASSES = ("background", "cat")
 
@@ -16,6 +18,13 @@ CLASSES = ("background", "cat")
 @pytest.fixture
 def config(tmp_path) -> SegmentConfig:
     return SegmentConfig(input=str(tmp_path / "photos"), output=str(tmp_path / "out"))
+
+
+def open_run(*arguments) -> RunRecord:
+    """A call that ended well: it gave the folder free."""
+    run = open_and_keep(*arguments)
+    run.lease.release()
+    return run
 
 
 def manifest(*ids: str) -> pa.Table:
@@ -80,9 +89,36 @@ def test_results_without_a_record_are_not_touched(config, tmp_path):
         open_run(config, "f", CLASSES, manifest("a"))
 
 
+def test_two_runs_at_once_are_refused(config):
+    open_and_keep(config, "f", CLASSES, manifest("a"))
+    with pytest.raises(LeaseError, match="at work"):
+        open_and_keep(config, "f", CLASSES, manifest("a"))
+
+
+def test_a_call_that_died_before_its_first_record_does_not_lock_the_folder(config, tmp_path):
+    take_lease(config.output).release()
+    (tmp_path / "out" / "run").mkdir(exist_ok=True)
+    assert len(open_run(config, "f", CLASSES, manifest("a")).todo()) == 1
+
+
+def test_failed_images_are_done_again_when_asked(config):
+    run = open_run(config, "f", CLASSES, manifest("a", "b"))
+    write_rows(run.output, [ok("a"), failed("b")], CLASSES)
+    assert len(open_run(config, "f", CLASSES, manifest("a", "b")).todo()) == 0
+    again = open_run(replace(config, retry_failed=True), "f", CLASSES, manifest("a", "b"))
+    assert again.todo()["image_id"].to_pylist() == ["b"]
+
+
 def counts(n, seconds):
     stages = ("decode", "propose", "predict", "refine")
-    return {"ok": n, "failed": 0, **{f"rows_{s}": n for s in stages}, **{f"seconds_{s}": seconds for s in stages}}
+    return {
+        "parts": [],
+        "requests_repeated": 0,
+        "ok": n,
+        "failed": 0,
+        **{f"rows_{s}": n for s in stages},
+        **{f"seconds_{s}": seconds for s in stages},
+    }
 
 
 def test_the_summary_adds_up_over_calls(config, tmp_path):
@@ -91,10 +127,12 @@ def test_the_summary_adds_up_over_calls(config, tmp_path):
         write_rows(run.output, [ok(image_id)], CLASSES)
         summary = Summary()
         summary.add(counts(1, 0.5), seconds)
+        summary.faults["nodes_lost"] += 1
         run.write_summary(summary, run.audit())
     written = json.loads((tmp_path / "out" / "run" / "summary.json").read_text())
     assert written["images_total"] == written["images_ok"] == 2
     assert written["images_failed"] == 0
     assert written["seconds"] == 5.0
     assert written["images_per_second"] == pytest.approx(0.4)
+    assert written["faults"] == {"nodes_lost": 2}
     assert written["stages"]["refine"] == {"rows": 2, "seconds": 1.0}

@@ -232,6 +232,67 @@ def test_a_stopped_run_says_so_and_the_same_command_finishes_it(photos, tmp_path
     assert len(read_results(str(tmp_path / "out"))) == 1
 
 
+def test_failed_images_are_done_again_when_asked(photos, tmp_path):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    good = (photos / "one" / "same name.jpg").read_bytes()
+    (folder / "a.jpg").write_bytes(good)
+    (folder / "b.jpg").write_bytes(good[:1000])
+    arguments = ["--input", folder, "--output", tmp_path / "out", *FAST, "--proposals", "2", "--crf", "none"]
+    assert segment(*arguments).returncode == 0
+    assert read_errors(str(tmp_path / "out"))["image_id"].to_pylist() == ["b.jpg"]
+    (folder / "b.jpg").write_bytes(good)
+    assert segment(*arguments).returncode == 0
+    assert len(read_results(str(tmp_path / "out"))) == 1  # what failed counts as done
+    process = segment(*arguments, "--retry-failed")
+    assert process.returncode == 0, process.stderr
+    assert sorted(read_results(str(tmp_path / "out"))["image_id"].to_pylist()) == ["a.jpg", "b.jpg"]
+    assert len(read_errors(str(tmp_path / "out"))) == 0
+
+
+def test_an_image_that_kills_its_process_becomes_an_error_row_and_the_run_goes_on(photos, tmp_path):
+    """A codec that crashes: here, every process that opens the marked file dies on the spot."""
+    folder, hook = tmp_path / "photos", tmp_path / "hook"
+    folder.mkdir()
+    hook.mkdir()
+    good = (photos / "one" / "same name.jpg").read_bytes()
+    for name in "abcd":
+        (folder / f"{name}.jpg").write_bytes(good)
+    (folder / "killer.jpg").write_bytes(good + b"KILLER")
+    (hook / "sitecustomize.py").write_text(
+        "import os, PIL.Image as image\n"
+        "open_image = image.open\n"
+        "def open_or_die(file, *a, **k):\n"
+        "    if file.getvalue().endswith(b'KILLER'): os.kill(os.getpid(), 9)\n"
+        "    return open_image(file, *a, **k)\n"
+        "image.open = open_or_die\n"
+    )
+    arguments = ["--input", folder, "--output", tmp_path / "out", *FAST, "--proposals", "2", "--crf", "none"]
+    process = segment(*arguments, "--max-attempts", "2", PYTHONPATH=str(hook))
+    assert process.returncode == 0, process.stdout + process.stderr
+    assert len(read_results(str(tmp_path / "out"))) == 4
+    (error,) = read_errors(str(tmp_path / "out")).to_pylist()
+    assert (error["image_id"], error["error_stage"], error["error_type"]) == ("killer.jpg", "decode", "WorkerDied")
+    summary = json.loads((tmp_path / "out" / "run" / "summary.json").read_text())
+    assert summary["faults"]["attempts_lost"] >= 2
+
+
+def test_a_run_that_makes_no_progress_ends_as_resumable(photos, tmp_path):
+    arguments = ["--input", photos / "one", "--output", tmp_path / "out", *FAST]
+    process = segment(*arguments, "--stall-timeout", "0.001")
+    assert process.returncode == 3, process.stdout + process.stderr
+    assert "no image was finished" in process.stdout
+
+
+def test_a_dry_run_prints_the_plan_and_writes_nothing(photos, tmp_path):
+    process = segment("--input", photos / "odd", "--output", tmp_path / "out", "--dry-run")
+    assert process.returncode == 0, process.stderr
+    for said in ("8 images, 0 done before", "16bit.png", "decode -> propose -> predict -> refine -> write", "1 actor",
+                 "mean_probability"):  # fmt: skip
+        assert said in process.stdout
+    assert not (tmp_path / "out").exists()
+
+
 def test_help_explains_every_setting():
     process = segment("--help")
     assert process.returncode == 0

@@ -10,6 +10,7 @@ from PIL import Image
 
 from pipeline.config import DecodeConfig, PredictConfig, ProposeConfig, RefineConfig
 from pipeline.images import decode_mask
+from pipeline.lease import LeaseError, take_lease
 from pipeline.models.deconvnet import DeconvNet
 from pipeline.models.initialise import initialise
 from pipeline.models.weights import Checkpoint, CheckpointInfo
@@ -84,21 +85,33 @@ def test_one_bad_image_does_not_fail_its_batch(manifest, predict):
 
 def test_writing_gives_counts_and_files(manifest, predict, tmp_path):
     table = run_all(manifest, predict)
-    counts = write_stage(table, str(tmp_path / "out"), CLASSES, masks=True).to_pylist()
+    lease = take_lease(str(tmp_path / "out"))
+    counts = write_stage(table, lease, CLASSES, masks=True).to_pylist()
     assert len(counts) == 1
+    assert len(read_results(lease.output)) == 0  # nothing is in place before the driver commits it
+    lease.commit(counts[0]["parts"])
     assert (counts[0]["ok"], counts[0]["failed"]) == (2, 2)
     assert (counts[0]["rows_decode"], counts[0]["rows_refine"]) == (4, 2)
     assert counts[0]["seconds_predict"] > 0
     assert len(read_results(str(tmp_path / "out"))) == len(read_errors(str(tmp_path / "out"))) == 2
     assert sorted(p.name for p in (tmp_path / "out" / "masks").iterdir()) == ["a.png.png", "c.png.png"]
-    write_stage(table, str(tmp_path / "bare"), CLASSES, masks=False)
+    write_stage(table, take_lease(str(tmp_path / "bare")), CLASSES, masks=False)
     assert not (tmp_path / "bare" / "masks").exists()
 
 
 def test_an_output_that_cannot_be_written_is_not_blamed_on_the_images(manifest, predict, tmp_path):
-    (tmp_path / "out").write_text("a file where the folder should be")
-    with pytest.raises(OSError, match="out"):
-        write_stage(run_all(manifest, predict), str(tmp_path / "out"), CLASSES, masks=True)
+    lease = take_lease(str(tmp_path / "out"))
+    (tmp_path / "out" / "masks").write_text("a file where the folder should be")
+    with pytest.raises(OSError, match="masks"):
+        write_stage(run_all(manifest, predict), lease, CLASSES, masks=True)
+
+
+def test_masks_of_a_run_that_was_taken_over_are_not_written(manifest, predict, tmp_path):
+    lease = take_lease(str(tmp_path / "out"))
+    lease.release()
+    with pytest.raises(LeaseError):
+        write_stage(run_all(manifest, predict), lease, CLASSES, masks=True)
+    assert not (tmp_path / "out" / "masks").exists()
 
 
 def test_mean_probability_of_each_class_over_its_pixels():

@@ -122,12 +122,23 @@ class SegmentConfig:
     """Also write each mask as OUTPUT/masks/<image id>.png; the masks are in the Parquet results either way."""
     overwrite: bool = False
     """Delete what another run left in OUTPUT before starting."""
+    retry_failed: bool = False
+    """Do the images that failed in earlier calls again."""
+    dry_run: bool = False
+    """Print the plan (images, pools, stages, columns) and end; writes nothing."""
     max_error_rate: float = 0.05
     """Stop with exit code 4 when more than this fraction of the images failed (looked at from 10 failures on)."""
-    rows_per_file: int = 256
+    max_attempts: int = 3
+    """An image that kills the process working on it alone so many times becomes an error row."""
+    stall_timeout: float = 1800.0
+    """Seconds without a finished image in any stage after which the run ends as resumable (exit code 3)."""
+    rows_per_file: int = 128
     """Images in a Parquet file of results."""
     predict_workers: int = 0
     """Processes that run the network, one a GPU where there are GPUs. 0: sized from the cluster."""
+    predict_gpus: float | None = None
+    """GPUs of each of these processes; below 1, several share one. Default: 1 where there are GPUs and `device` is not
+    `cpu`, else 0."""
     refine_workers: int = 0
     """Processes that run the CRF. 0: sized from the cluster."""
     decode: DecodeConfig = field(default_factory=DecodeConfig)
@@ -139,8 +150,14 @@ class SegmentConfig:
         require(self.limit is None or self.limit >= 1, "limit", self.limit, "must be at least 1")
         require(0 <= self.max_error_rate <= 1, "max_error_rate", self.max_error_rate, "must lie in 0..1")
         require(self.rows_per_file >= 1, "rows_per_file", self.rows_per_file, "must be at least 1")
+        require(self.max_attempts >= 1, "max_attempts", self.max_attempts, "must be at least 1")
+        require(self.stall_timeout > 0, "stall_timeout", self.stall_timeout, "must be above 0")
         for name in ("predict_workers", "refine_workers"):
             require(getattr(self, name) >= 0, name, getattr(self, name), "must be 0 or more")
+        gpus = self.predict_gpus
+        require(
+            gpus is None or 0 <= gpus <= 1 or gpus.is_integer(), "predict_gpus", gpus, "must lie in 0..1 or be whole"
+        )
 
     def result_settings(self) -> dict[str, Any]:
         """The settings that change what is in the results; two runs may share an output only if these agree."""

@@ -1,0 +1,50 @@
+"""The cluster that a job runs on: connecting to it, its machines, and what fits on them."""
+
+from __future__ import annotations
+
+import logging
+import os
+
+import ray
+from ray._private.state import state
+
+from pipeline import storage
+from pipeline.config import SegmentConfig
+from pipeline.pools import Pools, check_placement, plan_pools
+
+
+def start_ray() -> None:
+    """Connect to the cluster, or start one on this machine; workers get the settings of the stores."""
+    os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # else a local start turns token authentication on for all
+    os.environ.setdefault("RAY_DATA_NON_TTY_PROGRESS_LOG_INTERVAL", "60")  # Ray's table of stages, in seconds
+    if not ray.is_initialized():
+        ray.init(logging_level=logging.WARNING, runtime_env={"env_vars": storage.worker_environment()})
+
+
+def machines() -> list[dict[str, float]]:
+    """Resources of each machine of the cluster that is up."""
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+
+
+def lost_machines() -> int:
+    """How many machines the cluster has lost since it began."""
+    return sum(not node["Alive"] for node in ray.nodes())
+
+
+def plan(config: SegmentConfig) -> Pools:
+    """Size the pools for the cluster that Ray is connected to, or for the largest it may grow to.
+
+    Raises:
+        PoolError: they do not fit.
+    """
+    limits = state.get_max_resources_from_cluster_config()  # as Ray Data asks for an autoscaler's limits
+    cpus, gpus = (
+        max(sum(machine.get(name, 0) for machine in machines()), (limits or {}).get(name, 0)) for name in ("CPU", "GPU")
+    )
+    each = config.predict_gpus
+    if each is None and config.predict.device != "auto":
+        each = float(config.predict.device == "cuda")
+    pools = plan_pools(cpus, gpus, config.predict_workers, config.refine_workers, each)
+    if limits is None:  # machines that are not there yet cannot be looked at
+        check_placement(pools, machines())
+    return pools

@@ -1,0 +1,199 @@
+"""One driver at a time owns an output folder; nobody else's work gets into it.
+
+Workers only *stage* files, under OUTPUT/run/staged/<call>. The driver moves them into place, one by one, and only while
+OUTPUT/run/lease.json names its own call. Who takes the lease over writes the lease first, then removes all that is
+staged, then reads what is done. So a file of another call is either in place before that reading, or its source is
+gone when the other driver tries to move it: no image can get into the results twice, whatever is still alive
+elsewhere, and no clocks are compared. (On S3 a move is a copy and a removal; a copy that is half done at that moment is
+the one gap, and it is as long as the store takes to copy one file.)
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from uuid import uuid4
+
+import psutil
+
+from pipeline import storage
+
+SILENCE_SECONDS = 45.0
+"""An owner on another machine that gave no sign of life for so long is taken for dead."""
+BEAT_SECONDS = 10.0
+"""How often an owner has to call `Lease.beat`."""
+CLOCK_SECONDS = 2.0
+"""What a corrected clock may change of the time at which a process says it started."""
+
+
+class LeaseError(RuntimeError):
+    """The output folder belongs to another run that is still alive, or was taken over by one."""
+
+
+@dataclass(frozen=True)
+class Owner:
+    """Who holds a lease, as lease.json says."""
+
+    call: str
+    host: str
+    boot: float
+    pid: int
+    started: float
+
+    def is_gone(self) -> bool | None:
+        """Whether its process has ended; None where this machine cannot know."""
+        if (self.host, self.boot) != _this_machine():
+            return None
+        try:
+            process = psutil.Process(self.pid)
+            another = abs(process.create_time() - self.started) > CLOCK_SECONDS  # process ids come round again
+            return another or bool(process.status() == psutil.STATUS_ZOMBIE)
+        except psutil.NoSuchProcess:
+            return True
+
+
+@dataclass(frozen=True)
+class Lease:
+    """The right of one call of the job to put files into an output folder."""
+
+    output: str
+    call: str
+
+    @property
+    def staged(self) -> str:
+        """The folder in which workers stage files for this call."""
+        return storage.join(_staged(self.output), self.call)
+
+    def beat(self, count: int) -> None:
+        """Give a sign of life; `count` differs from call to call. To be called every `BEAT_SECONDS`."""
+        storage.write_atomic(_beat(self.output, self.call), str(count).encode())
+
+    @contextmanager
+    def kept_alive(self, period: float = BEAT_SECONDS) -> Iterator[None]:
+        """Give signs of life from a thread of its own, and release the lease at the end."""
+        ended = threading.Event()
+
+        def beat() -> None:
+            count = 0
+            while not ended.wait(period):
+                count += 1
+                with suppress(OSError):  # a store in trouble; the next sign may get through
+                    self.beat(count)
+
+        thread = threading.Thread(target=beat, name="lease", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            thread.join()
+            self.release()
+
+    def check(self) -> None:
+        """Make sure that the lease is still this call's.
+
+        Raises:
+            LeaseError: another run took the folder over.
+        """
+        owner = _owner(self.output)
+        if owner is None or owner.call != self.call:
+            raise LeaseError(f"{self.output} was taken over by another run ({_name(owner)}); this one ends here")
+
+    def commit(self, parts: list[str]) -> None:
+        """Move staged files into place.
+
+        Args:
+            parts: paths below both the staging folder and the output, such as `results/part-0.parquet`.
+
+        Raises:
+            LeaseError: another run took the folder over; the remaining parts are not moved.
+        """
+        self.check()
+        for part in parts:
+            try:
+                storage.move(storage.join(self.staged, part), storage.join(self.output, part))
+            except FileNotFoundError:
+                self.check()
+                raise
+
+    def release(self) -> None:
+        """Give the folder free and remove what was staged and never moved."""
+        owner = _owner(self.output)
+        if owner is not None and owner.call == self.call:
+            storage.remove_folder(self.staged)
+            storage.remove(_lease(self.output))
+        storage.remove(_beat(self.output, self.call))
+
+
+def take_lease(output: str, tell: Callable[[str], None] = print, silence: float = SILENCE_SECONDS) -> Lease:
+    """Become the owner of an output folder; waits until an owner of unknown fate has been silent for long enough.
+
+    Raises:
+        LeaseError: the owner is alive.
+    """
+    owner = _owner(output)
+    if owner is not None:
+        _refuse_if_alive(output, owner, tell, silence)
+    host, boot = _this_machine()
+    mine = Owner(uuid4().hex, host, boot, psutil.Process().pid, psutil.Process().create_time())
+    storage.write_atomic(_lease(output), json.dumps(asdict(mine)).encode())
+    storage.remove_folder(_staged(output))
+    if owner is not None:
+        storage.remove(_beat(output, owner.call))
+    return Lease(storage.absolute(output), mine.call)
+
+
+def _refuse_if_alive(output: str, owner: Owner, tell: Callable[[str], None], silence: float) -> None:
+    gone = owner.is_gone()
+    if gone is False:
+        raise LeaseError(f"{output} belongs to a run that is at work: {_name(owner)}; wait for it, or stop it")
+    if gone:
+        return
+    sign = _sign(output, owner)
+    tell(f"{output} was left by a run elsewhere ({_name(owner)}); waiting {silence:.0f} s for a sign of life from it")
+    deadline = time.monotonic() + silence
+    while time.monotonic() < deadline:
+        time.sleep(min(2.0, silence / 4))
+        if _owner(output) is None:
+            return
+        if _sign(output, owner) != sign:
+            raise LeaseError(f"{output} belongs to a run that is at work: {_name(owner)}; wait for it, or stop it")
+
+
+def _this_machine() -> tuple[str, float]:
+    return platform.node(), round(psutil.boot_time())
+
+
+def _owner(output: str) -> Owner | None:
+    try:
+        return Owner(**json.loads(storage.read_bytes(_lease(output))))
+    except FileNotFoundError:
+        return None
+
+
+def _sign(output: str, owner: Owner) -> bytes | None:
+    try:
+        return storage.read_bytes(_beat(output, owner.call))
+    except FileNotFoundError:
+        return None
+
+
+def _name(owner: Owner | None) -> str:
+    return "nobody" if owner is None else f"process {owner.pid} on {owner.host}"
+
+
+def _lease(output: str) -> str:
+    return storage.join(output, "run", "lease.json")
+
+
+def _beat(output: str, call: str) -> str:
+    return storage.join(output, "run", f"alive-{call}")
+
+
+def _staged(output: str) -> str:
+    return storage.join(output, "run", "staged")

@@ -1,0 +1,87 @@
+"""A thread beside the run: tells how far it is, and ends one that goes nowhere or was taken over."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from datetime import timedelta
+
+from pipeline.attempts import Progress
+from pipeline.lease import BEAT_SECONDS, Lease, LeaseError
+
+LAST_STAGE = "refine"
+
+
+class Watch:
+    """Looks at a run every few seconds until it is closed.
+
+    Args:
+        lease: the run's.
+        progress: how far the run is; may raise while the cluster is in trouble.
+        total: images to do.
+        stall_timeout: seconds without a finished image in any stage after which the run is ended.
+        tell: prints a line.
+        stop: ends the run; called once, from this thread.
+    """
+
+    def __init__(
+        self,
+        lease: Lease,
+        progress: Callable[[], Progress],
+        total: int,
+        stall_timeout: float,
+        tell: Callable[[str], None],
+        stop: Callable[[], None],
+        period: float = BEAT_SECONDS,
+    ) -> None:
+        self.reason: str | None = None
+        """Why the run was ended from here, if it was."""
+        self.lost = 0
+        """Attempts whose process died, as last heard."""
+        self.repeated = 0
+        """Requests to stores that had to be sent again, as last heard."""
+        self._lease, self._progress, self._total, self._stall_timeout = lease, progress, total, stall_timeout
+        self._tell, self._stop, self._period = tell, stop, period
+        self._started = time.monotonic()
+        self._closed = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """End the thread."""
+        self._closed.set()
+        self._thread.join(timeout=30)
+
+    def _run(self) -> None:
+        heard = time.monotonic()
+        while not self._closed.wait(self._period):
+            try:
+                self._lease.check()
+                progress = self._progress()
+            except LeaseError as error:
+                return self._end(str(error))
+            except Exception as error:  # a store or a cluster in trouble: no sign of progress, and no reason to end yet
+                self._tell(f"no news of the run: {error}")
+                idle = time.monotonic() - heard
+            else:
+                heard, idle = time.monotonic(), progress.idle_seconds
+                self.lost, self.repeated = progress.lost, progress.repeated
+                self._tell_progress(progress)
+            if idle > self._stall_timeout:
+                return self._end(f"no image was finished in any stage for {idle:.0f} s")
+        return None
+
+    def _end(self, reason: str) -> None:
+        self.reason = reason
+        self._stop()
+
+    def _tell_progress(self, progress: Progress) -> None:
+        done = progress.done.get(LAST_STAGE, 0)
+        if not done:
+            counts = ", ".join(f"{stage} {images}" for stage, images in progress.done.items())
+            return self._tell(f"starting; images through the stages so far: {counts or 'none'}")
+        seconds = time.monotonic() - self._started
+        left = timedelta(seconds=round(seconds / done * (self._total - done)))
+        lost = f", {self.lost} attempts lost" if self.lost else ""
+        return self._tell(f"{done} of {self._total} images, {done / seconds:.2f} images/s, {left} left{lost}")

@@ -1,0 +1,66 @@
+"""The thread beside the run: signs of life, lines for people, and an end to runs that go nowhere."""
+
+import threading
+
+import pytest
+
+from pipeline.attempts import Progress
+from pipeline.lease import take_lease
+from pipeline.watch import Watch
+
+
+@pytest.fixture
+def lease(tmp_path):
+    return take_lease(str(tmp_path / "out"))
+
+
+def watch_until(condition: threading.Event, lease, progress, stall_timeout: float = 100.0) -> tuple[Watch, list[str]]:
+    lines: list[str] = []
+    watch = Watch(lease, progress, 10, stall_timeout, lines.append, condition.set, period=0.02)
+    assert condition.wait(10)
+    watch.close()
+    return watch, lines
+
+
+def test_it_tells_how_far_the_run_is(lease):
+    enough = threading.Event()
+    news = iter(
+        [Progress({}, 0, 0, 0.0), Progress({"decode": 3}, 0, 0, 0.0), Progress({"decode": 5, "refine": 4}, 2, 0, 0.0)]
+    )
+
+    def progress() -> Progress:
+        try:
+            return next(news)
+        except StopIteration:
+            enough.set()
+            raise
+
+    watch, lines = watch_until(enough, lease, progress)
+    assert "none" in lines[0]
+    assert "decode 3" in lines[1]
+    assert lines[2].startswith("4 of 10 images, ")
+    assert "2 attempts lost" in lines[2]
+    assert watch.reason is None
+
+
+def test_a_run_that_goes_nowhere_is_ended(lease):
+    stopped = threading.Event()
+    watch, _ = watch_until(stopped, lease, lambda: Progress({"decode": 1}, 0, 0, 7.0), stall_timeout=6.0)
+    assert watch.reason == "no image was finished in any stage for 7 s"
+
+
+def test_a_cluster_that_does_not_answer_is_a_stall_in_the_end(lease):
+    def silent() -> Progress:
+        raise TimeoutError("no answer")
+
+    stopped = threading.Event()
+    watch, lines = watch_until(stopped, lease, silent, stall_timeout=0.1)
+    assert "no image was finished" in watch.reason
+    assert any("no answer" in line for line in lines)
+
+
+def test_a_run_that_was_taken_over_is_ended(lease):
+    lease.release()
+    stopped = threading.Event()
+    watch, _ = watch_until(stopped, lease, lambda: Progress({}, 0, 0, 0.0))
+    assert "taken over" in watch.reason
