@@ -7,9 +7,10 @@ from urllib.parse import unquote
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from pipeline import manifest, storage
 from pipeline.images import SUPPORTED
 from pipeline.manifest import MANIFEST_SCHEMA, ManifestError, build_manifest, safe_id
 
@@ -194,6 +195,31 @@ def test_different_paths_have_different_ids(one: list[str], other: list[str]):
     assert (safe_id("/".join(one)) == safe_id("/".join(other))) == (one == other)
 
 
+TEXT = st.text(st.one_of(st.characters(exclude_categories=["Cs"]), st.sampled_from("/.%\\~\0")), max_size=400)
+
+
+@given(TEXT)
+def test_no_key_whatever_leaves_the_output_folder(key: str):
+    target = storage.join("/out", "masks", f"{safe_id(key)}.png")
+    assert posixpath.normpath(target) == target
+    assert target.startswith("/out/masks/")
+    assert all(len(part.encode()) <= 184 for part in target.split("/"))
+
+
+@given(TEXT, TEXT)
+def test_different_keys_whatever_have_different_ids(one: str, other: str):
+    assert (safe_id(one) == safe_id(other)) == (one == other)
+
+
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(TEXT.filter(bool), min_size=1, max_size=30, unique=True))
+def test_a_manifest_of_any_keys_keeps_them_apart_and_inside(tmp_path: Path, keys: list[str]):
+    write_table(tmp_path / "m.parquet", {"image_id": keys, "uri": [f"/data/{i}.jpg" for i in range(len(keys))]})
+    table = build_manifest(str(tmp_path / "m.parquet"), None)
+    assert len(set(table["image_id"].to_pylist())) == len(keys)
+    assert table["image_id"].to_pylist() == sorted(map(safe_id, keys))
+
+
 @given(st.lists(SEGMENT.filter(lambda s: 0 < len(s.encode()) < 50), min_size=1, max_size=4))
 def test_an_id_can_be_decoded(segments: list[str]):
     assert unquote(safe_id("/".join(segments))) == "/".join(segments)
@@ -216,3 +242,34 @@ def test_an_id_of_the_longest_name_is_a_legal_file_name(tmp_path: Path):
     (image_id,) = ids(tmp_path / "in")
     (tmp_path / f"{image_id}.png").write_bytes(b"")
     assert (tmp_path / f"{image_id}.png").is_file()
+
+
+def test_a_bucket_gives_the_same_ids_as_a_folder(tmp_path: Path, s3_folder: str):
+    names = ["b.jpg", "a/z.PNG", "a/y.tif", "a/_hidden/x.jpg", ".h.jpg", "readme.txt", "a b+c%20.jpg"]
+    for name in names:
+        storage.write_atomic(storage.join(s3_folder, name), b"1")
+        storage.write_atomic(storage.join(str(tmp_path), name), b"1")
+    table = build_manifest(s3_folder, None)
+    assert table["image_id"].to_pylist() == ids(tmp_path)
+    assert set(table["uri"].to_pylist()) == {
+        f"{s3_folder}/{name}" for name in ("b.jpg", "a/z.PNG", "a/y.tif", "a b+c%20.jpg")
+    }
+    assert ids(f"{s3_folder}/a/*") == ids(tmp_path / "a" / "*")
+    assert ids(f"{s3_folder}/b.jpg") == ["b.jpg"]
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_a_manifest_in_a_bucket(tmp_path: Path, s3_folder: str, suffix: str):
+    write_table(tmp_path / f"m{suffix}", {"uri": ["a.jpg", "../up.jpg", "s3://other/k.jpg"]})
+    storage.write_atomic(f"{s3_folder}/lists/m{suffix}", (tmp_path / f"m{suffix}").read_bytes())
+    uris = build_manifest(f"{s3_folder}/lists/m{suffix}", None)["uri"].to_pylist()
+    assert set(uris) == {f"{s3_folder}/lists/a.jpg", f"{s3_folder}/up.jpg", "s3://other/k.jpg"}
+
+
+def test_rows_are_counted_over_chunks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(manifest, "_ROWS_A_CHUNK", 3)
+    write_table(tmp_path / "m.parquet", {"uri": [f"{i}.jpg" for i in range(8)]})
+    assert ids(tmp_path / "m.parquet", 7) == [f"{i}.jpg" for i in range(7)]
+    write_table(tmp_path / "m.parquet", {"uri": [*(f"{i}.jpg" for i in range(8)), None]})
+    with pytest.raises(ManifestError, match="row 9: the uri is empty"):
+        build_manifest(str(tmp_path / "m.parquet"), None)
