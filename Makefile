@@ -8,7 +8,7 @@ export RAY_AUTH_MODE ?= disabled
 # Threads of processes that share a core must sleep, not spin, while they wait for each other.
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: setup demo variants test lint format train-demo clean
+.PHONY: setup demo variants test chaos lint format train-demo clean
 
 setup: $(READY)
 
@@ -28,6 +28,10 @@ demo: $(READY)
 
 test: $(READY)
 	$(BIN)/python -m pytest
+
+# Kills the main job's driver, workers and nodes, on a faulty store, and counts what was lost: about a quarter of an hour.
+chaos: $(READY)
+	PYTHONPATH=tests $(BIN)/python tests/chaos.py
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -2,13 +2,15 @@
 
     python jobs/benchmark.py labels --input data/demo/JPEGImages --weights demo
     python jobs/benchmark.py proposals --data VOC2012 --split train
+    python jobs/benchmark.py scale --images 1000000
 
-Prints a table; `--json FILE` keeps it. One thread is used, so that seconds are those of one core.
+Prints a table; `--json FILE` keeps it. One thread is used, so that seconds are those of one core (but for `scale`).
 """
 
 from __future__ import annotations
 
 import json
+import os
 import platform
 import statistics
 import sys
@@ -72,21 +74,48 @@ class Proposals:
     propose: ProposeConfig = field(default_factory=ProposeConfig)
 
 
+@dataclass(frozen=True)
+class Scale:
+    """A run of very many images that is nearly done, resumed; no pixels are moved."""
+
+    images: int = 1_000_000
+    """Rows of the manifest."""
+    done: float = 0.99
+    """Part of them that is in the results before."""
+    output: str | None = None
+    """Folder, local or s3://, that is used and emptied. Default: a temporary one."""
+    json: str | None = None
+    """File for the figures."""
+
+
 def main() -> int:
     """Parse, measure, print, write."""
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
-    config: Labels | Proposals = tyro.cli(
-        Labels | Proposals, description=__doc__, config=(tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes)
+    config: Labels | Proposals | Scale = tyro.cli(
+        Labels | Proposals | Scale,
+        description=__doc__,
+        config=(tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes),
     )
-    rows = labels(config) if isinstance(config, Labels) else proposals(config)
+    rows = measure(config)
     show(rows)
     print(
-        f"one thread of {platform.processor() or platform.machine()}, torch {torch.__version__}, {config.limit} images"
+        f"{os.cpu_count()} cores of {platform.processor() or platform.machine()}, torch {torch.__version__}; {config}"
     )
     if config.json is not None:
         storage.write_atomic(config.json, json.dumps({"config": asdict(config), "rows": rows}, indent=1).encode())
     return 0
+
+
+def measure(config: Labels | Proposals | Scale) -> list[dict[str, Any]]:
+    """The rows of the table that a subcommand prints."""
+    if isinstance(config, Labels):
+        return labels(config)
+    if isinstance(config, Proposals):
+        return proposals(config)
+    from pipeline.benchmarks.scale import scale  # noqa: PLC0415  (the only one that needs Ray)
+
+    return scale(config.images, config.done, config.output)
 
 
 def proposals(config: Proposals) -> list[dict[str, Any]]:

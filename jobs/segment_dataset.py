@@ -103,7 +103,7 @@ def segment(config: SegmentConfig, info: CheckpointInfo, lease: Lease, todo: pa.
     import ray  # noqa: PLC0415  (takes seconds; bad arguments should be told at once)
 
     from pipeline import cluster  # noqa: PLC0415
-    from pipeline.segmentation import RemoteLedger, build_dataset  # noqa: PLC0415
+    from pipeline.segmentation import RemoteLedger, build_dataset, real_works  # noqa: PLC0415
 
     cluster.start_ray()
     pools = cluster.plan(config)
@@ -121,7 +121,8 @@ def segment(config: SegmentConfig, info: CheckpointInfo, lease: Lease, todo: pa.
     )
     started = time.perf_counter()
     try:
-        for counts in build_dataset(todo, config, info.class_names, pools, lease, ledger).iter_rows():
+        works = real_works(config, info.num_classes, pools)
+        for counts in build_dataset(todo, works, config, info.class_names, pools, lease, ledger).iter_rows():
             lease.commit(counts["parts"])
             summary.add(counts, time.perf_counter() - started)
             if too_many_errors(summary.ok, summary.failed, config.max_error_rate):

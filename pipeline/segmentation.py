@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -45,8 +46,29 @@ class RemoteLedger:
         self.actor.leave.remote(stage, key, images, repeated)
 
 
+@dataclass(frozen=True)
+class Works:
+    """What each stage does to a table of rows; what an actor does is made inside the actor."""
+
+    decode: Work
+    propose: Work
+    make_predict: Callable[[], Work]
+    make_refine: Callable[[], Work]
+
+
+def real_works(config: SegmentConfig, num_classes: int, pools: Pools) -> Works:
+    """The stages of the main job."""
+    return Works(
+        decode=partial(decode_stage, config=config.decode),
+        propose=partial(propose_stage, config=config.propose),
+        make_predict=partial(_load_predict, config, pools.predict_gpus),
+        make_refine=partial(partial, refine_stage, config=config.refine, num_classes=num_classes),
+    )
+
+
 def build_dataset(
     manifest: pa.Table,
+    works: Works,
     config: SegmentConfig,
     class_names: tuple[str, ...],
     pools: Pools,
@@ -57,6 +79,7 @@ def build_dataset(
 
     Args:
         manifest: `image_id` and `uri` of the images to do.
+        works: what the stages do.
         config: the job's settings, with paths that every worker can read.
         class_names: the checkpoint's classes.
         pools: processes of each stage.
@@ -70,24 +93,20 @@ def build_dataset(
     return (
         _blocks(manifest)
         # 1:1  bytes -> RGB at working size; CPU tasks, bound by storage and JPEG decoding
-        .map_batches(
-            guard("decode", partial(decode_stage, config=config.decode)),
-            num_cpus=pools.task_cpus, batch_format="pyarrow",
-        )
+        .map_batches(guard("decode", works.decode), num_cpus=pools.task_cpus, batch_format="pyarrow")
         # 1:1  EdgeBoxes; the same resources as decode, so Ray runs both in one task and no image is copied between
         .map_batches(
-            guard("propose", partial(propose_stage, config=config.propose)), batch_size=1,
-            num_cpus=pools.task_cpus, batch_format="pyarrow",
+            guard("propose", works.propose), batch_size=1, num_cpus=pools.task_cpus, batch_format="pyarrow"
         )
         # 1:1  crops, network, aggregation; the score maps of 50 proposals (200 MB) never leave the actor
         .map_batches(
-            Predict, fn_constructor_args=[config, pools.predict_gpus, guard], batch_size=IMAGES_PER_PREDICTION,
+            Predict, fn_constructor_args=[works.make_predict, guard], batch_size=IMAGES_PER_PREDICTION,
             compute=ActorPoolStrategy(size=pools.predict_workers),
             num_cpus=pools.predict_cpus, num_gpus=pools.predict_gpus or None, batch_format="pyarrow",
         )
         # 1:1  CRF and mask; pydensecrf holds the GIL, so processes
         .map_batches(
-            Refine, fn_constructor_args=[config, len(class_names), guard], batch_size=IMAGES_PER_REFINEMENT,
+            Refine, fn_constructor_args=[works.make_refine, guard], batch_size=IMAGES_PER_REFINEMENT,
             compute=ActorPoolStrategy(size=pools.refine_workers), num_cpus=pools.refine_cpus, batch_format="pyarrow",
         )
         # N:1  one Parquet file of results (and one of errors) for each batch, a row of counts for the driver
@@ -111,16 +130,10 @@ def _guard(stage: str, work: Work, ledger: RemoteLedger, max_attempts: int) -> W
 
 
 class Predict:
-    """Actor of the predict stage: loads the network once, on its GPU or on one CPU thread."""
+    """Actor of the predict stage."""
 
-    def __init__(self, config: SegmentConfig, gpus: float, guard: Guard) -> None:
-        # One thread: threads of several processes on one core wait for each other at every layer.
-        torch.set_num_threads(1)
-        if gpus and config.predict.device != "cpu" and not torch.cuda.is_available():
-            raise RuntimeError("this process was given a GPU, but torch sees none: look at the driver and at torch's "
-                               "build, or choose --device cpu")  # fmt: skip
-        checkpoint = load_checkpoint(storage.read_bytes(config.weights), config.weights)
-        self._run = guard("predict", PredictStage(checkpoint, config.predict, config.refine.label_threshold))
+    def __init__(self, make: Callable[[], Work], guard: Guard) -> None:
+        self._run = guard("predict", make())
 
     def __call__(self, table: pa.Table) -> pa.Table:
         """See `stages.PredictStage`."""
@@ -130,12 +143,23 @@ class Predict:
 class Refine:
     """Actor of the refine stage."""
 
-    def __init__(self, config: SegmentConfig, num_classes: int, guard: Guard) -> None:
-        self._run = guard("refine", partial(refine_stage, config=config.refine, num_classes=num_classes))
+    def __init__(self, make: Callable[[], Work], guard: Guard) -> None:
+        self._run = guard("refine", make())
 
     def __call__(self, table: pa.Table) -> pa.Table:
         """See `stages.refine_stage`."""
         return self._run(table)
+
+
+def _load_predict(config: SegmentConfig, gpus: float) -> Work:
+    """Load the network once for each actor, on its GPU or on one CPU thread."""
+    # One thread: threads of several processes on one core wait for each other at every layer.
+    torch.set_num_threads(1)
+    if gpus and config.predict.device != "cpu" and not torch.cuda.is_available():
+        raise RuntimeError("this process was given a GPU, but torch sees none: look at the driver and at torch's "
+                           "build, or choose --device cpu")  # fmt: skip
+    checkpoint = load_checkpoint(storage.read_bytes(config.weights), config.weights)
+    return PredictStage(checkpoint, config.predict, config.refine.label_threshold)
 
 
 def _blocks(manifest: pa.Table) -> Dataset:
