@@ -1,5 +1,6 @@
 """S3 when it misbehaves: faults of the moment are tried again and counted, others are said clearly and at once."""
 
+import io
 import logging
 import os
 import pickle
@@ -12,6 +13,8 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from conftest import use_s3
 from s3_server import FAULTS, S3Server, faulty_proxy, s3_server
@@ -255,3 +258,15 @@ def test_server_and_proxy_end_with_their_process(tmp_path: Path):
 def _answers(port: int) -> bool:
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def test_parquet_is_read_in_parts_through_faults(s3: S3Server, s3_folder: str, monkeypatch: pytest.MonkeyPatch):
+    pq.write_table(table := pa.table({"x": list(range(50_000))}), buffer := io.BytesIO(), row_group_size=5_000)
+    storage.write_atomic(f"{s3_folder}/x.parquet", buffer.getvalue())
+    with faulty_proxy(s3, rate=0.2, seed=0, delay=0.05) as proxy:
+        use_s3(proxy, monkeypatch)
+        filesystem, path = storage.resolve(f"{s3_folder}/x.parquet")
+        for _ in range(10):
+            with filesystem.open_input_file(path) as stream:
+                assert pq.ParquetFile(stream).read() == table
+    assert proxy.faults.total() > 0
