@@ -2,9 +2,10 @@
 
     python jobs/benchmark.py labels --input data/demo/JPEGImages --weights demo
     python jobs/benchmark.py proposals --data VOC2012 --split train
+    python jobs/benchmark.py overhead --input data/demo/JPEGImages
     python jobs/benchmark.py scale --images 1000000
 
-Prints a table; `--json FILE` keeps it. One thread is used, so that seconds are those of one core (but for `scale`).
+Prints a table; `--json FILE` keeps it. `labels` and `proposals` use one thread: their seconds are those of one core.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from rich.console import Console
 from rich.table import Table
 
 from pipeline import storage
+from pipeline.benchmarks.overhead import overhead
 from pipeline.config import DecodeConfig, PredictConfig, ProposeConfig, RefineConfig
 from pipeline.crf.refine import refine
 from pipeline.geometry import box_iou, extend_boxes
@@ -88,12 +90,29 @@ class Scale:
     """File for the figures."""
 
 
+@dataclass(frozen=True)
+class Overhead:
+    """The main job against the same stage functions in plain processes on the same cores."""
+
+    input: str
+    """Images, as for segment_dataset.py."""
+    weights: str = "demo"
+    """The network."""
+    limit: int = 48
+    """Images to do; a few dozen, or the start and the end of the graph are most of what is measured."""
+    json: str | None = None
+    """File for the figures."""
+
+
+Subcommand = Labels | Proposals | Overhead | Scale
+
+
 def main() -> int:
     """Parse, measure, print, write."""
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
-    config: Labels | Proposals | Scale = tyro.cli(
-        Labels | Proposals | Scale,
+    config: Subcommand = tyro.cli(
+        Subcommand,
         description=__doc__,
         config=(tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes),
     )
@@ -107,12 +126,14 @@ def main() -> int:
     return 0
 
 
-def measure(config: Labels | Proposals | Scale) -> list[dict[str, Any]]:
+def measure(config: Subcommand) -> list[dict[str, Any]]:
     """The rows of the table that a subcommand prints."""
     if isinstance(config, Labels):
         return labels(config)
     if isinstance(config, Proposals):
         return proposals(config)
+    if isinstance(config, Overhead):
+        return overhead(config.input, config.weights, config.limit)
     from pipeline.benchmarks.scale import scale  # noqa: PLC0415  (the only one that needs Ray)
 
     return scale(config.images, config.done, config.output)

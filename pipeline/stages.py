@@ -56,6 +56,7 @@ class PredictStage:
     def __init__(self, checkpoint: Checkpoint, config: PredictConfig, label_threshold: float) -> None:
         self._predictor = Predictor(checkpoint, config, label_threshold)
         self._fingerprint = checkpoint.fingerprint
+        self.num_classes = checkpoint.info.num_classes
 
     def __call__(self, table: pa.Table) -> pa.Table:
         """Predict all images of the table together; where that raises, one by one, so that only bad ones fail."""

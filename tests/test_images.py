@@ -4,6 +4,7 @@ import math
 import pickle
 import struct
 import zlib
+from collections import Counter
 from contextlib import suppress
 from fractions import Fraction
 from io import BytesIO
@@ -357,3 +358,29 @@ def test_voc_files_round_trip(voc):
         np.testing.assert_array_equal(decode_mask(encode_mask(labels, voc_palette())), labels)
         photograph = decode((voc / "JPEGImages" / f"{path.stem}.jpg").read_bytes())
         assert photograph.shape == (*labels.shape, 3)
+
+
+DAMAGES = 20
+
+
+def test_photographs_that_are_cut_or_flipped_give_an_image_or_an_image_error(voc):
+    """20 truncations and 20 byte flips each; anything else, a crash of the codec too, fails the test."""
+    rng = np.random.default_rng(0)
+    files = sorted((voc / "JPEGImages").iterdir())[::20] + sorted((voc / "SegmentationClass").iterdir())[::40]
+    assert len(files) > 40
+    outcomes: Counter[str] = Counter()
+    for path in files:
+        data = path.read_bytes()
+        cuts = [data[:end] for end in rng.integers(0, len(data), DAMAGES)]
+        flips = []
+        for at, by in zip(rng.integers(0, len(data), DAMAGES), rng.integers(1, 256, DAMAGES), strict=True):
+            flips.append(data[:at] + bytes([data[at] ^ by]) + data[at + 1 :])
+        for damaged in cuts + flips:
+            try:
+                image_HW3 = decode_image(damaged, 200)
+            except ImageError as error:
+                outcomes[error.kind] += 1
+            else:
+                outcomes["image"] += 1
+                assert image_HW3.ndim == 3
+    assert outcomes["truncated"] > len(files) * DAMAGES / 2

@@ -1,0 +1,85 @@
+"""The main job against the same stage functions in plain processes: what Ray costs."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import torch
+
+from pipeline import storage
+from pipeline.config import SegmentConfig
+from pipeline.lease import Lease, take_lease
+from pipeline.manifest import build_manifest
+from pipeline.models.weights import load_checkpoint
+from pipeline.rows import start_rows
+from pipeline.shipped import weights_uri
+from pipeline.stages import PredictStage, decode_stage, propose_stage, refine_stage, write_stage
+
+IMAGES_PER_TASK = 4
+JOB = Path(__file__).parents[2] / "jobs" / "segment_dataset.py"
+
+_predict: PredictStage
+
+
+def overhead(input_uri: str, weights: str, limit: int) -> list[dict[str, Any]]:
+    """Images a second of plain processes, one a core, and of the job; start-up of neither is counted.
+
+    Args:
+        input_uri: images, as for the job.
+        weights: checkpoint, as for the job.
+        limit: images to do.
+    """
+    with tempfile.TemporaryDirectory() as temporary:
+        config = SegmentConfig(input=input_uri, output=f"{temporary}/plain", weights=weights_uri(weights), limit=limit)
+        plain = _plain(config)
+        job = _job(config, f"{temporary}/job")
+    return [
+        {"what": f"plain processes, {os.cpu_count()}", "images/s": plain, "ratio": 1.0},
+        {"what": "segment_dataset.py", "images/s": job, "ratio": job / plain},
+    ]
+
+
+def _job(config: SegmentConfig, output: str) -> float:
+    command = [sys.executable, str(JOB), "--input", config.input, "--weights", config.weights,
+               "--limit", str(config.limit), "--output", output]  # fmt: skip
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # noqa: S603  (our own)
+    return float(json.loads(Path(output, "run", "summary.json").read_text())["images_per_second"])
+
+
+def _plain(config: SegmentConfig) -> float:
+    manifest = build_manifest(config.input, config.limit)
+    parts = [manifest.slice(start, IMAGES_PER_TASK) for start in range(0, len(manifest), IMAGES_PER_TASK)]
+    lease = take_lease(config.output)
+    cores = os.cpu_count() or 1
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(cores, context, initializer=_load, initargs=(config,)) as pool:
+        list(pool.map(time.sleep, [1.0] * cores))  # each process has started and loaded
+        started = time.perf_counter()
+        for counts in pool.map(_all_stages, parts, [config] * len(parts), [lease] * len(parts)):
+            lease.commit(counts["parts"])
+        return len(manifest) / (time.perf_counter() - started)
+
+
+def _load(config: SegmentConfig) -> None:
+    global _predict  # noqa: PLW0603  (a process of a pool has no other place)
+    torch.set_num_threads(1)
+    checkpoint = load_checkpoint(storage.read_bytes(config.weights), config.weights)
+    _predict = PredictStage(checkpoint, config.predict, config.refine.label_threshold)
+
+
+def _all_stages(part: pa.Table, config: SegmentConfig, lease: Lease) -> dict[str, Any]:
+    table = propose_stage(decode_stage(start_rows(part), config.decode), config.propose)
+    names = tuple(str(number) for number in range(_predict.num_classes))  # nobody reads these results
+    refined = refine_stage(_predict(table), config.refine, len(names))
+    (counts,) = write_stage(refined, lease, names, masks=config.masks).to_pylist()
+    return dict(counts)
