@@ -29,7 +29,7 @@ from pipeline.config import ConfigError, SegmentConfig
 from pipeline.lease import BEAT_SECONDS, Lease, LeaseError
 from pipeline.manifest import ManifestError, build_manifest
 from pipeline.models.weights import CheckpointError, CheckpointInfo, fingerprint, read_info
-from pipeline.pools import PoolError
+from pipeline.pools import ClusterError, PoolError
 from pipeline.results import RESULTS_SCHEMA, finished_ids
 from pipeline.rows import STAGES
 from pipeline.run_record import RunRecord, RunRecordError, Summary, open_run
@@ -73,6 +73,9 @@ def work(config: SegmentConfig, info: CheckpointInfo, run: RunRecord) -> int:
             code = segment(config, info, run.lease, todo, summary)
         except PoolError as error:
             return complain(error)
+        except ClusterError as error:
+            console.print(f"stopped: {error}")
+            code = EXIT_STOPPED
         except LeaseError:
             code = EXIT_STOPPED
         except KeyboardInterrupt:  # at any moment, also while Ray starts
@@ -146,10 +149,10 @@ def show_plan(config: SegmentConfig, info: CheckpointInfo, manifest: pa.Table) -
     """What a run would do; writes nothing."""
     from pipeline import cluster  # noqa: PLC0415  (imports Ray, which takes seconds)
 
-    cluster.start_ray()
     try:
+        cluster.start_ray()
         pools = cluster.plan(config)
-    except PoolError as error:
+    except (ClusterError, PoolError) as error:
         return complain(error)
     done = pc.sum(pc.is_in(manifest["image_id"], value_set=finished_ids(config.output))).as_py()
     console.print(f"{len(manifest)} images, {done} done before; {info.num_classes} classes")

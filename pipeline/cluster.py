@@ -10,15 +10,25 @@ from ray._private.state import state
 
 from pipeline import storage
 from pipeline.config import SegmentConfig
-from pipeline.pools import Pools, check_placement, plan_pools
+from pipeline.pools import ClusterError, Pools, check_placement, plan_pools
 
 
 def start_ray() -> None:
-    """Connect to the cluster, or start one on this machine; workers get the settings of the stores."""
+    """Connect to the cluster, or start one on this machine; workers get the settings of the stores.
+
+    Raises:
+        ClusterError: neither is possible.
+    """
     os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # else a local start turns token authentication on for all
     os.environ.setdefault("RAY_DATA_NON_TTY_PROGRESS_LOG_INTERVAL", "60")  # Ray's table of stages, in seconds
-    if not ray.is_initialized():
+    if ray.is_initialized():
+        return
+    try:
         ray.init(logging_level=logging.WARNING, runtime_env={"env_vars": storage.worker_environment()})
+    except Exception as error:  # Ray raises many types here, plain Exception among them
+        address = os.environ.get("RAY_ADDRESS")
+        where = f"the cluster at RAY_ADDRESS={address} cannot be reached" if address else "Ray cannot start here"
+        raise ClusterError(f"{where}: {error}") from error
 
 
 def machines() -> list[dict[str, float]]:

@@ -21,6 +21,10 @@ class PoolError(ValueError):
     """The pools cannot all be placed; the message has the arithmetic."""
 
 
+class ClusterError(RuntimeError):
+    """No cluster could be reached or started."""
+
+
 @dataclass(frozen=True)
 class Pools:
     """Processes and resources of each stage."""

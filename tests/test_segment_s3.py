@@ -1,0 +1,54 @@
+"""The main job from S3 to S3, on a real server of which one request in ten fails."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from conftest import use_s3
+from PIL import Image
+from s3_server import faulty_proxy, s3_server
+
+from pipeline import storage
+from pipeline.images import decode_mask
+from pipeline.manifest import build_manifest
+from pipeline.results import audit, read_results
+from pipeline.scenes.dataset import scene_of
+from pipeline.shipped import weights_uri
+
+REPOSITORY = Path(__file__).parents[1]
+IMAGES = 24
+
+
+def test_a_run_on_a_faulty_store_loses_nothing_and_tells_no_secret(tmp_path, monkeypatch):
+    photos = tmp_path / "s3" / "bucket" / "photos"
+    photos.mkdir(parents=True)
+    scene = Image.fromarray(scene_of(7, "val", 0).image_HW3)
+    for index in range(IMAGES):
+        scene.crop((index, index, index + 96, index + 96)).save(photos / f"{index:02}.jpg")
+    shutil.copy(weights_uri("demo"), tmp_path / "s3" / "bucket" / "net.safetensors")
+    with s3_server(tmp_path / "s3") as server, faulty_proxy(server, rate=0.1, seed=1) as proxy:
+        process = subprocess.run(
+            [sys.executable, "jobs/segment_dataset.py", "--input", "s3://bucket/photos", "--output", "s3://bucket/out",
+             "--weights", "s3://bucket/net.safetensors", "--proposals", "2", "--crf", "none", "--max-side", "64",
+             "--rows-per-file", "4"],
+            cwd=REPOSITORY, env={**os.environ, **proxy.environment}, capture_output=True, text=True, timeout=600,
+            check=False,
+        )  # fmt: skip
+        said = process.stdout + process.stderr
+        assert process.returncode == 0, said
+        use_s3(server, monkeypatch)
+        found = audit("s3://bucket/out", build_manifest("s3://bucket/photos", None))
+        assert (found.ok, found.failed, found.complete) == (IMAGES, 0, True)
+        for row in read_results("s3://bucket/out").to_pylist():
+            assert decode_mask(row["mask"]).shape == (96, 96)
+            assert storage.read_bytes(f"s3://bucket/out/masks/{row['image_id']}.png") == row["mask"]
+        record = storage.read_bytes("s3://bucket/out/run/config.json").decode()
+        assert b"requests_repeated" in storage.read_bytes("s3://bucket/out/run/summary.json")
+        left = [file.uri for file in storage.list_files("s3://bucket/out/run", (".json", ".parquet"))]
+        assert sum("staged" in uri or "lease" in uri for uri in left) == 0
+    assert sum(proxy.faults.values()) > 5  # there were faults to bear
+    for secret in (server.secret_key, server.access_key):
+        assert secret not in said
+        assert secret not in record
