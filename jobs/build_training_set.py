@@ -9,8 +9,6 @@ Exit codes: 0 done, 2 wrong arguments or folders, 4 not one image could be used.
 from __future__ import annotations
 
 import json
-import logging
-import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -28,6 +26,7 @@ from rich.table import Table
 from pipeline import storage
 from pipeline.classes import VOC_CLASSES, VOID, read_class_list
 from pipeline.config import DecodeConfig, TrainingSetConfig
+from pipeline.pools import ClusterError
 from pipeline.proposals.edgeboxes import choose, raw_boxes
 from pipeline.training.examples import (
     Stage,
@@ -74,7 +73,11 @@ def main(arguments: Sequence[str] | None = None, run: Runner | None = None) -> i
         print(f"build_training_set: {error}", file=sys.stderr)
         return 2
     work = partial(examples_of_images, num_classes=len(class_names), config=config)
-    rows = (run or on_ray)(work, images).sort_by("position")
+    try:
+        rows = (run or on_ray)(work, images).sort_by("position")
+    except ClusterError as error:
+        print(f"build_training_set: {error}", file=sys.stderr)
+        return 1
     info = write_training_set(rows, class_names, config)
     report(info, storage.absolute(config.output))
     return 4 if len(rows) == pc.sum(pc.is_valid(rows["error_type"])).as_py() else 0
@@ -108,10 +111,11 @@ def list_images(config: TrainingSetConfig) -> pa.Table:
 
 def on_ray(work: Work, images: pa.Table) -> pa.Table:
     """Run over the cluster that RAY_ADDRESS names, or over this machine's CPUs."""
-    os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # else a local start turns token authentication on for all
     import ray  # noqa: PLC0415  (takes seconds; bad arguments should be told at once)
 
-    ray.init(logging_level=logging.WARNING)
+    from pipeline import cluster  # noqa: PLC0415
+
+    cluster.start_ray()
     blocks = [images.slice(start, IMAGES_A_BLOCK) for start in range(0, len(images), IMAGES_A_BLOCK)]
     dataset = ray.data.from_arrow(blocks).map_batches(work, batch_size=None, batch_format="pyarrow", num_cpus=1)
     dataset.set_name("build_training_set")

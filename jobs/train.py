@@ -10,7 +10,6 @@ on from its last epoch. Exit codes: 0 done, 1 the workers failed, 2 bad argument
 from __future__ import annotations
 
 import json
-import logging
 import os
 import sys
 from dataclasses import asdict, replace
@@ -30,10 +29,11 @@ from pipeline.models.weights import (
     load_checkpoint,
     load_state_dict,
 )
+from pipeline.pools import ClusterError
 from pipeline.training.examples import Stage
 from pipeline.training.index import load_info
 
-EXIT_DONE, EXIT_ARGUMENTS, EXIT_STOPPED = 0, 2, 3
+EXIT_DONE, EXIT_FAILED, EXIT_ARGUMENTS, EXIT_STOPPED = 0, 1, 2, 3
 EXPORT = "deconvnet.safetensors"
 RECORD = "train.json"
 
@@ -51,6 +51,9 @@ def main() -> int:
     try:
         for stage in config.stages:
             start = network_of_stage(config, stage, start, history)
+    except ClusterError as error:
+        print(f"train: {error}", file=sys.stderr)
+        return EXIT_FAILED
     except KeyboardInterrupt:
         print("train: stopped; the same command goes on from the last epoch", file=sys.stderr)
         return EXIT_STOPPED
@@ -68,13 +71,11 @@ def network_of_stage(
     done_uri = storage.join(config.output, f"stage{stage}.safetensors")
     if storage.exists(done_uri):
         return storage.read_bytes(done_uri)
-    os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # else a local start turns token authentication on for all
-    import ray  # noqa: PLC0415  (slow to import, and bad arguments should be told at once)
-
+    os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "600")  # machines may have to be started first
+    from pipeline import cluster  # noqa: PLC0415  (imports Ray: slow, and bad arguments should be told at once)
     from pipeline.training.ray_stage import run_stage  # noqa: PLC0415
 
-    if not ray.is_initialized():
-        ray.init(logging_level=logging.WARNING)
+    cluster.start_ray()
     start_uri = storage.join(config.output, f"stage{stage}_start.safetensors")
     if not storage.exists(start_uri):
         storage.write_atomic(start_uri, start)

@@ -21,7 +21,7 @@ class PoolError(ValueError):
     """The pools cannot all be placed; the message has the arithmetic."""
 
 
-class ClusterError(RuntimeError):
+class ClusterError(ConnectionError):
     """No cluster could be reached or started."""
 
 
