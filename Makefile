@@ -63,7 +63,8 @@ train-demo: $(READY)
 	$(TRAIN) --output runs/scenes --epochs 3 5 --learning-rate 0.03
 	$(TRAIN) --output runs/scenes_2 --stages 2 --init runs/scenes/deconvnet.safetensors --epochs 1 1 --learning-rate 0.015
 	$(TRAIN) --output runs/scenes_3 --stages 2 --init runs/scenes_2/deconvnet.safetensors --epochs 1 1 --learning-rate 0.003
-	$(TRAIN) --output runs/scenes_4 --stages 2 --init runs/scenes_3/deconvnet.safetensors --epochs 1 1 --learning-rate 0.0006
+	$(TRAIN) --output runs/scenes_4 --stages 2 --init runs/scenes_3/deconvnet.safetensors --epochs 1 1 --learning-rate 0.0006 \
+	    --export-background 0.25
 	cp runs/scenes_4/deconvnet.safetensors pipeline/checkpoints/demo.safetensors
 
 clean:

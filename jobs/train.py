@@ -20,6 +20,7 @@ import tyro
 
 from pipeline import storage
 from pipeline.config import ConfigError, TrainConfig
+from pipeline.models.background import hold_back_background
 from pipeline.models.deconvnet import DeconvNet
 from pipeline.models.initialise import initialise, load_vgg16
 from pipeline.models.weights import (
@@ -106,6 +107,7 @@ def first_network(config: TrainConfig, class_names: tuple[str, ...]) -> bytes:
 def export(config: TrainConfig, network: bytes, best: dict[str, Any]) -> bytes:
     """The checkpoint for users: the best network, with a line that says how it came about."""
     checkpoint = load_checkpoint(network)
+    hold_back_background(checkpoint.net, config.export_background)
     name = storage.absolute(config.training_set).rpartition("/")[2]
     trained_on = (
         f"{name}, stages {config.stages}, {best['epoch'] + 1} epochs of the last; validation windows: "

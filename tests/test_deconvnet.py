@@ -8,6 +8,7 @@ import torchvision
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipeline.models.background import hold_back_background
 from pipeline.models.deconvnet import Deconv3x3, DeconvNet, pool, unpool
 from pipeline.models.folding import fold
 from pipeline.models.initialise import BN_SHIFT, DECODER_STD, initialise, load_vgg16
@@ -179,3 +180,18 @@ def test_vgg16_is_refused_where_it_does_not_fit(meta_vgg_states):
         load_vgg16(DeconvNet(21, width=0.125), meta_vgg_states[0])
     with pytest.raises(ValueError, match="13"):
         load_vgg16(DeconvNet(21, width=1.0), {"features.0.weight": torch.zeros(64, 3, 3, 3)})
+
+
+@pytest.mark.parametrize("share", [0.0, 0.25, 1.0])
+def test_holding_back_the_background_changes_scores_and_no_probability(share):
+    net = DeconvNet(5, width=1 / 16).eval()
+    initialise(net, seed=3)
+    torch.nn.init.normal_(net.seg_score.weight, generator=torch.Generator().manual_seed(3))
+    torch.nn.init.normal_(net.seg_score.bias, generator=torch.Generator().manual_seed(4))
+    crops_N3HW = torch.randn(1, 3, 224, 224, generator=torch.Generator().manual_seed(5))
+    with torch.inference_mode():
+        before = net(crops_N3HW)
+        hold_back_background(net, share)
+        after = net(crops_N3HW)
+    torch.testing.assert_close(after.softmax(1), before.softmax(1), atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(after, before - share * before[:, :1], atol=1e-4, rtol=1e-4)

@@ -87,6 +87,9 @@ class TrainConfig:
     """bfloat16: autocast; for GPUs and for CPUs with AMX."""
     export_precision: Literal["float32", "float16"] = "float32"
     """Of the exported network's numbers; float16 halves the file."""
+    export_background: float = 0.0
+    """Share of the background's score that is subtracted from all scores in the exported network, 0..1. It changes no
+    window's probabilities, but the maximum over proposals: above 0, background wins less often. Not in the paper."""
     workers: int = 1
     """Training processes; one a GPU, where there are GPUs."""
     seed: int = 0
@@ -105,6 +108,7 @@ class TrainConfig:
             self.learning_rate,
             "must be above `min-learning-rate`, which must be above 0",
         )
+        require(0 <= self.export_background <= 1, "export_background", self.export_background, "must lie in 0..1")
         require(0 <= self.momentum < 1, "momentum", self.momentum, "must lie in 0..1")
         require(self.weight_decay >= 0, "weight_decay", self.weight_decay, "must be 0 or more")
         require(self.init is None or self.vgg16 is None, "init", self.init, "give `init` or `vgg16`, not both")

@@ -1,0 +1,31 @@
+"""The freedom that softmax leaves to the scores, and the maximum over proposals does not.
+
+Training sees scores only through a softmax over the classes: any function added to all classes alike changes nothing.
+Aggregation by maximum (equation 1) compares the scores of different windows, where it does. With the scores as training
+leaves them, one window of fifty that is sure of background beats the window that sees the object.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from pipeline.models.deconvnet import DeconvNet
+
+BACKGROUND = 0
+
+
+@torch.no_grad()
+def hold_back_background(net: DeconvNet, share: float) -> None:
+    """Subtract a share of the background's score from the scores of all classes, in the last layer's weights.
+
+    The probabilities of every single window stay as they are.
+
+    Args:
+        net: changed in place.
+        share: 0 changes nothing; at 1 the background's score is 0 everywhere, and the other scores are log-odds
+            against it.
+    """
+    layer = net.seg_score
+    assert layer.bias is not None
+    layer.weight -= share * layer.weight[BACKGROUND].clone()
+    layer.bias -= share * layer.bias[BACKGROUND].clone()
