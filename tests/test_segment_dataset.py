@@ -138,7 +138,7 @@ def test_the_shipped_network_finds_the_objects(run):
         )
         for folder, i in (("one", 0), ("two", 1), ("three", 2))
     )
-    assert mean_iou(confusion) > 0.25  # three scenes and 12 proposals; background everywhere gives about 0.14
+    assert mean_iou(confusion) > 0.4  # three scenes and 12 proposals; background everywhere gives about 0.14
 
 
 def test_the_run_leaves_its_settings_and_summary(run):
