@@ -12,6 +12,8 @@ from pipeline import storage
 from pipeline.config import SegmentConfig
 from pipeline.pools import ClusterError, Pools, check_placement, plan_pools
 
+LOCAL_ATTEMPTS = 3
+
 
 def start_ray() -> None:
     """Connect to the cluster, or start one on this machine; workers get the settings of the stores.
@@ -23,12 +25,23 @@ def start_ray() -> None:
     os.environ.setdefault("RAY_DATA_NON_TTY_PROGRESS_LOG_INTERVAL", "60")  # Ray's table of stages, in seconds
     if ray.is_initialized():
         return
+    address = os.environ.get("RAY_ADDRESS")
     try:
-        ray.init(logging_level=logging.WARNING, runtime_env={"env_vars": storage.worker_environment()})
+        _init(attempts=1 if address else LOCAL_ATTEMPTS)
     except Exception as error:  # Ray raises many types here, plain Exception among them
-        address = os.environ.get("RAY_ADDRESS")
         where = f"the cluster at RAY_ADDRESS={address} cannot be reached" if address else "Ray cannot start here"
         raise ClusterError(f"{where}: {error}") from error
+
+
+def _init(attempts: int) -> None:
+    """Ray gives a cluster on this machine 30 seconds to start, which a busy machine may not keep."""
+    try:
+        ray.init(logging_level=logging.WARNING, runtime_env={"env_vars": storage.worker_environment()})
+    except Exception:
+        if attempts <= 1:
+            raise
+        ray.shutdown()
+        _init(attempts - 1)
 
 
 def machines() -> list[dict[str, float]]:
