@@ -14,16 +14,18 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from io import BytesIO
 from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.dataset
 import pyarrow.parquet as pq
 
 from pipeline import storage
+from pipeline.retrying import TransientError, retrying
 
 OK = "ok"
 """`status` of a segmented image; any other status is a failure."""
@@ -54,6 +56,7 @@ ERRORS_SCHEMA = pa.schema(
 _RESULTS, _ERRORS = "results", "errors"
 _CLASS_NAMES = b"class_names"
 _SAMPLE = 5
+_READERS = 16
 
 
 class ResultsError(ValueError):
@@ -252,19 +255,36 @@ def _ids(output_uri: str, folder: str) -> pa.ChunkedArray:
 
 
 def _scan(output_uri: str, folder: str, columns: list[str]) -> Iterator[pa.RecordBatch]:
-    files = [storage.resolve(uri) for uri in _parts(output_uri, folder)]
-    if not files:
-        return
+    files = _parts(output_uri, folder)
     schema = RESULTS_SCHEMA if folder == _RESULTS else ERRORS_SCHEMA
+    wanted = pa.schema([schema.field(name) for name in columns])
+    # Threads: on S3 the time of a scan is the waiting for each file. A few at a time: masks may be larger than memory.
+    with ThreadPoolExecutor(_READERS) as pool:
+        for start in range(0, len(files), _READERS):
+            for table in pool.map(partial(_read_part, wanted=wanted), files[start : start + _READERS]):
+                yield from table.to_batches()
+
+
+def _read_part(uri: str, wanted: pa.Schema) -> pa.Table:
+    filesystem, path = storage.resolve(uri)
+
+    def read() -> pa.Table:
+        try:
+            with filesystem.open_input_file(path) as stream:
+                file = pq.ParquetFile(stream)
+                return file.read(columns=[name for name in wanted.names if name in file.schema_arrow.names])
+        except (FileNotFoundError, PermissionError):
+            raise
+        except OSError as error:
+            # Arrow's S3 client does not try again when an answer ends early, and says so in no type of its own.
+            raise TransientError(str(error)) if "AWS Error" in str(error) else error from error
+
     try:
-        # Threads read ahead: on S3 the time of a scan is the waiting for each file's footer.
-        dataset = pyarrow.dataset.dataset(
-            [path for _, path in files], schema=schema, format="parquet", filesystem=files[0][0]
-        )
-        for batch in dataset.to_batches(columns=columns):
-            if "image_id" in columns and batch["image_id"].null_count:
-                raise ResultsError(f"{storage.join(output_uri, folder)} holds rows without image_id; a file there was "
-                                   "not written by this pipeline")  # fmt: skip
-            yield batch
+        table = retrying(read)
     except (pa.ArrowException, OSError) as error:
-        raise ResultsError(f"{storage.join(output_uri, folder)} cannot be read: {error}") from error
+        raise ResultsError(f"{uri} cannot be read: {error}") from error
+    ids = table["image_id"] if "image_id" in table.column_names else None
+    if "image_id" in wanted.names and (ids is None or ids.null_count):
+        raise ResultsError(f"{uri} holds rows without image_id; it was not written by this pipeline")
+    columns = [table[f.name] if f.name in table.column_names else pa.nulls(len(table), f.type) for f in wanted]
+    return pa.table(columns, schema=wanted)
