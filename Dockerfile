@@ -7,9 +7,10 @@ RUN apt-get update && apt-get install -qy --no-install-recommends g++ wget && rm
 WORKDIR /app
 COPY pyproject.toml constraints.txt ./
 # Into the image's own Python, no venv: a login shell forgets the PATH of the image, but finds /usr/local/bin.
-# The packages first, the project after them: a change of code leaves this large layer as it is.
+# The packages first, the project after them: a change of code leaves this large layer as it is. With their bytecode, which
+# the user of the pods may not write: without it each worker takes 5 s longer to start.
 RUN pip install --no-cache-dir -c constraints.txt uv \
-    && uv pip install --system --no-cache --build-constraints constraints.txt -c constraints.txt -r pyproject.toml
+    && uv pip install --system --no-cache --compile-bytecode --build-constraints constraints.txt -c constraints.txt -r pyproject.toml
 COPY pipeline pipeline
 COPY jobs jobs
 RUN uv pip install --system --no-cache --no-deps --build-constraints constraints.txt .
