@@ -14,6 +14,7 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from types import FrameType
 from typing import NoReturn
@@ -43,10 +44,11 @@ ERRORS_BEFORE_STOPPING = 10  # fewer failures than this say nothing about a rate
 console = Console(soft_wrap=True)
 
 
-def main() -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Parse, check, plan, run, audit, report."""
+    options = tyro.cli(SegmentConfig, args=arguments, description=__doc__, config=(tyro.conf.OmitArgPrefixes,))
     try:
-        config = with_absolute_paths(tyro.cli(SegmentConfig, description=__doc__, config=(tyro.conf.OmitArgPrefixes,)))
+        config = with_absolute_paths(options)
         data = storage.read_bytes(config.weights)
         info = read_info(data, config.weights)
         manifest = build_manifest(config.input, config.limit)
@@ -139,8 +141,8 @@ def segment(config: SegmentConfig, info: CheckpointInfo, lease: Lease, todo: pa.
         watch.close()
         if watch.reason:
             console.print(f"stopped: {watch.reason}")
-        summary.faults["attempts_lost"] += watch.lost
-        summary.faults["requests_repeated"] += watch.repeated + storage.retries(reset=True)
+        summary.faults["attempts_lost"] += watch.last.lost
+        summary.faults["requests_repeated"] += watch.last.repeated + storage.retries(reset=True)
         summary.faults["nodes_lost"] += cluster.lost_machines() - lost_before
     return EXIT_DONE
 
@@ -184,7 +186,7 @@ def report(run: RunRecord, summary: Summary, code: int) -> int:
     )
     if found.failed:
         console.print(f"why they failed: {storage.join(run.output, 'errors')}")
-    if found.failed and not found.ok:
+    if code == EXIT_DONE and found.failed and not found.ok:
         return EXIT_ERRORS
     if code == EXIT_DONE and not found.complete:
         console.print(f"the audit found images missing or doubled: {found}")

@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -39,10 +40,10 @@ EXPORT = "deconvnet.safetensors"
 RECORD = "train.json"
 
 
-def main() -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Parse, check, train the stages one after the other, export."""
     try:
-        config = tyro.cli(TrainConfig, description=__doc__)
+        config = tyro.cli(TrainConfig, args=arguments, description=__doc__)
         class_names = tuple(load_info(config.training_set)["class_names"])
         start = first_network(config, class_names)
         history = take_up(config)

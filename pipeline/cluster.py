@@ -7,6 +7,7 @@ import os
 
 import ray
 from ray._private.state import state
+from tenacity import Retrying, stop_after_attempt
 
 from pipeline import storage
 from pipeline.config import SegmentConfig
@@ -26,22 +27,15 @@ def start_ray() -> None:
     if ray.is_initialized():
         return
     address = os.environ.get("RAY_ADDRESS")
+    # Ray gives a cluster on this machine 30 seconds to start, which a busy machine may not keep.
+    attempts = Retrying(
+        stop=stop_after_attempt(1 if address else LOCAL_ATTEMPTS), after=lambda _: ray.shutdown(), reraise=True
+    )
     try:
-        _init(attempts=1 if address else LOCAL_ATTEMPTS)
+        attempts(ray.init, logging_level=logging.WARNING, runtime_env={"env_vars": storage.worker_environment()})
     except Exception as error:  # Ray raises many types here, plain Exception among them
         where = f"the cluster at RAY_ADDRESS={address} cannot be reached" if address else "Ray cannot start here"
         raise ClusterError(f"{where}: {error}") from error
-
-
-def _init(attempts: int) -> None:
-    """Ray gives a cluster on this machine 30 seconds to start, which a busy machine may not keep."""
-    try:
-        ray.init(logging_level=logging.WARNING, runtime_env={"env_vars": storage.worker_environment()})
-    except Exception:
-        if attempts <= 1:
-            raise
-        ray.shutdown()
-        _init(attempts - 1)
 
 
 def machines() -> list[dict[str, float]]:

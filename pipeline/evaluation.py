@@ -10,7 +10,7 @@ from urllib.parse import unquote
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline import storage
+from pipeline import listing, storage
 from pipeline.classes import VOID
 from pipeline.images import ImageError, decode_mask
 from pipeline.results import read_class_names, scan_results
@@ -171,7 +171,7 @@ def truth_uris(ground_truth_uri: str) -> dict[str, str]:
         EvaluationError: there are none.
     """
     folder = storage.join(ground_truth_uri, "SegmentationClass")
-    files = storage.list_files(folder, (".png",)) if storage.is_folder(folder) else []
+    files = listing.list_files(folder, (".png",)) if storage.is_folder(folder) else []
     if not files:
         raise EvaluationError(f"{folder} holds no .png masks; give a folder in VOC's layout, SegmentationClass/*.png")
     return {PurePosixPath(file.uri).stem: file.uri for file in files}

@@ -23,7 +23,7 @@ import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet as pq
 
-from pipeline import storage
+from pipeline import listing, storage
 from pipeline.images import SUPPORTED
 from pipeline.inventory import InventoryError, is_inventory, read_inventory
 
@@ -60,7 +60,7 @@ def build_manifest(input_uri: str, limit: int | None) -> pa.Table:
     """
     if limit is not None and limit < 1:
         raise ManifestError(f"limit is {limit}; it must be at least 1")
-    from_table = input_uri.lower().endswith(_MANIFESTS) and not storage.is_glob(input_uri)
+    from_table = input_uri.lower().endswith(_MANIFESTS) and not listing.is_glob(input_uri)
     try:
         rows = pa.Table.from_batches(_batches(input_uri, from_table), schema=MANIFEST_SCHEMA)
     except FileNotFoundError as error:
@@ -121,16 +121,16 @@ def _batch(keys: Iterable[str], uris: Iterable[str]) -> pa.RecordBatch:
 
 
 def _batches_of_files(uri: str) -> Iterator[pa.RecordBatch]:
-    if not storage.is_glob(uri) and not storage.is_folder(uri):
+    if not listing.is_glob(uri) and not storage.is_folder(uri):
         if storage.exists(uri) and not uri.lower().endswith(SUPPORTED):
             raise ManifestError(f"input {uri} is neither a folder, nor an image ({', '.join(SUPPORTED)}), nor a "
                                 f"manifest ({', '.join(_MANIFESTS)}, manifest.json)")  # fmt: skip
-        for batch in storage.listing(uri, SUPPORTED):
+        for batch in listing.list_batches(uri, SUPPORTED):
             uris = batch["uri"].to_pylist()
             yield _batch(map(posixpath.basename, uris), uris)
         return
-    root = storage.glob_root(uri).rstrip("/") + "/"
-    for batch in storage.listing(uri, SUPPORTED):
+    root = listing.glob_root(uri).rstrip("/") + "/"
+    for batch in listing.list_batches(uri, SUPPORTED):
         shown = [file for file in batch["uri"].to_pylist() if not _HIDDEN.search(file.removeprefix(root))]
         yield _batch((file.removeprefix(root) for file in shown), shown)
 

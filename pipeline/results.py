@@ -13,19 +13,20 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from io import BytesIO
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipeline import storage
-from pipeline.retrying import TransientError, retrying
+from pipeline import listing, storage
+from pipeline.retrying import retrying_arrow
+
+T = TypeVar("T")
 
 OK = "ok"
 """`status` of a segmented image; any other status is a failure."""
@@ -129,9 +130,8 @@ def write_rows(output_uri: str, rows: Sequence[dict[str, Any]], class_names: Seq
     for folder, schema, part in ((_RESULTS, RESULTS_SCHEMA, ok), (_ERRORS, ERRORS_SCHEMA, failed)):
         if part:
             columns = [pa.array([row.get(f.name) for row in part], f.type, from_pandas=True) for f in schema]
-            buffer = BytesIO()
-            pq.write_table(pa.table(columns, schema=schema.with_metadata(metadata)), buffer)
-            storage.write_atomic(storage.join(output_uri, folder, name), buffer.getvalue())
+            table = pa.table(columns, schema=schema.with_metadata(metadata))
+            storage.write_parquet(storage.join(output_uri, folder, name), table)
             parts.append(f"{folder}/{name}")
     return Written(len(ok), len(failed), tuple(parts))
 
@@ -194,12 +194,7 @@ def read_class_names(output_uri: str) -> tuple[str, ...]:
     files = [*_parts(output_uri, _RESULTS), *_parts(output_uri, _ERRORS)]
     if not files:
         raise ResultsError(f"{output_uri} holds no results; give the output folder of a run")
-    filesystem, path = storage.resolve(files[0])
-    try:
-        with filesystem.open_input_file(path) as stream:
-            metadata = pq.read_schema(stream).metadata or {}
-    except (pa.ArrowException, OSError) as error:
-        raise ResultsError(f"{files[0]} cannot be read: {error}") from error
+    metadata = _read_parquet(files[0], lambda file: file.schema_arrow.metadata) or {}
     if _CLASS_NAMES not in metadata:
         raise ResultsError(f"{files[0]} holds no class names; it was not written by this pipeline")
     return tuple(json.loads(metadata[_CLASS_NAMES]))
@@ -247,7 +242,7 @@ def _sample(ids: pa.Array | pa.ChunkedArray) -> tuple[str, ...]:
 
 def _parts(output_uri: str, folder: str) -> list[str]:
     uri = storage.join(output_uri, folder)
-    return [file.uri for file in storage.list_files(uri, (".parquet",))] if storage.exists(uri) else []
+    return [file.uri for file in listing.list_files(uri, (".parquet",))] if storage.exists(uri) else []
 
 
 def _ids(output_uri: str, folder: str) -> pa.ChunkedArray:
@@ -265,24 +260,24 @@ def _scan(output_uri: str, folder: str, columns: list[str]) -> Iterator[pa.Recor
                 yield from table.to_batches()
 
 
-def _read_part(uri: str, wanted: pa.Schema) -> pa.Table:
+def _read_parquet(uri: str, read: Callable[[pq.ParquetFile], T]) -> T:
     filesystem, path = storage.resolve(uri)
 
-    def read() -> pa.Table:
-        try:
-            with filesystem.open_input_file(path) as stream:
-                file = pq.ParquetFile(stream)
-                return file.read(columns=[name for name in wanted.names if name in file.schema_arrow.names])
-        except (FileNotFoundError, PermissionError):
-            raise
-        except OSError as error:
-            # Arrow's S3 client does not try again when an answer ends early, and says so in no type of its own.
-            raise TransientError(str(error)) if "AWS Error" in str(error) else error from error
+    def opened() -> T:
+        with filesystem.open_input_file(path) as stream:
+            return read(pq.ParquetFile(stream))
 
     try:
-        table = retrying(read)
+        return retrying_arrow(opened)
     except (pa.ArrowException, OSError) as error:
         raise ResultsError(f"{uri} cannot be read: {error}") from error
+
+
+def _read_part(uri: str, wanted: pa.Schema) -> pa.Table:
+    def read(file: pq.ParquetFile) -> pa.Table:
+        return file.read(columns=[name for name in wanted.names if name in file.schema_arrow.names])
+
+    table = _read_parquet(uri, read)
     ids = table["image_id"] if "image_id" in table.column_names else None
     if "image_id" in wanted.names and (ids is None or ids.null_count):
         raise ResultsError(f"{uri} holds rows without image_id; it was not written by this pipeline")

@@ -66,6 +66,26 @@ def retrying(operation: Callable[[], T]) -> T:
         raise TransientError(f"{last.exception()} (attempt {last.attempt_number}, the last)") from None
 
 
+def retrying_arrow(operation: Callable[[], T]) -> T:
+    """As `retrying`, for reads through Arrow: its S3 client does not try again when an answer ends early.
+
+    Raises:
+        TransientError: the last one, when attempts or time are used up.
+        Exception: any other error of `operation`, at once.
+    """
+
+    def run() -> T:
+        try:
+            return operation()
+        except (FileNotFoundError, PermissionError):
+            raise
+        except OSError as error:
+            # It tells these faults in no type of their own.
+            raise TransientError(str(error)) if "AWS Error" in str(error) else error from error
+
+    return retrying(run)
+
+
 def _count(state: RetryCallState) -> None:
     global _retries  # noqa: PLW0603
     with _lock:

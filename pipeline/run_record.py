@@ -6,7 +6,6 @@ results they are, so that two different runs never mix in one folder.
 
 from __future__ import annotations
 
-import io
 import json
 from collections import Counter
 from collections.abc import Callable
@@ -15,7 +14,6 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from pipeline import storage
 from pipeline.config import SegmentConfig
@@ -122,9 +120,7 @@ def open_run(
         forget_errors(config.output)
     content = {"identity": identity, "classes": class_names, "settings": asdict(config)}
     storage.write_atomic(_config_uri(config.output), json.dumps(content, indent=1).encode())
-    buffer = io.BytesIO()
-    pq.write_table(manifest, buffer)
-    storage.write_atomic(storage.join(config.output, "run", "manifest.parquet"), buffer.getvalue())
+    storage.write_parquet(storage.join(config.output, "run", "manifest.parquet"), manifest)
     return RunRecord(storage.absolute(config.output), manifest, _earlier_calls(config.output), lease)
 
 

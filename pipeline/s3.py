@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 
+from pipeline.listing import LISTING_SCHEMA
 from pipeline.retrying import TransientError
 from pipeline.s3_client import BUSY, arrow_filesystem, call
-from pipeline.storage import LISTING_SCHEMA
 
 __all__ = ["arrow_filesystem", "copy", "is_folder", "listing", "read", "remove", "remove_below", "size", "write"]
 

@@ -4,23 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
-from typing import Any
+from functools import partial, wraps
+from typing import Any, ClassVar
 
 import pyarrow as pa
 import ray
-import torch
 from ray.data import ActorPoolStrategy, DataContext, Dataset
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from pipeline import storage
 from pipeline.attempts import Ledger, Work, guarded
 from pipeline.config import SegmentConfig
 from pipeline.lease import Lease
-from pipeline.models.weights import load_checkpoint
 from pipeline.pools import Pools
 from pipeline.rows import start_rows
-from pipeline.stages import PredictStage, decode_stage, propose_stage, refine_stage, write_stage
+from pipeline.stages import decode_stage, propose_stage, refine_stage, write_stage
 
 IMAGES_PER_BLOCK = 16  # 10 MB of working images: blocks of 10-60 MB cost Ray least, and few images wait on one task
 MOST_BLOCKS = 8192  # the driver holds a reference to each: of millions of images, more go into a block
@@ -93,7 +90,7 @@ def build_dataset(
     return (
         _blocks(manifest)
         # 1:1  bytes -> RGB at working size; CPU tasks, bound by storage and JPEG decoding
-        .map_batches(guard("decode", works.decode), num_cpus=pools.task_cpus, batch_format="pyarrow")
+        .map_batches(_starting(guard("decode", works.decode)), num_cpus=pools.task_cpus, batch_format="pyarrow")
         # 1:1  EdgeBoxes; the same resources as decode, so Ray runs both in one task and no image is copied between
         .map_batches(
             guard("propose", works.propose), batch_size=1, num_cpus=pools.task_cpus, batch_format="pyarrow"
@@ -121,45 +118,51 @@ def _guard(stage: str, work: Work, ledger: RemoteLedger, max_attempts: int) -> W
     """The stage's work, under the ledger; its name is what Ray's dashboard shows."""
 
     def run(table: pa.Table) -> pa.Table:
-        # Only ids and addresses travel to the first stage; it makes the rows.
-        rows = table if "status" in table.column_names else start_rows(table)
-        return guarded(rows, stage, work, ledger, max_attempts)
+        return guarded(table, stage, work, ledger, max_attempts)
 
     run.__name__ = run.__qualname__ = stage
     return run
 
 
-class Predict:
-    """Actor of the predict stage."""
+def _starting(first: Work) -> Work:
+    """The first stage, from ids and addresses: the rows are made where they are worked on."""
+
+    @wraps(first)
+    def run(table: pa.Table) -> pa.Table:
+        return first(start_rows(table))
+
+    return run
+
+
+class Actor:
+    """A stage with something to load; the names of its kinds are what Ray's dashboard shows."""
+
+    stage: ClassVar[str]
 
     def __init__(self, make: Callable[[], Work], guard: Guard) -> None:
-        self._run = guard("predict", make())
+        self._run = guard(self.stage, make())
 
     def __call__(self, table: pa.Table) -> pa.Table:
-        """See `stages.PredictStage`."""
+        """Do the stage's work."""
         return self._run(table)
 
 
-class Refine:
-    """Actor of the refine stage."""
+class Predict(Actor):
+    """See `predict_stage.PredictStage`."""
 
-    def __init__(self, make: Callable[[], Work], guard: Guard) -> None:
-        self._run = guard("refine", make())
+    stage = "predict"
 
-    def __call__(self, table: pa.Table) -> pa.Table:
-        """See `stages.refine_stage`."""
-        return self._run(table)
+
+class Refine(Actor):
+    """See `stages.refine_stage`."""
+
+    stage = "refine"
 
 
 def _load_predict(config: SegmentConfig, gpus: float) -> Work:
-    """Load the network once for each actor, on its GPU or on one CPU thread."""
-    # One thread: threads of several processes on one core wait for each other at every layer.
-    torch.set_num_threads(1)
-    if gpus and config.predict.device != "cpu" and not torch.cuda.is_available():
-        raise RuntimeError("this process was given a GPU, but torch sees none: look at the driver and at torch's "
-                           "build, or choose --device cpu")  # fmt: skip
-    checkpoint = load_checkpoint(storage.read_bytes(config.weights), config.weights)
-    return PredictStage(checkpoint, config.predict, config.refine.label_threshold)
+    from pipeline.predict_stage import load_predict  # noqa: PLC0415  (torch is half a gigabyte that no other stage needs)
+
+    return load_predict(config, gpus)
 
 
 def _blocks(manifest: pa.Table) -> Dataset:

@@ -1,6 +1,7 @@
-"""The stages of the main job as functions of tables: decode, propose, predict, refine, write. No Ray here.
+"""The stages of the main job that need no network, as functions of tables: decode, propose, refine, write. No Ray here.
 
-Each works on the rows that have not failed yet; see `pipeline.rows` for the row.
+Each works on the rows that have not failed yet; see `pipeline.rows` for the row. Nothing here imports torch: it costs a
+process half a gigabyte and seconds, so the stage that needs it is apart, `pipeline.predict_stage`.
 """
 
 from __future__ import annotations
@@ -15,12 +16,10 @@ from numpy.typing import NDArray
 from pipeline import rows as r
 from pipeline import storage
 from pipeline.classes import voc_palette
-from pipeline.config import DecodeConfig, PredictConfig, ProposeConfig, RefineConfig
+from pipeline.config import DecodeConfig, ProposeConfig, RefineConfig
 from pipeline.crf.refine import refine
 from pipeline.images import decode_image, encode_mask, resize_labels, working_size
-from pipeline.inference.predictor import Predictor
 from pipeline.lease import Lease
-from pipeline.models.weights import Checkpoint
 from pipeline.proposals.edgeboxes import propose
 from pipeline.results import OK, write_mask, write_rows
 from pipeline.rows import Row, pack, unpack
@@ -48,37 +47,6 @@ def propose_stage(table: pa.Table, config: ProposeConfig) -> pa.Table:
         row["num_proposals"] = len(proposals.boxes_N4)
 
     return r.run_rows(table, "propose", work)
-
-
-class PredictStage:
-    """Holds the network; gives each image the probabilities of the classes that can still win."""
-
-    def __init__(self, checkpoint: Checkpoint, config: PredictConfig, label_threshold: float) -> None:
-        self._predictor = Predictor(checkpoint, config, label_threshold)
-        self._fingerprint = checkpoint.fingerprint
-        self.num_classes = checkpoint.info.num_classes
-
-    def __call__(self, table: pa.Table) -> pa.Table:
-        """Predict all images of the table together; where that raises, one by one, so that only bad ones fail."""
-        rows = table.to_pylist()
-        good = [row for row in rows if row["status"] == OK]
-        together: list[Row] = [{"status": OK}]
-        r.timed(together[0], "predict", lambda _: self._predict(good))
-        if together[0]["status"] == OK:
-            for row in good:
-                row["seconds_predict"] = together[0]["seconds_predict"] / len(good)
-        else:
-            for row in good:
-                r.timed(row, "predict", lambda one: self._predict([one]))
-        return r.to_table(rows)
-
-    def _predict(self, rows: list[Row]) -> None:
-        predictions = self._predictor.predict([r.image_of(row) for row in rows], [r.boxes_of(row) for row in rows])
-        for row, prediction in zip(rows, predictions, strict=True):
-            row["class_ids"] = pack(prediction.class_ids_K)
-            row["probabilities"] = pack(prediction.probabilities_KHW)
-            row["model_fingerprint"] = self._fingerprint
-            row["boxes"] = None
 
 
 def refine_stage(table: pa.Table, config: RefineConfig, num_classes: int) -> pa.Table:

@@ -8,19 +8,18 @@ remains is a FileNotFoundError, a PermissionError or another OSError.
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator
-from itertools import islice
 from pathlib import Path
 from types import ModuleType
-from typing import NamedTuple
 from urllib.parse import unquote
 from uuid import uuid4
 
 import pyarrow as pa
 import pyarrow.fs as pafs
+import pyarrow.parquet as pq
 
 from pipeline import retrying, s3_environment
 
@@ -28,21 +27,12 @@ redact = s3_environment.redact
 worker_environment = s3_environment.worker_environment
 retries = retrying.retries
 
-LISTING_SCHEMA = pa.schema([("uri", pa.string()), ("size", pa.int64())])
-_BATCH = 1000
 _S3 = "s3://"
 _FILE = "file://"
 
 
 class StorageError(ValueError):
     """An address that cannot be used; the message says why, without credentials."""
-
-
-class StoredFile(NamedTuple):
-    """One listed file: its address, as absolute as it can be, and its size in bytes."""
-
-    uri: str
-    size: int
 
 
 def absolute(uri: str) -> str:
@@ -73,7 +63,8 @@ def absolute(uri: str) -> str:
     return str(Path(uri).absolute())
 
 
-def _s3() -> ModuleType:
+def s3() -> ModuleType:
+    """The module for addresses on S3."""
     from pipeline import s3  # noqa: PLC0415  (its imports take half a second that local runs need not spend)
 
     return s3
@@ -86,9 +77,9 @@ def resolve(uri: str) -> tuple[pafs.FileSystem, str]:
         StorageError: as `absolute`.
     """
     address = absolute(uri)
-    if address.startswith(_S3):
+    if is_s3(address):
         path = address.removeprefix(_S3)
-        return _s3().arrow_filesystem(path.partition("/")[0]), path
+        return s3().arrow_filesystem(path.partition("/")[0]), path
     return pafs.LocalFileSystem(), address
 
 
@@ -102,7 +93,8 @@ def parent(uri: str) -> str:
     return absolute(uri).rpartition("/")[0] or "/"
 
 
-def _is_s3(uri: str) -> bool:
+def is_s3(uri: str) -> bool:
+    """Say whether `uri` is an address on S3."""
     return uri.startswith(_S3)
 
 
@@ -113,8 +105,8 @@ def exists(uri: str) -> bool:
         OSError: the store does not say.
     """
     address = absolute(uri)
-    if _is_s3(address):
-        return _s3().size(address) is not None or is_folder(address)
+    if is_s3(address):
+        return s3().size(address) is not None or is_folder(address)
     return Path(address).exists()
 
 
@@ -125,7 +117,7 @@ def is_folder(uri: str) -> bool:
         OSError: the store does not say.
     """
     address = absolute(uri)
-    return bool(_s3().is_folder(address)) if _is_s3(address) else Path(address).is_dir()
+    return bool(s3().is_folder(address)) if is_s3(address) else Path(address).is_dir()
 
 
 def read_bytes(uri: str) -> bytes:
@@ -137,12 +129,12 @@ def read_bytes(uri: str) -> bytes:
         OSError: it cannot be read.
     """
     address = absolute(uri)
-    return bytes(_s3().read(address)) if _is_s3(address) else Path(address).read_bytes()
+    return bytes(s3().read(address)) if is_s3(address) else Path(address).read_bytes()
 
 
 def make_parents(uri: str) -> None:
     """Create the folders above `uri` where the file system has real folders."""
-    if not uri.startswith(_S3):
+    if not is_s3(uri):
         Path(parent(uri)).mkdir(parents=True, exist_ok=True)
 
 
@@ -153,8 +145,8 @@ def write_atomic(uri: str, data: bytes) -> None:
         OSError: it cannot be written; nothing is left behind.
     """
     path = absolute(uri)
-    if _is_s3(path):
-        _s3().write(path, data)
+    if is_s3(path):
+        s3().write(path, data)
         return
     make_parents(uri)
     aside = Path(path).with_name(f".{uuid4().hex}.tmp")
@@ -168,11 +160,22 @@ def write_atomic(uri: str, data: bytes) -> None:
         aside.unlink(missing_ok=True)
 
 
+def write_parquet(uri: str, table: pa.Table) -> None:
+    """Write a table to one Parquet file, whole or not at all.
+
+    Raises:
+        OSError: as `write_atomic`.
+    """
+    buffer = io.BytesIO()
+    pq.write_table(table, buffer)
+    write_atomic(uri, buffer.getvalue())
+
+
 def remove_folder(uri: str) -> None:
     """Remove a folder and everything in it; does nothing where there is none."""
     address = absolute(uri)
-    if _is_s3(address):
-        _s3().remove_below(address)
+    if is_s3(address):
+        s3().remove_below(address)
     elif Path(address).is_dir():
         shutil.rmtree(address)
 
@@ -184,8 +187,8 @@ def remove(uri: str) -> None:
         OSError: it cannot be removed.
     """
     address = absolute(uri)
-    if _is_s3(address):
-        _s3().remove(address)
+    if is_s3(address):
+        s3().remove(address)
     else:
         Path(address).unlink(missing_ok=True)
 
@@ -202,105 +205,11 @@ def move(source_uri: str, target_uri: str) -> None:
         OSError: it cannot be moved.
     """
     source, target = absolute(source_uri), absolute(target_uri)
-    if _is_s3(source) != _is_s3(target):
+    if is_s3(source) != is_s3(target):
         raise StorageError(f"{source_uri} cannot be moved to {target_uri}: they are in different stores")
-    if not _is_s3(source):
+    if not is_s3(source):
         make_parents(target_uri)
         Path(source).replace(target)
     elif source != target:
-        _s3().copy(source, target)
-        _s3().remove(source)
-
-
-def is_glob(uri: str) -> bool:
-    """Say whether `uri` is a pattern: `*` and `?` stay in one folder, `**` crosses folders."""
-    return "*" in uri or "?" in uri
-
-
-def glob_root(uri: str) -> str:
-    """Return the absolute address of the deepest folder above every match of a pattern; of `uri` if it is none."""
-    address = absolute(uri)
-    return address if not is_glob(uri) else parent(re.split(r"[*?]", address, maxsplit=1)[0] + "x")
-
-
-def _glob_regex(pattern: str) -> re.Pattern[str]:
-    words = {"**/": r"(?:.*/)?", "**": r".*", "*": r"[^/]*", "?": r"[^/]"}
-    pieces = re.split(r"(\*\*/|\*\*|\*|\?)", pattern)
-    return re.compile("".join(words.get(piece, re.escape(piece)) for piece in pieces), re.DOTALL)
-
-
-def _walk_local(root: str) -> Iterator[StoredFile]:
-    # Arrow's own listing follows links in circles and stops at names that are not UTF-8.
-    for folder, subfolders, names in os.walk(root, followlinks=True):
-        here = f"{Path(folder).resolve()}/"
-        subfolders[:] = [name for name in subfolders if not here.startswith(f"{Path(folder, name).resolve()}/")]
-        for name in names:
-            path = Path(folder, name)
-            if path.is_file():
-                yield StoredFile(str(path), path.stat().st_size)
-
-
-def listing(uri: str, suffixes: tuple[str, ...]) -> Iterator[pa.RecordBatch]:
-    """List the files of a folder and all its subfolders, or those that match a pattern, in no order.
-
-    Made for millions of files: they come in batches, and nothing but the batches holds memory.
-
-    Args:
-        uri: a folder, a pattern (`is_glob`), or one file. Links are followed, but not in circles.
-        suffixes: endings of the names wanted, in lower case; names may be in any case.
-
-    Yields:
-        Batches of `LISTING_SCHEMA`.
-
-    Raises:
-        FileNotFoundError: there is no such folder or file, or no folder for the pattern to start from.
-        StorageError: a file's name is not UTF-8, or as `absolute`.
-    """
-    pattern = _glob_regex(absolute(uri)) if is_glob(uri) else None
-
-    def wanted(file: str) -> bool:
-        return file.lower().endswith(suffixes) and (pattern is None or pattern.fullmatch(file) is not None)
-
-    return (_list_s3 if _is_s3(uri) else _list_local)(uri, wanted)
-
-
-def _list_local(uri: str, wanted: Callable[[str], bool]) -> Iterator[pa.RecordBatch]:
-    root = Path(glob_root(uri))
-    if not root.exists():
-        raise FileNotFoundError(f"{root} does not exist")
-    files = _walk_local(str(root)) if root.is_dir() else iter([StoredFile(str(root), root.stat().st_size)])
-    chosen = (file for file in files if wanted(file.uri))
-    while batch := list(islice(chosen, _BATCH)):
-        uris, sizes = zip(*batch, strict=True)
-        try:
-            yield pa.record_batch([uris, sizes], schema=LISTING_SCHEMA)
-        except UnicodeEncodeError as error:
-            raise StorageError(f"the file name {error.object!a} is not UTF-8; rename it") from error
-
-
-def _list_s3(uri: str, wanted: Callable[[str], bool]) -> Iterator[pa.RecordBatch]:
-    root = glob_root(uri)
-    # Whatever stands before the first wildcard narrows what the store has to list.
-    beginning = re.split(r"[*?]", absolute(uri), maxsplit=1)[0] if is_glob(uri) else f"{root}/"
-    bucket, _, prefix = beginning.removeprefix(_S3).partition("/")
-    if is_folder(root):
-        yield from _s3().listing(bucket, prefix, wanted)
-    elif (size := _s3().size(root)) is None:
-        raise FileNotFoundError(f"{root} does not exist")
-    elif wanted(root):
-        yield pa.record_batch([[root], [size]], schema=LISTING_SCHEMA)
-
-
-def list_files(uri: str, suffixes: tuple[str, ...]) -> list[StoredFile]:
-    """List files as `listing` does, sorted by address; for folders of some thousand files.
-
-    Raises:
-        FileNotFoundError: as `listing`.
-        StorageError: as `listing`.
-    """
-    batches = listing(uri, suffixes)
-    return sorted(
-        StoredFile(file, size)
-        for batch in batches
-        for file, size in zip(batch["uri"].to_pylist(), batch["size"].to_pylist(), strict=True)
-    )
+        s3().copy(source, target)
+        s3().remove(source)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import timedelta
 
 from pipeline.attempts import Progress
@@ -37,10 +38,8 @@ class Watch:
     ) -> None:
         self.reason: str | None = None
         """Why the run was ended from here, if it was."""
-        self.lost = 0
-        """Attempts whose process died, as last heard."""
-        self.repeated = 0
-        """Requests to stores that had to be sent again, as last heard."""
+        self.last = Progress({}, lost=0, repeated=0, idle_seconds=0.0)
+        """How far the run was when last heard of."""
         self._lease, self._progress, self._total, self._stall_timeout = lease, progress, total, stall_timeout
         self._tell, self._stop, self._period = tell, stop, period
         self._started = time.monotonic()
@@ -49,25 +48,26 @@ class Watch:
         self._thread.start()
 
     def close(self) -> None:
-        """End the thread."""
+        """End the thread; what happened since it last looked still counts, if the cluster can say."""
         self._closed.set()
         self._thread.join(timeout=30)
+        with suppress(Exception):
+            self.last = self._progress()
 
     def _run(self) -> None:
         heard = time.monotonic()
         while not self._closed.wait(self._period):
             try:
                 self._lease.check()
-                progress = self._progress()
+                self.last = self._progress()
             except LeaseError as error:
                 return self._end(str(error))
             except Exception as error:  # a store or a cluster in trouble: no sign of progress, and no reason to end yet
                 self._tell(f"no news of the run: {error}")
                 idle = time.monotonic() - heard
             else:
-                heard, idle = time.monotonic(), progress.idle_seconds
-                self.lost, self.repeated = progress.lost, progress.repeated
-                self._tell_progress(progress)
+                heard, idle = time.monotonic(), self.last.idle_seconds
+                self._tell_progress()
             if idle > self._stall_timeout:
                 return self._end(f"no image was finished in any stage for {idle:.0f} s")
         return None
@@ -76,12 +76,12 @@ class Watch:
         self.reason = reason
         self._stop()
 
-    def _tell_progress(self, progress: Progress) -> None:
-        done = progress.done.get(LAST_STAGE, 0)
+    def _tell_progress(self) -> None:
+        done = self.last.done.get(LAST_STAGE, 0)
         if not done:
-            counts = ", ".join(f"{stage} {images}" for stage, images in progress.done.items())
+            counts = ", ".join(f"{stage} {images}" for stage, images in self.last.done.items())
             return self._tell(f"starting; images through the stages so far: {counts or 'none'}")
         seconds = time.monotonic() - self._started
         left = timedelta(seconds=round(seconds / done * (self._total - done)))
-        lost = f", {self.lost} attempts lost" if self.lost else ""
+        lost = f", {self.last.lost} attempts lost" if self.last.lost else ""
         return self._tell(f"{done} of {self._total} images, {done / seconds:.2f} images/s, {left} left{lost}")

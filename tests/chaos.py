@@ -81,7 +81,7 @@ class Machines:
 
 def kill_worker(random_: random.Random) -> None:
     """Kill any process that works for the job, the ledger of attempts included."""
-    workers = [p for p in psutil.process_iter(["cmdline"]) if "ray::" in " ".join(p.info["cmdline"] or [])[:5]]
+    workers = [p for p in psutil.process_iter(["cmdline"]) if " ".join(p.info["cmdline"] or []).startswith("ray::")]
     if workers:
         random_.choice(workers).kill()
 

@@ -1,7 +1,13 @@
-"""What tests share: where real photographs may lie, an S3 server, and one Ray for the whole run."""
+"""What tests share: where real photographs may lie, an S3 server, and a cluster."""
 
 import os
-from collections.abc import Iterator
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from uuid import uuid4
 
@@ -27,6 +33,60 @@ def voc() -> Path:
     if not root.is_dir():
         pytest.skip(f"{root} is not there; set DECONVNET_SHARED_DATA to a folder that holds VOC2012")
     return root
+
+
+@dataclass(frozen=True)
+class Head:
+    """A cluster of this machine, as `ray start --head` makes it."""
+
+    address: str
+    dashboard: str
+    environment: dict[str, str]
+    """Of commands that look for it; its `ray` is on the PATH."""
+
+
+@pytest.fixture(scope="session")
+def head() -> Iterator[Head]:
+    """One cluster for all tests that ask for it: starting one for each job takes ten seconds each."""
+    ray = Path(sys.executable).with_name("ray")
+    port, dashboard = free_port(), free_port()
+    environment = {**os.environ, "PATH": f"{ray.parent}:{os.environ['PATH']}", "RAY_TMPDIR": "/tmp/dcn"}
+    process = subprocess.Popen(
+        [ray, "start", "--head", "--block", f"--port={port}", f"--dashboard-port={dashboard}", "--num-cpus=2",
+         "--disable-usage-stats"],
+        env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
+    )  # fmt: skip
+    try:
+        wait_for(port)
+        address = f"127.0.0.1:{port}"
+        yield Head(address, f"http://127.0.0.1:{dashboard}", {**environment, "RAY_ADDRESS": address})
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)  # it and all it started; a polite stop takes minutes on a loaded machine
+        process.wait()
+
+
+def exit_code(main: Callable[[list[str]], int], *arguments: str) -> int:
+    """What a job called with these arguments would leave to the shell; without the seconds that a process takes."""
+    try:
+        return main(list(arguments))
+    except SystemExit as end:
+        return int(end.code or 0)
+
+
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
+
+
+def wait_for(port: int) -> None:
+    """Return when something listens there."""
+    for _ in range(600):
+        with socket.socket() as knock:
+            if knock.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        time.sleep(0.1)
+    raise TimeoutError(f"nothing listens at port {port}")
 
 
 @pytest.fixture(scope="session")

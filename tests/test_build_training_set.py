@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -242,10 +241,8 @@ def test_an_index_is_typed_and_other_files_are_refused(voc_folder, tmp_path):
             read_index(str(tmp_path / name))
 
 
-def test_ray_builds_the_same_files(voc_folder, tmp_path):
+def test_ray_builds_the_same_files(voc_folder, tmp_path, head):
     assert main(["--data", str(voc_folder), "--output", str(tmp_path / "here")], in_process) == 0
-    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
-    environment["PYTHONPATH"] = str(REPOSITORY)
     command = [
         sys.executable,
         REPOSITORY / "jobs" / "build_training_set.py",
@@ -254,7 +251,9 @@ def test_ray_builds_the_same_files(voc_folder, tmp_path):
         "--output",
         tmp_path / "ray",
     ]
-    job = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    job = subprocess.run(
+        command, env={**head.environment, "PYTHONPATH": str(REPOSITORY)}, capture_output=True, text=True, check=False
+    )
     assert job.returncode == 0, job.stderr
     for name in ("stage1/train", "stage1/val", "stage2/train", "stage2/val"):
         assert pq.read_table(tmp_path / "ray" / f"{name}.parquet").equals(

@@ -19,7 +19,7 @@ import pytest
 from conftest import use_s3
 from s3_server import FAULTS, S3Server, faulty_proxy, s3_server
 
-from pipeline import retrying, s3_client, s3_environment, storage
+from pipeline import listing, retrying, s3_client, s3_environment, storage
 
 
 @pytest.fixture
@@ -55,7 +55,7 @@ def test_every_kind_of_fault_is_survived_by_every_operation(
             assert storage.exists(uri)
             storage.move(uri, f"{s3_folder}/out/{i}.bin")
             assert not storage.exists(uri)
-        assert [file.size for file in storage.list_files(s3_folder, (".bin",))] == [100_000] * 3
+        assert [file.size for file in listing.list_files(s3_folder, (".bin",))] == [100_000] * 3
         storage.remove(f"{s3_folder}/out/0.bin")
         storage.remove_folder(s3_folder)
         assert not storage.exists(s3_folder)
@@ -74,7 +74,7 @@ def test_thousands_of_requests_with_one_in_ten_faulty_lose_nothing(
             for uri, data in zip(names, pool.map(storage.read_bytes, names), strict=True):
                 assert data == uri.encode() * 20
         for _ in range(10):
-            assert [file.uri for file in storage.list_files(s3_folder, (".jpg",))] == names
+            assert [file.uri for file in listing.list_files(s3_folder, (".jpg",))] == names
     assert sum(proxy.requests.values()) > 3000
     assert all(proxy.faults[kind] > 20 for kind in FAULTS)
     assert storage.retries() >= proxy.faults["slow_down"] + proxy.faults["reset"]
@@ -111,7 +111,7 @@ def test_what_is_not_there_is_asked_for_once(s3: S3Server, s3_folder: str, monke
                 storage.read_bytes(missing)
             assert not storage.exists(missing)
         with pytest.raises(FileNotFoundError, match="no-such-bucket"):
-            storage.list_files("s3://no-such-bucket", (".jpg",))
+            listing.list_files("s3://no-such-bucket", (".jpg",))
         with pytest.raises(FileNotFoundError):
             storage.write_atomic("s3://no-such-bucket/x.bin", b"1")
         assert proxy.requests["PUT"] == 1
@@ -123,7 +123,7 @@ def test_wrong_credentials_are_a_permission_error_at_once(stranger: str):
     calls = [
         lambda: storage.read_bytes(f"{stranger}/x.bin"),
         lambda: storage.write_atomic(f"{stranger}/y.bin", b"1"),
-        lambda: storage.list_files(stranger, (".bin",)),
+        lambda: listing.list_files(stranger, (".bin",)),
         lambda: storage.exists(f"{stranger}/x.bin"),
         lambda: storage.remove(f"{stranger}/x.bin"),
         lambda: storage.move(f"{stranger}/x.bin", f"{stranger}/y.bin"),
@@ -167,7 +167,7 @@ def test_a_public_bucket_needs_no_credentials(tmp_path: Path, monkeypatch: pytes
             monkeypatch.delenv(name)
         monkeypatch.setenv("AWS_NO_SIGN_REQUEST", "YES")
         assert storage.read_bytes("s3://bucket/x.bin") == b"1"
-        assert [file.uri for file in storage.list_files("s3://bucket", (".bin",))] == ["s3://bucket/x.bin"]
+        assert [file.uri for file in listing.list_files("s3://bucket", (".bin",))] == ["s3://bucket/x.bin"]
         filesystem, path = storage.resolve("s3://bucket/x.bin")
         assert filesystem.get_file_info(path).size == 1
 
@@ -198,8 +198,8 @@ def test_more_than_a_page_of_keys_is_listed(s3_folder: str):
     names = [f"{s3_folder}/{'flat' if i < 1100 else f'deep/{i % 3}'}/{i:04}.jpg" for i in range(1200)]
     with ThreadPoolExecutor(16) as pool:
         list(pool.map(lambda uri: storage.write_atomic(uri, b"1"), names))
-    assert [file.uri for file in storage.list_files(s3_folder, (".jpg",))] == sorted(names)
-    assert len(storage.list_files(f"{s3_folder}/flat/00*.jpg", (".jpg",))) == 100
+    assert [file.uri for file in listing.list_files(s3_folder, (".jpg",))] == sorted(names)
+    assert len(listing.list_files(f"{s3_folder}/flat/00*.jpg", (".jpg",))) == 100
     storage.remove_folder(s3_folder)
     assert not storage.exists(s3_folder)
 
@@ -209,7 +209,7 @@ def test_a_pattern_lists_no_more_than_it_must(s3: S3Server, s3_folder: str, monk
         storage.write_atomic(f"{s3_folder}/{year}_01/x.jpg", b"1")
     with faulty_proxy(s3, rate=0, seed=0) as proxy:
         use_s3(proxy, monkeypatch)
-        files = storage.list_files(f"{s3_folder}/2007*/x.jpg", (".jpg",))
+        files = listing.list_files(f"{s3_folder}/2007*/x.jpg", (".jpg",))
     assert [file.uri for file in files] == [f"{s3_folder}/2007_01/x.jpg"]
     assert proxy.requests["GET"] <= 4
 

@@ -4,7 +4,6 @@ import json
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -13,8 +12,10 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from conftest import exit_code
 from PIL import Image
 
+from jobs.segment_dataset import main
 from pipeline.classes import voc_palette
 from pipeline.evaluation import confusion_matrix, mean_iou
 from pipeline.images import decode_mask
@@ -23,15 +24,15 @@ from pipeline.scenes.compose import CLASSES
 from pipeline.scenes.dataset import scene_of
 
 REPOSITORY = Path(__file__).parents[1]
-FAST = ["--proposals", "12", "--limit", "100"]
+FAST = ["--proposals", "12", "--rows-per-file", "4"]
 
 
-def segment(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
+def segment(*arguments: object, environment: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "jobs/segment_dataset.py", *map(str, arguments)]
     return subprocess.run(
         command,
         cwd=REPOSITORY,
-        env={**os.environ, **environment},
+        env={**os.environ, **(environment or {})},
         capture_output=True,
         text=True,
         timeout=900,
@@ -168,12 +169,12 @@ def test_the_same_command_again_has_nothing_to_do(run, photos):
     assert sorted((file.name, file.stat().st_mtime_ns) for file in (output / "results").iterdir()) == before
 
 
-def test_what_is_missing_is_made_again_and_equal(run, photos):
+def test_what_is_missing_is_made_again_and_equal(run, photos, head):
     _, output = run
     part = next((output / "results").iterdir())
     lost = pq.read_table(part).to_pylist()
     part.unlink()
-    process = segment("--input", photos, "--output", output, *FAST)
+    process = segment("--input", photos, "--output", output, *FAST, environment=head.environment)
     assert process.returncode == 0, process.stderr
     masks = {row["image_id"]: row["mask"] for row in read_results(str(output)).to_pylist()}
     assert len(masks) == GOOD
@@ -193,33 +194,30 @@ def test_what_is_missing_is_made_again_and_equal(run, photos):
         (["--input", "{photos}", "--edges", "structured"], "edge_model"),
     ],
 )
-def test_bad_arguments_are_told_before_anything_is_written(photos, tmp_path, arguments, message):
+def test_bad_arguments_are_told_before_anything_is_written(photos, tmp_path, arguments, message, capsys):
     (tmp_path / "empty").mkdir()
     filled = [argument.format(photos=photos, empty=tmp_path / "empty") for argument in arguments]
-    process = segment(*filled, "--output", tmp_path / "out")
-    assert process.returncode == 2
-    assert message in process.stderr + process.stdout
-    assert "Traceback" not in process.stderr
+    assert exit_code(main, *filled, "--output", str(tmp_path / "out")) == 2
+    assert message in "".join(capsys.readouterr())
     assert not (tmp_path / "out").exists()
 
 
-def test_another_runs_output_is_refused(run, photos):
+def test_another_runs_output_is_refused(run, photos, capsys):
     _, output = run
-    process = segment("--input", photos, "--output", output, *FAST, "--window", "direct")
-    assert process.returncode == 2
-    assert "predict.window: 250-224 -> direct" in process.stderr
+    assert exit_code(main, "--input", str(photos), "--output", str(output), *FAST, "--window", "direct") == 2
+    assert "predict.window: 250-224 -> direct" in capsys.readouterr().err
 
 
-def test_nothing_but_bad_images_ends_with_4(photos, tmp_path):
-    process = segment("--input", photos / "bad", "--output", tmp_path / "out")
+def test_nothing_but_bad_images_ends_with_4(photos, tmp_path, head):
+    process = segment("--input", photos / "bad", "--output", tmp_path / "out", environment=head.environment)
     assert process.returncode == 4, process.stderr
     assert len(read_errors(str(tmp_path / "out"))) == len(BAD)
 
 
-def test_a_stopped_run_says_so_and_the_same_command_finishes_it(photos, tmp_path):
+def test_a_stopped_run_says_so_and_the_same_command_finishes_it(photos, tmp_path, head):
     arguments = ["--input", photos / "one", "--output", tmp_path / "out", *FAST]
     command = [sys.executable, "jobs/segment_dataset.py", *map(str, arguments)]
-    process = subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(command, cwd=REPOSITORY, env=head.environment, stdout=subprocess.PIPE, text=True)
     for line in process.stdout:
         if line.startswith("predict:"):  # the pools are planned, the graph starts
             process.send_signal(signal.SIGTERM)
@@ -228,23 +226,23 @@ def test_a_stopped_run_says_so_and_the_same_command_finishes_it(photos, tmp_path
     assert process.returncode == 3
     assert "the same command goes on" in output
     assert len(read_results(str(tmp_path / "out"))) == 0
-    assert segment(*arguments).returncode == 0
+    assert segment(*arguments, environment=head.environment).returncode == 0
     assert len(read_results(str(tmp_path / "out"))) == 1
 
 
-def test_failed_images_are_done_again_when_asked(photos, tmp_path):
+def test_failed_images_are_done_again_when_asked(photos, tmp_path, head):
     folder = tmp_path / "photos"
     folder.mkdir()
     good = (photos / "one" / "same name.jpg").read_bytes()
     (folder / "a.jpg").write_bytes(good)
     (folder / "b.jpg").write_bytes(good[:1000])
     arguments = ["--input", folder, "--output", tmp_path / "out", *FAST, "--proposals", "2", "--crf", "none"]
-    assert segment(*arguments).returncode == 0
+    assert segment(*arguments, environment=head.environment).returncode == 0
     assert read_errors(str(tmp_path / "out"))["image_id"].to_pylist() == ["b.jpg"]
     (folder / "b.jpg").write_bytes(good)
-    assert segment(*arguments).returncode == 0
+    assert segment(*arguments, environment=head.environment).returncode == 0
     assert len(read_results(str(tmp_path / "out"))) == 1  # what failed counts as done
-    process = segment(*arguments, "--retry-failed")
+    process = segment(*arguments, "--retry-failed", environment=head.environment)
     assert process.returncode == 0, process.stderr
     assert sorted(read_results(str(tmp_path / "out"))["image_id"].to_pylist()) == ["a.jpg", "b.jpg"]
     assert len(read_errors(str(tmp_path / "out"))) == 0
@@ -268,7 +266,7 @@ def test_an_image_that_kills_its_process_becomes_an_error_row_and_the_run_goes_o
         "image.open = open_or_die\n"
     )
     arguments = ["--input", folder, "--output", tmp_path / "out", *FAST, "--proposals", "2", "--crf", "none"]
-    process = segment(*arguments, "--max-attempts", "2", PYTHONPATH=str(hook))
+    process = segment(*arguments, "--max-attempts", "2", environment={"PYTHONPATH": str(hook)})
     assert process.returncode == 0, process.stdout + process.stderr
     assert len(read_results(str(tmp_path / "out"))) == 4
     (error,) = read_errors(str(tmp_path / "out")).to_pylist()
@@ -277,15 +275,17 @@ def test_an_image_that_kills_its_process_becomes_an_error_row_and_the_run_goes_o
     assert summary["faults"]["attempts_lost"] >= 2
 
 
-def test_a_run_that_makes_no_progress_ends_as_resumable(photos, tmp_path):
-    arguments = ["--input", photos / "one", "--output", tmp_path / "out", *FAST]
-    process = segment(*arguments, "--stall-timeout", "0.001")
+def test_a_run_that_makes_no_progress_ends_as_resumable(photos, tmp_path, head):
+    arguments = ["--input", photos, "--output", tmp_path / "out", *FAST]
+    process = segment(*arguments, "--stall-timeout", "0.001", environment=head.environment)
     assert process.returncode == 3, process.stdout + process.stderr
     assert "no image was finished" in process.stdout
 
 
-def test_a_dry_run_prints_the_plan_and_writes_nothing(photos, tmp_path):
-    process = segment("--input", photos / "odd", "--output", tmp_path / "out", "--dry-run")
+def test_a_dry_run_prints_the_plan_and_writes_nothing(photos, tmp_path, head):
+    process = segment(
+        "--input", photos / "odd", "--output", tmp_path / "out", "--dry-run", environment=head.environment
+    )
     assert process.returncode == 0, process.stderr
     for said in ("8 images, 0 done before", "16bit.png", "decode -> propose -> predict -> refine -> write", "1 actor",
                  "mean_probability"):  # fmt: skip
@@ -310,36 +310,18 @@ def test_help_explains_every_setting():
         assert option in process.stdout
 
 
-def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
-
-
-def test_it_runs_as_a_submitted_job_on_a_cluster(photos, tmp_path):
-    """`ray start --head`, then `ray job submit`: the working directory is uploaded and runs on the head."""
-    ray = Path(sys.executable).with_name("ray")
-    port, dashboard = free_port(), free_port()
-    environment = {**os.environ, "PATH": f"{ray.parent}:{os.environ['PATH']}", "RAY_TMPDIR": "/tmp/dcn"}
-    head = subprocess.Popen(
-        [ray, "start", "--head", "--block", f"--port={port}", f"--dashboard-port={dashboard}", "--num-cpus=2",
-         "--disable-usage-stats"],
-        env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
-    )  # fmt: skip
-    try:
-        output = tmp_path / "out"
-        command = [ray, "job", "submit", f"--address=http://127.0.0.1:{dashboard}", "--working-dir", ".", "--",
-                   "python", "jobs/segment_dataset.py", "--input", photos / "one", "--output", output,
-                   *FAST]  # fmt: skip
-        for _ in range(60):
-            process = subprocess.run(
-                list(map(str, command)), cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=False
-            )
-            if not re.search("Failed to connect|No available agent", process.stderr + process.stdout):
-                break
-            time.sleep(2)  # the head's agent is still starting
-        assert process.returncode == 0, process.stdout + process.stderr
-        assert len(read_results(str(output))) == 1
-    finally:
-        os.killpg(head.pid, signal.SIGKILL)  # it and all it started; a polite stop takes minutes on a loaded machine
-        head.wait()
+def test_it_runs_as_a_submitted_job_on_a_cluster(photos, tmp_path, head):
+    """`ray job submit`: the working directory is uploaded and runs on the head."""
+    output = tmp_path / "out"
+    command = ["ray", "job", "submit", f"--address={head.dashboard}", "--working-dir", ".", "--",
+               "python", "jobs/segment_dataset.py", "--input", photos / "one", "--output", output, *FAST]  # fmt: skip
+    environment = {name: value for name, value in head.environment.items() if name != "RAY_ADDRESS"}
+    for _ in range(60):
+        process = subprocess.run(
+            list(map(str, command)), cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=False
+        )
+        if not re.search("Failed to connect|No available agent", process.stderr + process.stdout):
+            break
+        time.sleep(2)  # the head's agent is still starting
+    assert process.returncode == 0, process.stdout + process.stderr
+    assert len(read_results(str(output))) == 1

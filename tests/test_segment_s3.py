@@ -1,6 +1,5 @@
 """The main job from S3 to S3, on a real server of which one request in ten fails."""
 
-import os
 import shutil
 import subprocess
 import sys
@@ -10,7 +9,7 @@ from conftest import use_s3
 from PIL import Image
 from s3_server import faulty_proxy, s3_server
 
-from pipeline import storage
+from pipeline import listing, storage
 from pipeline.images import decode_mask
 from pipeline.manifest import build_manifest
 from pipeline.results import audit, read_results
@@ -21,7 +20,7 @@ REPOSITORY = Path(__file__).parents[1]
 IMAGES = 24
 
 
-def test_a_run_on_a_faulty_store_loses_nothing_and_tells_no_secret(tmp_path, monkeypatch):
+def test_a_run_on_a_faulty_store_loses_nothing_and_tells_no_secret(tmp_path, monkeypatch, head):
     photos = tmp_path / "s3" / "bucket" / "photos"
     photos.mkdir(parents=True)
     scene = Image.fromarray(scene_of(7, "val", 0).image_HW3)
@@ -33,7 +32,7 @@ def test_a_run_on_a_faulty_store_loses_nothing_and_tells_no_secret(tmp_path, mon
             [sys.executable, "jobs/segment_dataset.py", "--input", "s3://bucket/photos", "--output", "s3://bucket/out",
              "--weights", "s3://bucket/net.safetensors", "--proposals", "2", "--crf", "none", "--max-side", "64",
              "--rows-per-file", "4"],
-            cwd=REPOSITORY, env={**os.environ, **proxy.environment}, capture_output=True, text=True, timeout=600,
+            cwd=REPOSITORY, env={**head.environment, **proxy.environment}, capture_output=True, text=True, timeout=600,
             check=False,
         )  # fmt: skip
         said = process.stdout + process.stderr
@@ -46,7 +45,7 @@ def test_a_run_on_a_faulty_store_loses_nothing_and_tells_no_secret(tmp_path, mon
             assert storage.read_bytes(f"s3://bucket/out/masks/{row['image_id']}.png") == row["mask"]
         record = storage.read_bytes("s3://bucket/out/run/config.json").decode()
         assert b"requests_repeated" in storage.read_bytes("s3://bucket/out/run/summary.json")
-        left = [file.uri for file in storage.list_files("s3://bucket/out/run", (".json", ".parquet"))]
+        left = [file.uri for file in listing.list_files("s3://bucket/out/run", (".json", ".parquet"))]
         assert sum("staged" in uri or "lease" in uri for uri in left) == 0
     assert sum(proxy.faults.values()) > 5  # there were faults to bear
     for secret in (server.secret_key, server.access_key):

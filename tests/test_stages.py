@@ -14,9 +14,10 @@ from pipeline.lease import LeaseError, take_lease
 from pipeline.models.deconvnet import DeconvNet
 from pipeline.models.initialise import initialise
 from pipeline.models.weights import Checkpoint, CheckpointInfo
+from pipeline.predict_stage import PredictStage
 from pipeline.results import read_errors, read_results
 from pipeline.rows import ROW_SCHEMA, image_of, start_rows
-from pipeline.stages import PredictStage, decode_stage, mean_per_class, propose_stage, refine_stage, write_stage
+from pipeline.stages import decode_stage, mean_per_class, propose_stage, refine_stage, write_stage
 
 torch.set_num_threads(1)
 CLASSES = ("background", "a", "b")
@@ -124,6 +125,14 @@ def test_the_jobs_functions_do_not_import_ray():
     import subprocess
     import sys
 
-    modules = "pipeline.stages, pipeline.training.steps, pipeline.training.windows"
+    modules = "pipeline.stages, pipeline.predict_stage, pipeline.training.steps, pipeline.training.windows"
     check = f"import sys, {modules}; sys.exit('ray' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", check], cwd=Path(__file__).parents[1], check=False).returncode == 0
+
+
+def test_what_cpu_workers_import_leaves_torch_out():
+    import subprocess
+    import sys
+
+    check = "import sys, pipeline.segmentation; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", check], cwd=Path(__file__).parents[1], check=False).returncode == 0

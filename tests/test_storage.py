@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline import storage
+from pipeline import listing, storage
 from pipeline.storage import StorageError
 
 
@@ -20,7 +20,7 @@ def make_files(root: Path, *names: str) -> None:
         path.write_bytes(name.encode())
 
 
-def relative(files: list[storage.StoredFile], root: Path) -> list[str]:
+def relative(files: list[listing.StoredFile], root: Path) -> list[str]:
     return [os.path.relpath(file.uri, root) for file in files]
 
 
@@ -30,7 +30,7 @@ def put(store: str, *names: str) -> None:
 
 
 def names_in(store: str, pattern: str = "") -> list[str]:
-    found = storage.list_files(storage.join(store, pattern) if pattern else store, ("",))
+    found = listing.list_files(storage.join(store, pattern) if pattern else store, ("",))
     return [file.uri.removeprefix(f"{store}/") for file in found]
 
 
@@ -189,35 +189,35 @@ def test_a_move_stays_in_its_store(tmp_path: Path):
 
 def test_listing_is_recursive_sorted_and_by_suffix(store: str):
     put(store, "b.jpg", "a/z.JPG", "a/b/c.jpeg", "notes.txt", "a.jpg/inner.png")
-    files = storage.list_files(store, (".jpg", ".jpeg", ".png"))
+    files = listing.list_files(store, (".jpg", ".jpeg", ".png"))
     names = ["a.jpg/inner.png", "a/b/c.jpeg", "a/z.JPG", "b.jpg"]
     assert files == [(f"{store}/{name}", len(name)) for name in names]
-    assert storage.list_files(f"{store}/", (".jpg", ".jpeg", ".png")) == files
+    assert listing.list_files(f"{store}/", (".jpg", ".jpeg", ".png")) == files
     if not store.startswith("s3://"):
-        assert storage.list_files(Path(store).as_uri(), (".jpg", ".jpeg", ".png")) == files
+        assert listing.list_files(Path(store).as_uri(), (".jpg", ".jpeg", ".png")) == files
 
 
 def test_a_single_file_lists_itself(store: str):
     put(store, "b.jpg")
-    assert storage.list_files(storage.join(store, "b.jpg"), (".jpg",)) == [(f"{store}/b.jpg", 5)]
-    assert storage.list_files(storage.join(store, "b.jpg"), (".png",)) == []
+    assert listing.list_files(storage.join(store, "b.jpg"), (".jpg",)) == [(f"{store}/b.jpg", 5)]
+    assert listing.list_files(storage.join(store, "b.jpg"), (".png",)) == []
 
 
 def test_listing_what_is_not_there(store: str):
     put(store, "notes.txt")
     for missing in ("absent", "absent/*.jpg"):
         with pytest.raises(FileNotFoundError, match="absent does not exist"):
-            storage.list_files(storage.join(store, missing), (".jpg",))
-    assert storage.list_files(store, (".jpg",)) == []
-    assert storage.list_files(storage.join(store, "*.jpg"), (".jpg",)) == []
+            listing.list_files(storage.join(store, missing), (".jpg",))
+    assert listing.list_files(store, (".jpg",)) == []
+    assert listing.list_files(storage.join(store, "*.jpg"), (".jpg",)) == []
 
 
 def test_a_listing_comes_in_batches(store: str, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(storage, "_BATCH", 3)
+    monkeypatch.setattr(listing, "_BATCH", 3)
     put(store, *(f"{i % 3}/{i}.jpg" for i in range(20)))
-    batches = list(storage.listing(store, (".jpg",)))
+    batches = list(listing.list_batches(store, (".jpg",)))
     assert len(batches) > 2 or store.startswith("s3://")  # there, the store decides
-    assert all(batch.schema == storage.LISTING_SCHEMA for batch in batches)
+    assert all(batch.schema == listing.LISTING_SCHEMA for batch in batches)
     uris = [uri for batch in batches for uri in batch["uri"].to_pylist()]
     assert sorted(uris) == sorted(f"{store}/{i % 3}/{i}.jpg" for i in range(20))
 
@@ -227,15 +227,15 @@ def test_links_are_followed_but_not_in_circles(tmp_path: Path):
     (tmp_path / "in" / "a" / "loop").symlink_to(tmp_path / "in")
     (tmp_path / "in" / "far").symlink_to(tmp_path / "elsewhere")
     (tmp_path / "in" / "dead.jpg").symlink_to(tmp_path / "nowhere.jpg")
-    files = storage.list_files(str(tmp_path / "in"), (".jpg",))
+    files = listing.list_files(str(tmp_path / "in"), (".jpg",))
     assert relative(files, tmp_path / "in") == ["a/x.jpg", "far/y.jpg"]
 
 
 def test_a_name_that_is_not_utf8_is_named(tmp_path: Path):
     Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff.jpg")).write_bytes(b"")
-    assert storage.list_files(str(tmp_path), (".png",)) == []
+    assert listing.list_files(str(tmp_path), (".png",)) == []
     with pytest.raises(StorageError, match="not UTF-8"):
-        storage.list_files(str(tmp_path), (".jpg",))
+        listing.list_files(str(tmp_path), (".jpg",))
 
 
 @pytest.mark.parametrize(("pattern", "expected"), [
@@ -250,22 +250,22 @@ def test_a_name_that_is_not_utf8_is_named(tmp_path: Path):
 ])  # fmt: skip
 def test_patterns(store: str, pattern: str, expected: list[str]):
     put(store, "a.jpg", "b+(1).jpg", "s/c.jpg", "s/t/d.jpg", "s/t/d.txt")
-    assert storage.is_glob(pattern)
+    assert listing.is_glob(pattern)
     assert [name for name in names_in(store, pattern) if name.endswith(".jpg")] == expected
 
 
 @given(st.text("ab*?.[", max_size=8), st.text("ab.[", max_size=8))
 def test_patterns_in_one_folder_agree_with_fnmatch(pattern: str, name: str):
     pattern = pattern.replace("**", "*")
-    ours = storage._glob_regex(pattern).fullmatch(name) is not None
+    ours = listing._glob_regex(pattern).fullmatch(name) is not None
     assert ours == fnmatch.fnmatchcase(name, pattern.replace("[", "[[]"))
 
 
 def test_the_root_of_a_pattern_has_no_wildcard():
-    assert storage.glob_root("/data/2007*/x.jpg") == "/data"
-    assert storage.glob_root("/data/images/*.jpg") == "/data/images"
-    assert storage.glob_root("s3://bucket/*.jpg") == "s3://bucket"
-    assert storage.glob_root("/data/images") == "/data/images"
+    assert listing.glob_root("/data/2007*/x.jpg") == "/data"
+    assert listing.glob_root("/data/images/*.jpg") == "/data/images"
+    assert listing.glob_root("s3://bucket/*.jpg") == "s3://bucket"
+    assert listing.glob_root("/data/images") == "/data/images"
 
 
 def test_file_systems_travel_to_other_processes_without_credentials(store: str):

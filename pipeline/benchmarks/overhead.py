@@ -14,16 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import torch
 
-from pipeline import storage
 from pipeline.config import SegmentConfig
 from pipeline.lease import Lease, take_lease
 from pipeline.manifest import build_manifest
-from pipeline.models.weights import load_checkpoint
+from pipeline.predict_stage import PredictStage, load_predict
 from pipeline.rows import start_rows
 from pipeline.shipped import weights_uri
-from pipeline.stages import PredictStage, decode_stage, propose_stage, refine_stage, write_stage
+from pipeline.stages import decode_stage, propose_stage, refine_stage, write_stage
 
 IMAGES_PER_TASK = 4
 JOB = Path(__file__).parents[2] / "jobs" / "segment_dataset.py"
@@ -72,9 +70,7 @@ def _plain(config: SegmentConfig) -> float:
 
 def _load(config: SegmentConfig) -> None:
     global _predict  # noqa: PLW0603  (a process of a pool has no other place)
-    torch.set_num_threads(1)
-    checkpoint = load_checkpoint(storage.read_bytes(config.weights), config.weights)
-    _predict = PredictStage(checkpoint, config.predict, config.refine.label_threshold)
+    _predict = load_predict(config, gpus=0)
 
 
 def _all_stages(part: pa.Table, config: SegmentConfig, lease: Lease) -> dict[str, Any]:

@@ -5,15 +5,14 @@ Manifest, resume filter, graph, ledger, sink, commit and audit are the job's; on
 
 from __future__ import annotations
 
-import json
 import resource
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from pipeline import cluster, storage
 from pipeline.config import SegmentConfig
@@ -46,11 +45,10 @@ class _Steps:
         self._step("write a manifest to read", lambda: _write_manifest(listed, images))
         manifest = self._step("read, hash, sort, check the manifest", lambda: build_manifest(listed, None))
         settings = SegmentConfig(input=listed, output=output, masks=False)
+        open_run(replace(settings, overwrite=True), "null", CLASSES, manifest).lease.release()
         self._step(f"write the {done} results of before", lambda: _write_results(output, manifest, done))
         cluster.start_ray()
         started = time.perf_counter()
-        storage.remove_folder(storage.join(output, "run"))
-        storage.write_atomic(storage.join(output, "run", "config.json"), _identity(settings))
         run = self._step("open the run", lambda: open_run(settings, "null", CLASSES, manifest))
         todo = self._step("resume filter", run.todo)
         pools, ledger = cluster.plan(settings), RemoteLedger()
@@ -86,15 +84,9 @@ def _commit(lease: Any, counts: dict[str, Any]) -> int:
     return int(counts["ok"])
 
 
-def _identity(settings: SegmentConfig) -> bytes:
-    return json.dumps({"identity": {**settings.result_settings(), "model_fingerprint": "null"}}).encode()
-
-
 def _write_manifest(uri: str, images: int) -> None:
-    numbers = pa.array([f"s3://bucket/photographs/{i % 1000:03}/{i:09}.jpg" for i in range(images)])
-    with tempfile.NamedTemporaryFile(suffix=".parquet") as file:
-        pq.write_table(pa.table({"uri": numbers}), file.name)
-        storage.write_atomic(uri, file.read())
+    uris = pa.array([f"s3://bucket/photographs/{i % 1000:03}/{i:09}.jpg" for i in range(images)])
+    storage.write_parquet(uri, pa.table({"uri": uris}))
 
 
 def _write_results(output: str, manifest: pa.Table, done: int) -> None:

@@ -21,7 +21,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from pipeline import storage
+from pipeline import listing, storage
 from pipeline.images import SUPPORTED, ImageError, decode_image, decode_mask
 from pipeline.training.examples import Stage
 
@@ -88,7 +88,7 @@ def voc_pairs(root: str, split: str, *, all_if_unlisted: bool) -> list[Pair]:
 
 
 def _files_by_name(folder: str, suffixes: tuple[str, ...]) -> dict[str, str]:
-    uris = [file.uri for file in storage.list_files(folder, suffixes)]
+    uris = [file.uri for file in listing.list_files(folder, suffixes)]
     return {uri.removeprefix(f"{folder}/").rpartition(".")[0]: uri for uri in uris}
 
 
@@ -164,9 +164,7 @@ def write_index(uri: str, images: pa.Table, repeats: NDArray[np.integer]) -> Non
     lengths = pc.list_value_length(images["class_ids"]).to_numpy()
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
     column = pa.ListArray.from_arrays(offsets, pa.array(repeats, pa.int32()))
-    buffer = io.BytesIO()
-    pq.write_table(images.append_column("repeats", column).select(INDEX_SCHEMA.names).cast(INDEX_SCHEMA), buffer)
-    storage.write_atomic(uri, buffer.getvalue())
+    storage.write_parquet(uri, images.append_column("repeats", column).select(INDEX_SCHEMA.names).cast(INDEX_SCHEMA))
 
 
 def read_index(uri: str) -> pa.Table:

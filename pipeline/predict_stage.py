@@ -1,0 +1,64 @@
+"""The predict stage of the main job as a function of tables: the network, held once for each process. No Ray here."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+import torch
+
+from pipeline import storage
+from pipeline.config import PredictConfig, SegmentConfig
+from pipeline.inference.predictor import Predictor
+from pipeline.models.weights import Checkpoint, load_checkpoint
+from pipeline.results import OK
+from pipeline.rows import Row, boxes_of, image_of, pack, timed, to_table
+
+
+class PredictStage:
+    """Holds the network; gives each image the probabilities of the classes that can still win."""
+
+    def __init__(self, checkpoint: Checkpoint, config: PredictConfig, label_threshold: float) -> None:
+        self._predictor = Predictor(checkpoint, config, label_threshold)
+        self._fingerprint = checkpoint.fingerprint
+        self.num_classes = checkpoint.info.num_classes
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        """Predict all images of the table together; where that raises, one by one, so that only bad ones fail."""
+        rows = table.to_pylist()
+        good = [row for row in rows if row["status"] == OK]
+        together: list[Row] = [{"status": OK}]
+        timed(together[0], "predict", lambda _: self._predict(good))
+        if together[0]["status"] == OK:
+            for row in good:
+                row["seconds_predict"] = together[0]["seconds_predict"] / len(good)
+        else:
+            for row in good:
+                timed(row, "predict", lambda one: self._predict([one]))
+        return to_table(rows)
+
+    def _predict(self, rows: list[Row]) -> None:
+        predictions = self._predictor.predict([image_of(row) for row in rows], [boxes_of(row) for row in rows])
+        for row, prediction in zip(rows, predictions, strict=True):
+            row["class_ids"] = pack(prediction.class_ids_K)
+            row["probabilities"] = pack(prediction.probabilities_KHW)
+            row["model_fingerprint"] = self._fingerprint
+            row["boxes"] = None
+
+
+def load_predict(config: SegmentConfig, gpus: float) -> PredictStage:
+    """Load the network for a process that shares the machine with others.
+
+    Args:
+        config: the job's settings.
+        gpus: what the process was given; a GPU that was paid for is not silently left idle.
+
+    Raises:
+        RuntimeError: a GPU was given and not forbidden, and torch sees none.
+        CheckpointError: the weights cannot be used.
+    """
+    if gpus and config.predict.device != "cpu" and not torch.cuda.is_available():
+        raise RuntimeError("this process was given a GPU, but torch sees none: look at the driver and at torch's "
+                           "build, or choose --device cpu")  # fmt: skip
+    # One thread: threads of several processes on one core wait for each other at every layer.
+    torch.set_num_threads(1)
+    checkpoint = load_checkpoint(storage.read_bytes(config.weights), config.weights)
+    return PredictStage(checkpoint, config.predict, config.refine.label_threshold)
