@@ -41,7 +41,7 @@ from pipeline.shipped import weights_uri
 from pipeline.training.examples import find_objects
 from pipeline.training.index import load_mask, load_pair, voc_pairs
 
-THRESHOLDS = (0.0, 0.001, 0.003, 0.01, 0.03, 0.1)
+THRESHOLDS = (0.0, 0.003, 0.01, 0.03, 0.1, 0.2, 0.3, 0.5)
 
 
 @dataclass(frozen=True)

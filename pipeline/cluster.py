@@ -23,7 +23,6 @@ def start_ray() -> None:
         ClusterError: neither is possible.
     """
     os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # else a local start turns token authentication on for all
-    os.environ.setdefault("RAY_DATA_NON_TTY_PROGRESS_LOG_INTERVAL", "60")  # Ray's table of stages, in seconds
     if ray.is_initialized():
         return
     address = os.environ.get("RAY_ADDRESS")

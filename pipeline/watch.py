@@ -12,6 +12,8 @@ from pipeline.attempts import Progress
 from pipeline.lease import BEAT_SECONDS, Lease, LeaseError
 
 LAST_STAGE = "refine"
+LONGEST_SILENCE = 60.0
+"""Seconds between two lines, later in a run; at first they come with every look."""
 
 
 class Watch:
@@ -42,7 +44,7 @@ class Watch:
         """How far the run was when last heard of."""
         self._lease, self._progress, self._total, self._stall_timeout = lease, progress, total, stall_timeout
         self._tell, self._stop, self._period = tell, stop, period
-        self._started = time.monotonic()
+        self._started = self._told = time.monotonic()
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
         self._thread.start()
@@ -77,11 +79,17 @@ class Watch:
         self._stop()
 
     def _tell_progress(self) -> None:
+        now = time.monotonic()
+        seconds = now - self._started
+        if now - self._told < min(LONGEST_SILENCE, seconds / 5):
+            return None
+        self._told = now
         done = self.last.done.get(LAST_STAGE, 0)
+        through = ", ".join(f"{stage} {images}" for stage, images in self.last.done.items())
         if not done:
-            counts = ", ".join(f"{stage} {images}" for stage, images in self.last.done.items())
-            return self._tell(f"starting; images through the stages so far: {counts or 'none'}")
-        seconds = time.monotonic() - self._started
+            return self._tell(f"starting; images through the stages so far: {through or 'none'}")
         left = timedelta(seconds=round(seconds / done * (self._total - done)))
         lost = f", {self.last.lost} attempts lost" if self.last.lost else ""
-        return self._tell(f"{done} of {self._total} images, {done / seconds:.2f} images/s, {left} left{lost}")
+        return self._tell(
+            f"{done} of {self._total} images, {done / seconds:.2f} images/s, {left} left{lost} ({through})"
+        )

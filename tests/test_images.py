@@ -1,10 +1,12 @@
 """Decoding: every kind of image becomes upright RGB, every kind of bad bytes a typed error."""
 
 import math
+import os
 import pickle
 import struct
 import zlib
 from collections import Counter
+from collections.abc import Iterator
 from contextlib import suppress
 from fractions import Fraction
 from io import BytesIO
@@ -363,21 +365,28 @@ def test_voc_files_round_trip(voc):
 DAMAGES = 20
 
 
+def damaged(data: bytes, rng: np.random.Generator) -> Iterator[bytes]:
+    """20 truncations, 20 flips of one byte, and all 20 flips together."""
+    for end in rng.integers(0, len(data), DAMAGES):
+        yield data[:end]
+    together = bytearray(data)
+    for at, by in zip(rng.integers(0, len(data), DAMAGES), rng.integers(1, 256, DAMAGES), strict=True):
+        together[at] ^= by
+        yield data[:at] + bytes([data[at] ^ by]) + data[at + 1 :]
+    yield bytes(together)
+
+
 def test_photographs_that_are_cut_or_flipped_give_an_image_or_an_image_error(voc):
-    """20 truncations and 20 byte flips each; anything else, a crash of the codec too, fails the test."""
+    """Anything else fails, a crash too. A sample; all 7,800 files with DECONVNET_EVERY_FILE=1, in half an hour."""
+    every = 1 if os.environ.get("DECONVNET_EVERY_FILE") else 60
     rng = np.random.default_rng(0)
-    files = sorted((voc / "JPEGImages").iterdir())[::20] + sorted((voc / "SegmentationClass").iterdir())[::40]
+    files = sorted(path for path in voc.parent.rglob("*") if path.suffix in {".jpg", ".png"})[::every]
     assert len(files) > 40
     outcomes: Counter[str] = Counter()
     for path in files:
-        data = path.read_bytes()
-        cuts = [data[:end] for end in rng.integers(0, len(data), DAMAGES)]
-        flips = []
-        for at, by in zip(rng.integers(0, len(data), DAMAGES), rng.integers(1, 256, DAMAGES), strict=True):
-            flips.append(data[:at] + bytes([data[at] ^ by]) + data[at + 1 :])
-        for damaged in cuts + flips:
+        for broken in damaged(path.read_bytes(), rng):
             try:
-                image_HW3 = decode_image(damaged, 200)
+                image_HW3 = decode_image(broken, 200)
             except ImageError as error:
                 outcomes[error.kind] += 1
             else:
