@@ -107,9 +107,10 @@ def test_an_exact_mean_field_agrees(seed):
     assert (probabilities.argmax(0) != exact.argmax(0)).mean() > 0.05, "the CRF had nothing to do"
 
 
-def test_dropping_labels_changes_almost_no_pixel():
+@pytest.mark.parametrize("threshold", [0.01, CONFIG.label_threshold])
+def test_dropping_labels_changes_almost_no_pixel(threshold):
     image, probabilities = smooth_scene()
-    kept = keep_labels(torch.from_numpy(probabilities), torch.ones(90, 120, dtype=torch.bool), 0.01).numpy()
+    kept = keep_labels(torch.from_numpy(probabilities), torch.ones(90, 120, dtype=torch.bool), threshold).numpy()
     assert 4 < len(kept) < 21
     labels_all = refine(image, probabilities, CONFIG).argmax(0)
     labels_kept = kept[refine(image, probabilities[kept], CONFIG).argmax(0)]

@@ -92,7 +92,7 @@ class RefineConfig:
     """Appearance kernel: colour standard deviation, of 0..255."""
     bilateral_weight: float = 5.0
     """Appearance kernel: weight."""
-    label_threshold: float = 0.01
+    label_threshold: float = 0.1
     """Classes whose probability stays below this in the whole image are left out of the CRF, which costs time per
     class. Background always stays. 0: keep all."""
 
