@@ -125,7 +125,7 @@ class Lease:
         """Give the folder free and remove what was staged and never moved."""
         owner = _owner(self.output)
         if owner is not None and owner.call == self.call:
-            storage.remove_folder(self.staged)
+            storage.remove_folder(_staged(self.output))
             storage.remove(_lease(self.output))
         storage.remove(_beat(self.output, self.call))
 
