@@ -16,6 +16,7 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from datetime import timedelta
 from types import FrameType
 from typing import NoReturn
 
@@ -30,7 +31,8 @@ from pipeline.config import ConfigError, SegmentConfig
 from pipeline.lease import BEAT_SECONDS, Lease, LeaseError
 from pipeline.manifest import ManifestError, build_manifest
 from pipeline.models.weights import CheckpointError, CheckpointInfo, fingerprint, read_info
-from pipeline.pools import ClusterError, PoolError
+from pipeline.pools import ClusterError, Outlook, PoolError, outlook
+from pipeline.probe import PROBED
 from pipeline.results import RESULTS_SCHEMA, finished_ids
 from pipeline.rows import STAGES
 from pipeline.run_record import RunRecord, RunRecordError, Summary, open_run
@@ -39,6 +41,7 @@ from pipeline.watch import Watch
 
 EXIT_DONE, EXIT_ARGUMENTS, EXIT_STOPPED, EXIT_ERRORS = 0, 2, 3, 4
 BAD_ARGUMENTS = (ConfigError, ManifestError, CheckpointError, RunRecordError, LeaseError, storage.StorageError, OSError)
+PROBE_FROM = 100  # images; with fewer, timing the stages takes longer than a better plan saves
 ERRORS_BEFORE_STOPPING = 10  # fewer failures than this say nothing about a rate
 
 console = Console(soft_wrap=True)
@@ -110,9 +113,16 @@ def segment(config: SegmentConfig, info: CheckpointInfo, lease: Lease, todo: pa.
     from pipeline import cluster  # noqa: PLC0415
     from pipeline.segmentation import RemoteLedger, build_dataset, real_works  # noqa: PLC0415
 
+    signal.signal(signal.SIGTERM, stop)  # `ray job stop`
     cluster.start_ray()
     pools = cluster.plan(config)
-    signal.signal(signal.SIGTERM, stop)  # `ray job stop`
+    works = real_works(config, info.num_classes, pools.predict_gpus)
+    if config.plan == "auto" and len(todo) >= PROBE_FROM:
+        console.print(f"timing the stages on {PROBED} images")
+        if seconds := cluster.pace(todo, works, pools, console.print):
+            summary.seconds_alone = seconds
+            pools = cluster.plan(config, seconds)
+            console.print(promise(outlook(pools, cluster.total("CPU"), seconds), len(todo), config.price))
     console.print(pools.describe())
     ledger = RemoteLedger()
     lost_before = cluster.lost_machines()
@@ -126,7 +136,6 @@ def segment(config: SegmentConfig, info: CheckpointInfo, lease: Lease, todo: pa.
     )
     started = time.perf_counter()
     try:
-        works = real_works(config, info.num_classes, pools)
         for counts in build_dataset(todo, works, config, info.class_names, pools, lease, ledger).iter_rows():
             lease.commit(counts["parts"])
             summary.add(counts, time.perf_counter() - started)
@@ -145,6 +154,16 @@ def segment(config: SegmentConfig, info: CheckpointInfo, lease: Lease, todo: pa.
         summary.faults["requests_repeated"] += watch.last.repeated + storage.retries(reset=True)
         summary.faults["nodes_lost"] += cluster.lost_machines() - lost_before
     return EXIT_DONE
+
+
+def promise(expected: Outlook, images: int, price: float | None) -> str:
+    """How long a run will take, and what it will cost."""
+    hours = images / expected.images_per_second / 3600
+    cost = f", cost {price * hours:.2f}" if price is not None else ""
+    return (
+        f"bound by {expected.bound}: about {expected.images_per_second:.2f} images/s, "
+        f"{timedelta(seconds=round(hours * 3600))} for {images} images{cost}"
+    )
 
 
 def show_plan(config: SegmentConfig, info: CheckpointInfo, manifest: pa.Table) -> int:
@@ -175,10 +194,11 @@ def report(run: RunRecord, summary: Summary, code: int) -> int:
     """Audit the output, write and print the summary; returns the exit code."""
     found = run.audit()
     content = run.write_summary(summary, found)
-    table = Table("stage", "rows", "seconds", "seconds a row", box=None)
+    table = Table("stage", "rows", "seconds", "seconds a row", "alone, before the run", box=None)
     for stage, totals in content["stages"].items():
         each = totals["seconds"] / totals["rows"] if totals["rows"] else 0.0
-        table.add_row(stage, f"{totals['rows']:.0f}", f"{totals['seconds']:.1f}", f"{each:.3f}")
+        alone = f"{content['seconds_alone'][stage]:.3f}" if content["seconds_alone"] else ""
+        table.add_row(stage, f"{totals['rows']:.0f}", f"{totals['seconds']:.1f}", f"{each:.3f}", alone)
     console.print(table)
     console.print(
         f"{found.ok} of {found.total} images done, {found.failed} failed, {found.missing} left; "

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Callable
 
+import pyarrow as pa
 import ray
 from ray._private.state import state
 from tenacity import Retrying, stop_after_attempt
 
 from pipeline import storage
 from pipeline.config import SegmentConfig
-from pipeline.pools import ClusterError, Pools, check_placement, plan_pools
+from pipeline.pools import ClusterError, Pools, place, plan_pools
+from pipeline.probe import Works, probe, sample
 
 LOCAL_ATTEMPTS = 3
 
@@ -47,20 +50,43 @@ def lost_machines() -> int:
     return sum(not node["Alive"] for node in ray.nodes())
 
 
-def plan(config: SegmentConfig) -> Pools:
+def total(resource: str) -> float:
+    """How much of a resource the cluster has, or may grow to."""
+    limits = state.get_max_resources_from_cluster_config()  # as Ray Data asks for an autoscaler's limits
+    return float(max(sum(machine.get(resource, 0) for machine in machines()), (limits or {}).get(resource, 0)))
+
+
+def pace(manifest: pa.Table, works: Works, pools: Pools, tell: Callable[[str], None]) -> dict[str, float] | None:
+    """Time each stage on a few images, in one process with the resources of a predict actor.
+
+    Returns:
+        See `probe.probe`; None if it could not be done, which is told and no reason not to try the run.
+    """
+    timing = ray.remote(probe).options(num_cpus=pools.predict_cpus, num_gpus=pools.predict_gpus, max_retries=0)
+    try:
+        seconds: dict[str, float] = ray.get(timing.remote(sample(manifest), works))
+    except ray.exceptions.RayError as error:
+        tell(f"the stages could not be timed, so the plan is a guess: {storage.redact(str(error))}")
+        return None
+    return seconds
+
+
+def plan(config: SegmentConfig, seconds: dict[str, float] | None = None) -> Pools:
     """Size the pools for the cluster that Ray is connected to, or for the largest it may grow to.
+
+    Args:
+        config: the job's settings.
+        seconds: an image takes in each stage (`pace`); None: a guess.
 
     Raises:
         PoolError: they do not fit.
     """
-    limits = state.get_max_resources_from_cluster_config()  # as Ray Data asks for an autoscaler's limits
-    cpus, gpus = (
-        max(sum(machine.get(name, 0) for machine in machines()), (limits or {}).get(name, 0)) for name in ("CPU", "GPU")
-    )
+    limits = state.get_max_resources_from_cluster_config()
+    cpus, gpus = total("CPU"), total("GPU")
     each = config.predict_gpus
     if each is None and config.predict.device != "auto":
         each = float(config.predict.device == "cuda")
-    pools = plan_pools(cpus, gpus, config.predict_workers, config.refine_workers, each)
+    pools = plan_pools(cpus, gpus, config.predict_workers, config.refine_workers, each, seconds)
     if limits is None:  # machines that are not there yet cannot be looked at
-        check_placement(pools, machines())
+        return place(pools, machines())
     return pools

@@ -6,8 +6,9 @@ held every CPU, no task could start and the run would wait for ever, so the plan
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 # Without a GPU the stages share the cores: two processes of a stage may be placed on one core, since at any time
 # some wait for rows. The numbers differ on purpose: stages that ask for the same are fused into one process by Ray.
@@ -15,6 +16,11 @@ CPU_PREDICT_CPUS = 0.5
 CPU_REFINE_CPUS = 0.25
 GPU_PREDICT_CPUS = 1.0
 GPU_REFINE_CPUS = 0.9
+TASK_CPUS = (1.0, 0.4, 0.2)
+
+# Where nothing was measured: seconds an image of a small network on one core, of the full one on a GPU.
+CPU_GUESS = {"decode": 0.02, "propose": 0.1, "predict": 1.0, "refine": 0.5}
+GPU_GUESS = {"decode": 0.02, "propose": 0.15, "predict": 0.1, "refine": 1.0}
 
 
 class PoolError(ValueError):
@@ -46,13 +52,31 @@ class Pools:
         )
 
 
-def plan_pools(
-    cpus: float, gpus: float, predict_workers: int, refine_workers: int, predict_gpus: float | None = None
-) -> Pools:
-    """Size the pools for a cluster.
+@dataclass(frozen=True)
+class Outlook:
+    """What a plan promises.
 
-    With GPUs: as many predict actors as fit on them, a quarter of the CPUs for the CRF, the rest for tasks. Without:
-    half as many predict actors as cores, a quarter for the CRF.
+    Attributes:
+        bound: the stage that all others wait for; `cpu` where the stages share the cores and all wait for those.
+        images_per_second: of the whole run, after its start.
+    """
+
+    bound: str
+    images_per_second: float
+
+
+def plan_pools(
+    cpus: float,
+    gpus: float,
+    predict_workers: int,
+    refine_workers: int,
+    predict_gpus: float | None = None,
+    seconds: Mapping[str, float] | None = None,
+) -> Pools:
+    """Size the pools for a cluster, so that its scarcest resource is busy.
+
+    With GPUs: as many predict actors as fit on them, as many for the CRF as keep up with what the GPUs or the CPUs can
+    do, the rest of the CPUs for tasks. Without: as many of both as their share of the work on all cores, rounded up.
 
     Args:
         cpus: CPUs of the cluster.
@@ -60,21 +84,32 @@ def plan_pools(
         predict_workers: 0, or how many predict actors to use.
         refine_workers: 0, or how many refine actors to use.
         predict_gpus: GPUs of a predict actor; None: 1 where there are GPUs.
+        seconds: of one process for an image in each stage (`probe.probe`); None: a guess.
 
     Raises:
         PoolError: the actors leave no CPU for tasks, or need more GPUs than there are.
     """
     each = predict_gpus if predict_gpus is not None else float(gpus >= 1)
-    predict = predict_workers or (max(1, int(gpus / each)) if each else max(1, int(cpus / 2)))
-    refine = refine_workers or max(1, int(cpus / 4))
     predict_cpus, refine_cpus = (GPU_PREDICT_CPUS, GPU_REFINE_CPUS) if each else (CPU_PREDICT_CPUS, CPU_REFINE_CPUS)
+    seconds = seconds or (GPU_GUESS if each else CPU_GUESS)
+    on_tasks = seconds["decode"] + seconds["propose"]
+    if each:
+        predict = predict_workers or max(1, int(gpus / each))
+        left = max(cpus - predict * predict_cpus, 0.0)
+        rate = min(predict / seconds["predict"], left / (on_tasks + seconds["refine"]))
+        most = int((left - 1) / refine_cpus)  # one CPU stays for tasks
+    else:
+        rate = cpus / (on_tasks + seconds["predict"] + seconds["refine"])
+        predict = predict_workers or max(1, math.ceil(rate * seconds["predict"]))
+        most = math.ceil(cpus)
+    refine = refine_workers or max(1, min(most, math.ceil(rate * seconds["refine"])))
     if predict * each > gpus:
         raise PoolError(
             f"{predict} predict worker(s) x {each:g} GPU need {predict * each:g} GPUs, the cluster has {gpus:g}: "
             "lower --predict-workers or --predict-gpus, or add GPUs (--device cpu --predict-gpus 0 needs none)"
         )
     free = cpus - predict * predict_cpus - refine * refine_cpus
-    task_cpus = 1.0 if free >= 1 else 0.25
+    task_cpus = max((share for share in TASK_CPUS if free >= share), default=min(TASK_CPUS))
     if free < task_cpus:
         raise PoolError(
             f"{predict} predict x {predict_cpus:g} + {refine} refine x {refine_cpus:g} CPUs leave {free:g} of the "
@@ -84,12 +119,30 @@ def plan_pools(
     return Pools(predict, predict_cpus, each, refine, refine_cpus, task_cpus)
 
 
-def check_placement(pools: Pools, nodes: Sequence[Mapping[str, float]]) -> None:
-    """Make sure that every actor fits on some machine, and a task beside them: an actor cannot span two.
+def outlook(pools: Pools, cpus: float, seconds: Mapping[str, float]) -> Outlook:
+    """What a plan can reach if each stage keeps the pace of `seconds` (`probe.probe`)."""
+    on_tasks = seconds["decode"] + seconds["propose"]
+    held = pools.predict_workers * pools.predict_cpus + pools.refine_workers * pools.refine_cpus
+    on_cpus = on_tasks + seconds["refine"] + (0.0 if pools.predict_gpus else seconds["predict"])
+    rates = {
+        "cpu": cpus / on_cpus,
+        "predict": pools.predict_workers / seconds["predict"],
+        "refine": pools.refine_workers / seconds["refine"],
+        "decode and propose": (cpus - held) / pools.task_cpus / on_tasks,
+    }
+    bound = min(rates, key=lambda name: rates[name])
+    return Outlook(bound, rates[bound])
+
+
+def place(pools: Pools, nodes: Sequence[Mapping[str, float]]) -> Pools:
+    """Make sure that every actor fits on some machine, and a task beside them: neither can span two.
 
     Args:
         pools: a plan that fits the cluster as a whole.
         nodes: `CPU` and `GPU` of each machine.
+
+    Returns:
+        The plan, with a share of a CPU for tasks that finds room wherever Ray puts the actors.
 
     Raises:
         PoolError: an actor finds no machine with enough left; the message has the arithmetic.
@@ -112,3 +165,14 @@ def check_placement(pools: Pools, nodes: Sequence[Mapping[str, float]]) -> None:
         best = min(fits, key=lambda node: (node["GPU"] > 0 and gpus == 0, node["CPU"]))
         best["CPU"] -= cpus
         best["GPU"] -= gpus
+    return replace(pools, task_cpus=_task_cpus(pools, [node.get("CPU", 0.0) for node in nodes]))
+
+
+def _task_cpus(pools: Pools, cpus: Sequence[float]) -> float:
+    """The largest share that some machine has left even if the actors stand in the way as well as they can.
+
+    To leave less than a share on every machine, the actors must hold more than all that lies above it.
+    """
+    held = pools.predict_workers * pools.predict_cpus + pools.refine_workers * pools.refine_cpus
+    shares = [share for share in TASK_CPUS if sum(max(cpu - share, 0.0) for cpu in cpus) >= held]
+    return max(shares, default=min(TASK_CPUS))

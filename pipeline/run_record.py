@@ -40,6 +40,8 @@ class Summary:
     failed: int = 0
     faults: Counter[str] = field(default_factory=Counter)
     """What went wrong and was borne: processes and nodes lost, requests repeated."""
+    seconds_alone: dict[str, float] = field(default_factory=dict)
+    """Of one process for an image in each stage, timed before the run (`probe.probe`); empty if it was not."""
 
     def add(self, counts: dict[str, Any], seconds: float) -> None:
         """Add what one write task reported (`stages.write_stage`), `seconds` after the start."""
@@ -83,6 +85,7 @@ class RunRecord:
             "seconds": round(seconds, 3),
             "images_per_second": round(worked_on / seconds, 4) if seconds else 0.0,
             "stages": self._stages(summary),
+            "seconds_alone": summary.seconds_alone or self.before.seconds_alone,
             "faults": dict(self.before.faults + summary.faults),
         }
         storage.write_atomic(_summary_uri(self.output), json.dumps(content, indent=1).encode())
@@ -147,7 +150,12 @@ def _earlier_calls(output: str) -> Summary:
     if not storage.exists(_summary_uri(output)):
         return Summary()
     content = json.loads(storage.read_bytes(_summary_uri(output)))
-    return Summary(content["seconds"], content["stages"], faults=Counter(content["faults"]))
+    return Summary(
+        content["seconds"],
+        content["stages"],
+        faults=Counter(content["faults"]),
+        seconds_alone=content.get("seconds_alone", {}),
+    )
 
 
 def _config_uri(output: str) -> str:

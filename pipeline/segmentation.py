@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial, wraps
 from typing import Any, ClassVar
 
@@ -17,6 +16,7 @@ from pipeline.attempts import Ledger, Work, guarded
 from pipeline.config import SegmentConfig
 from pipeline.lease import Lease
 from pipeline.pools import Pools
+from pipeline.probe import Works
 from pipeline.rows import start_rows
 from pipeline.stages import decode_stage, propose_stage, refine_stage, write_stage
 
@@ -44,22 +44,12 @@ class RemoteLedger:
         self.actor.leave.remote(stage, key, images, repeated)
 
 
-@dataclass(frozen=True)
-class Works:
-    """What each stage does to a table of rows; what an actor does is made inside the actor."""
-
-    decode: Work
-    propose: Work
-    make_predict: Callable[[], Work]
-    make_refine: Callable[[], Work]
-
-
-def real_works(config: SegmentConfig, num_classes: int, pools: Pools) -> Works:
-    """The stages of the main job."""
+def real_works(config: SegmentConfig, num_classes: int, predict_gpus: float) -> Works:
+    """The stages of the main job; a predict actor is given so many GPUs."""
     return Works(
         decode=partial(decode_stage, config=config.decode),
         propose=partial(propose_stage, config=config.propose),
-        make_predict=partial(_load_predict, config, pools.predict_gpus),
+        make_predict=partial(_load_predict, config, predict_gpus),
         make_refine=partial(partial, refine_stage, config=config.refine, num_classes=num_classes),
     )
 

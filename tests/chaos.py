@@ -33,7 +33,7 @@ from pipeline.scenes.dataset import scene_of
 REPOSITORY = Path(__file__).parents[1]
 VICTIMS = ("driver", "worker", "node")
 TILES = 10  # images cut out of one scene
-SETTINGS = ("--proposals", "2", "--crf", "none", "--rows-per-file", "16", "--max-side", "64")
+SETTINGS = ("--proposals", "2", "--crf", "none", "--rows-per-file", "16", "--max-side", "64", "--plan", "guess")
 MOST_CALLS = 6
 
 
@@ -80,8 +80,9 @@ class Machines:
 
 
 def kill_worker(random_: random.Random) -> None:
-    """Kill any process that works for the job, the ledger of attempts included."""
-    workers = [p for p in psutil.process_iter(["cmdline"]) if " ".join(p.info["cmdline"] or []).startswith("ray::")]
+    """Kill any process of the job, the ledger of attempts included, but no agent, with which its node would die."""
+    names = [(process, " ".join(process.info["cmdline"] or [])) for process in psutil.process_iter(["cmdline"])]
+    workers = [process for process, name in names if name.startswith("ray::") and not name.endswith("Agent")]
     if workers:
         random_.choice(workers).kill()
 

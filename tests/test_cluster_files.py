@@ -260,7 +260,7 @@ def test_commands_of_the_document_have_options_that_exist(command: str) -> None:
 
 
 def test_the_document_starts_the_job_with_processes_that_fit_cluster_yaml() -> None:
-    config = next(parse(command) for command in commands_of_jobs() if "--refine-workers" in command)
+    config = next(parse(command) for command in commands_of_jobs() if "--device cuda" in command)
     size = re.fullmatch(r"c7a\.(\d+)xlarge", NODE_TYPES["cpu"]["node_config"]["InstanceType"])
     assert size is not None
     cpu, gpu = NODE_TYPES["cpu"], NODE_TYPES["gpu"]

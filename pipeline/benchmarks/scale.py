@@ -17,10 +17,11 @@ import pyarrow as pa
 from pipeline import cluster, storage
 from pipeline.config import SegmentConfig
 from pipeline.manifest import build_manifest
+from pipeline.probe import Works
 from pipeline.results import OK, write_rows
 from pipeline.rows import STAGES
 from pipeline.run_record import open_run
-from pipeline.segmentation import RemoteLedger, Works, build_dataset
+from pipeline.segmentation import RemoteLedger, build_dataset
 
 CLASSES = ("background", "thing")
 ROWS_PER_FILE = 10_000

@@ -134,6 +134,11 @@ class SegmentConfig:
     """Seconds without a finished image in any stage after which the run ends as resumable (exit code 3)."""
     rows_per_file: int = 128
     """Images in a Parquet file of results."""
+    plan: Literal["auto", "guess"] = "auto"
+    """How the numbers of processes that are not given are found. `auto`: each stage is timed on a few images first, in
+    runs of 100 images and more; `guess`: by the proportions of a small network."""
+    price: float | None = None
+    """What an hour of the whole cluster costs, in any currency; with it, the plan tells what the run will cost."""
     predict_workers: int = 0
     """Processes that run the network, one a GPU where there are GPUs. 0: sized from the cluster."""
     predict_gpus: float | None = None
@@ -154,6 +159,7 @@ class SegmentConfig:
         require(self.stall_timeout > 0, "stall_timeout", self.stall_timeout, "must be above 0")
         for name in ("predict_workers", "refine_workers"):
             require(getattr(self, name) >= 0, name, getattr(self, name), "must be 0 or more")
+        require(self.price is None or self.price >= 0, "price", self.price, "must be 0 or more")
         gpus = self.predict_gpus
         require(
             gpus is None or 0 <= gpus <= 1 or gpus.is_integer(), "predict_gpus", gpus, "must lie in 0..1 or be whole"
