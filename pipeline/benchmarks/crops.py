@@ -11,9 +11,8 @@ from torch import Tensor
 from pipeline.benchmarks.network import measure, random_network
 from pipeline.config import PredictConfig
 from pipeline.config.benchmarks import Crops
-from pipeline.inference.predictor import Predictor, choose_device
+from pipeline.inference.predictor import Predictor, choose_device, inference_form
 from pipeline.models.deconvnet import CROP_SIZE
-from pipeline.models.folding import fold
 from pipeline.models.weights import Checkpoint, CheckpointInfo
 
 PROPOSALS = 50
@@ -26,7 +25,7 @@ def run(config: Crops) -> list[dict[str, Any]]:
     info = CheckpointInfo(tuple(str(i) for i in range(config.classes)), config.width)
     settings = PredictConfig(device=config.device, micro_batch=micro_batch)
     predictor = Predictor(Checkpoint(net, info, "0" * 16), settings, label_threshold=0.0)
-    folded = fold(net).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    folded = inference_form(net, device, torch.float32)
     random = np.random.default_rng(0)
     image_HW3 = random.integers(0, 256, (375, 500, 3), dtype=np.uint8)
     sides_N2 = random.uniform(112, 375, (PROPOSALS, 2))

@@ -11,9 +11,8 @@ from torch.utils.benchmark import Measurement, Timer
 from torch.utils.flop_counter import FlopCounterMode
 
 from pipeline.config.benchmarks import Network
-from pipeline.inference.predictor import choose_device
+from pipeline.inference.predictor import choose_device, inference_form
 from pipeline.models.deconvnet import CROP_SIZE, DeconvNet
-from pipeline.models.folding import fold
 from pipeline.models.initialise import initialise
 
 MATRIX_SIDE = {"cpu": 2048, "cuda": 8192}
@@ -23,19 +22,15 @@ def run(config: Network) -> list[dict[str, Any]]:
     """Forward passes of one micro-batch in several forms; labels are held against the first form's."""
     device, crops, seconds = choose_device(config.device), config.micro_batch, config.seconds
     net = random_network(config.width, config.classes)
-    folded = fold(net).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    folded, half = (inference_form(net, device, dtype) for dtype in (torch.float32, torch.bfloat16))
     net = net.to(device)
     x_NCHW = torch.randn(crops, 3, CROP_SIZE, CROP_SIZE, generator=torch.Generator().manual_seed(1)).to(device)
     last_NCHW = x_NCHW.contiguous(memory_format=torch.channels_last)
 
-    def half() -> Tensor:
-        with torch.autocast(device.type, torch.bfloat16):
-            return folded(last_NCHW)  # type: ignore[no-any-return]
-
     forms: dict[str, tuple[Callable[[], Tensor], torch.dtype]] = {
         "float32, as written": (lambda: net(x_NCHW), torch.float32),
         "float32, folded, channels last": (lambda: folded(last_NCHW), torch.float32),
-        "bfloat16, folded, channels last": (half, torch.bfloat16),
+        "bfloat16, folded, channels last": (lambda: half(last_NCHW.bfloat16()), torch.bfloat16),
     }
     with torch.inference_mode():
         with FlopCounterMode(display=False) as counter:
