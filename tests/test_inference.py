@@ -156,6 +156,18 @@ def test_the_predictor_is_crop_network_paste_softmax(checkpoint):
     np.testing.assert_allclose(prediction.probabilities_KHW, expected[prediction.class_ids_K], atol=2e-3)
 
 
+def test_bfloat16_gives_nearly_the_same_probabilities(checkpoint):
+    images, boxes = some_images()
+    exact, rounded = (
+        Predictor(checkpoint, PredictConfig(device="cpu", precision=precision), 0.0).aggregate(images, boxes)
+        for precision in ("float32", "bfloat16")
+    )
+    for one, other in zip(exact, rounded, strict=True):
+        assert other.dtype == torch.float32
+        assert not torch.equal(one, other) or not one.any()
+        assert (probabilities(one) - probabilities(other)).abs().max() < 0.05
+
+
 def test_memory_that_runs_out_halves_the_micro_batch_and_changes_nothing(checkpoint):
     images, boxes = some_images()
     whole = Predictor(checkpoint, PredictConfig(device="cpu", micro_batch=8), 0.0).aggregate(images, boxes)

@@ -16,6 +16,7 @@ from typing import Any
 import pyarrow as pa
 
 from pipeline.config import SegmentConfig
+from pipeline.config.benchmarks import Overhead
 from pipeline.lease import Lease, take_lease
 from pipeline.manifest import build_manifest
 from pipeline.predict_stage import PredictStage, load_predict
@@ -29,18 +30,12 @@ JOB = Path(__file__).parents[2] / "jobs" / "segment_dataset.py"
 _predict: PredictStage
 
 
-def overhead(input_uri: str, weights: str, limit: int) -> list[dict[str, Any]]:
-    """Images a second of plain processes, one a core, and of the job; start-up of neither is counted.
-
-    Args:
-        input_uri: images, as for the job.
-        weights: checkpoint, as for the job.
-        limit: images to do.
-    """
+def run(config: Overhead) -> list[dict[str, Any]]:
+    """Images a second of plain processes, one a core, and of the job; start-up of neither is counted."""
     with tempfile.TemporaryDirectory() as temporary:
-        config = SegmentConfig(input=input_uri, output=f"{temporary}/plain", weights=weights_uri(weights), limit=limit)
-        plain = _plain(config)
-        job = _job(config, f"{temporary}/job")
+        settings = SegmentConfig(config.input, f"{temporary}/plain", weights_uri(config.weights), limit=config.limit)
+        plain = _plain(settings)
+        job = _job(settings, f"{temporary}/job")
     return [
         {"what": f"plain processes, {os.cpu_count()}", "images/s": plain, "ratio": 1.0},
         {"what": "segment_dataset.py", "images/s": job, "ratio": job / plain},

@@ -16,6 +16,7 @@ import pyarrow as pa
 
 from pipeline import cluster, storage
 from pipeline.config import SegmentConfig
+from pipeline.config.benchmarks import Scale
 from pipeline.manifest import build_manifest
 from pipeline.probe import Works
 from pipeline.results import OK, write_rows
@@ -27,16 +28,10 @@ CLASSES = ("background", "thing")
 ROWS_PER_FILE = 10_000
 
 
-def scale(images: int, done: float, output: str | None) -> list[dict[str, Any]]:
-    """Seconds and memory of each step of resuming a run of `images`, a part `done` of which is in the results.
-
-    Args:
-        images: rows of the manifest.
-        done: 0..1.
-        output: folder that is used and emptied; None: a temporary one.
-    """
+def run(config: Scale) -> list[dict[str, Any]]:
+    """Seconds and memory of each step of resuming a run, a part of which is in the results."""
     with tempfile.TemporaryDirectory() as temporary:
-        return _Steps(images, int(images * done), output or temporary).rows
+        return _Steps(config.images, int(config.images * config.done), config.output or temporary).rows
 
 
 class _Steps:

@@ -65,6 +65,9 @@ class PredictConfig:
     """`250-224`: a box is resized to 250x250 and its central 224x224 is fed. `direct`: resized straight to 224x224."""
     aggregation: Literal["max", "average"] = "max"
     """How overlapping score maps are combined: pixel-wise maximum (equation 1) or average (equation 2)."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Of the network's weights and maps. `bfloat16` is for GPUs and CPUs with AMX, much slower on others, and changes
+    few labels (see `docs/performance.md`)."""
     micro_batch: int = 16
     """Crops that go through the network at once, whatever images they come from."""
     device: Literal["auto", "cpu", "cuda"] = "auto"

@@ -15,6 +15,7 @@ from pipeline.crf.labels import keep_labels
 from pipeline.geometry import fed_rectangles
 from pipeline.inference.aggregate import Canvas, probabilities
 from pipeline.inference.crops import cut_crops
+from pipeline.models.deconvnet import DeconvNet
 from pipeline.models.folding import fold
 from pipeline.models.weights import Checkpoint
 
@@ -38,7 +39,8 @@ class Predictor:
         self.device = choose_device(config.device)
         self.num_classes = checkpoint.info.num_classes
         self._preprocessing = checkpoint.info.preprocessing
-        self._net = fold(checkpoint.net).to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._dtype = torch.bfloat16 if config.precision == "bfloat16" else torch.float32
+        self._net = inference_form(checkpoint.net, self.device, self._dtype)
         self._config = config
         self.micro_batch = config.micro_batch
         """Crops that go through the network at once; halved when a GPU's memory runs out."""
@@ -100,9 +102,18 @@ class Predictor:
         for i in dict.fromkeys(index for index, _ in micro_batch):
             own = np.stack([rectangle for index, rectangle in micro_batch if index == i])
             parts.append(cut_crops(pixels[i], torch.from_numpy(own).to(self.device)))
-        crops_N3HW = self._preprocessing(torch.cat(parts)).contiguous(memory_format=torch.channels_last)
-        scores_NCHW: Tensor = self._net(crops_N3HW)
+        crops_N3HW = self._preprocessing(torch.cat(parts)).to(self._dtype, memory_format=torch.channels_last)
+        scores_NCHW: Tensor = self._net(crops_N3HW).float()
         return scores_NCHW
+
+
+def inference_form(net: DeconvNet, device: torch.device, dtype: torch.dtype) -> DeconvNet:
+    """A copy with its batch normalisation folded, in the memory layout that convolutions are fastest in.
+
+    The folding is done in float32. Products of bfloat16 are added up in float32 by the libraries that torch calls.
+    """
+    folded: DeconvNet = fold(net).to(device, dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return folded
 
 
 def prune(scores_CHW: Tensor, label_threshold: float) -> Prediction:

@@ -1,0 +1,105 @@
+"""Settings of the benchmarks; each is run by the module of its name in `pipeline.benchmarks`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from pipeline.config.segmenting import PredictConfig, ProposeConfig, RefineConfig
+
+
+@dataclass(frozen=True)
+class Decode:
+    """JPEG decoding against torchvision and OpenCV alone."""
+
+    input: str
+    """JPEG images, as for segment_dataset.py."""
+    limit: int = 100
+    """Images to decode."""
+    seconds: float = 3.0
+    """To measure each for."""
+    json: str | None = None
+    """File for the figures."""
+
+
+@dataclass(frozen=True)
+class Network:
+    """Forward passes against the processor's own matrix rate in the same run."""
+
+    width: float = 1.0
+    """Of the network; 1 is the paper's."""
+    classes: int = 21
+    """Background included."""
+    micro_batch: int = 4
+    """Crops at once."""
+    seconds: float = 10.0
+    """To measure each form for."""
+    device: Literal["auto", "cuda", "cpu"] = "auto"
+    """As for segment_dataset.py."""
+    json: str | None = None
+    """File for the figures."""
+
+
+@dataclass(frozen=True)
+class Crops(Network):
+    """Crops, network and aggregation of an image's 50 proposals against the network alone."""
+
+
+@dataclass(frozen=True)
+class Crf:
+    """What leaving improbable classes out of the CRF changes and saves, on a network's own scores."""
+
+    input: str
+    """Images, as for segment_dataset.py."""
+    weights: str = "demo"
+    """The network whose scores are used."""
+    limit: int = 12
+    """Images to measure."""
+    json: str | None = None
+    """File for the figures."""
+    propose: ProposeConfig = field(default_factory=ProposeConfig)
+    predict: PredictConfig = field(default_factory=PredictConfig)
+    refine: RefineConfig = field(default_factory=RefineConfig)
+
+
+@dataclass(frozen=True)
+class Proposals:
+    """Recall of the objects of a folder in VOC's layout by the best-scored boxes, and their time."""
+
+    data: str
+    """Folder with JPEGImages, SegmentationClass, SegmentationObject and ImageSets."""
+    split: str = "train"
+    """List of images; those without an object mask are left out."""
+    limit: int = 60
+    """Images to measure."""
+    json: str | None = None
+    """File for the figures."""
+    propose: ProposeConfig = field(default_factory=ProposeConfig)
+
+
+@dataclass(frozen=True)
+class Scale:
+    """A run of very many images that is nearly done, resumed; no pixels are moved."""
+
+    images: int = 1_000_000
+    """Rows of the manifest."""
+    done: float = 0.99
+    """Part of them that is in the results before."""
+    output: str | None = None
+    """Folder, local or s3://, that is used and emptied. Default: a temporary one."""
+    json: str | None = None
+    """File for the figures."""
+
+
+@dataclass(frozen=True)
+class Overhead:
+    """The main job against the same stage functions in plain processes on the same cores."""
+
+    input: str
+    """Images, as for segment_dataset.py."""
+    weights: str = "demo"
+    """The network."""
+    limit: int = 48
+    """Images to do; a few dozen, or the start and the end of the graph are most of what is measured."""
+    json: str | None = None
+    """File for the figures."""
