@@ -15,5 +15,8 @@ COPY pipeline pipeline
 COPY jobs jobs
 RUN uv pip install --system --no-cache --no-deps --build-constraints constraints.txt .
 
+# Ray would end a worker that waited for a second, and a new one takes seconds to start.
+ENV RAY_idle_worker_killing_time_threshold_ms=600000
+
 RUN useradd --create-home --uid 1000 ray
 USER 1000

@@ -17,6 +17,13 @@ from pipeline.pools import ClusterError, Pools, place, plan_pools
 from pipeline.probe import Works, probe, sample
 
 LOCAL_ATTEMPTS = 3
+LOCAL_SETTINGS = {
+    "RAY_AUTH_MODE": "disabled",  # else a local start turns token authentication on for all
+    # Ray ends a worker that had nothing to do for a second, and a new one takes three seconds of a core to start: where
+    # the network is the bound, that would be each worker that decodes, between any two blocks.
+    "RAY_idle_worker_killing_time_threshold_ms": "600000",
+}
+"""Of a Ray that is started here; on a cluster they belong to `ray start` (see `cluster.yaml`)."""
 
 
 def start_ray() -> None:
@@ -25,7 +32,8 @@ def start_ray() -> None:
     Raises:
         ClusterError: neither is possible.
     """
-    os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # else a local start turns token authentication on for all
+    for name, value in LOCAL_SETTINGS.items():
+        os.environ.setdefault(name, value)
     if ray.is_initialized():
         return
     address = os.environ.get("RAY_ADDRESS")

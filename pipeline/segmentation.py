@@ -23,7 +23,7 @@ from pipeline.stages import decode_stage, propose_stage, refine_stage, write_sta
 IMAGES_PER_BLOCK = 16  # 10 MB of working images: blocks of 10-60 MB cost Ray least, and few images wait on one task
 MOST_BLOCKS = 8192  # the driver holds a reference to each: of millions of images, more go into a block
 IMAGES_PER_PREDICTION = 4  # images whose crops share micro-batches: 200 crops waste at most a part of the last one
-IMAGES_PER_REFINEMENT = 1
+IMAGES_PER_REFINEMENT = 4  # a message to the ledger for each batch
 
 Guard = Callable[[str, Work], Work]
 
@@ -84,9 +84,7 @@ def build_dataset(
         # 1:1  bytes -> RGB at working size; CPU tasks, bound by storage and JPEG decoding
         .map_batches(_starting(guard("decode", works.decode)), num_cpus=pools.task_cpus, batch_format="pyarrow")
         # 1:1  EdgeBoxes; the same resources as decode, so Ray runs both in one task and no image is copied between
-        .map_batches(
-            guard("propose", works.propose), batch_size=1, num_cpus=pools.task_cpus, batch_format="pyarrow"
-        )
+        .map_batches(guard("propose", works.propose), num_cpus=pools.task_cpus, batch_format="pyarrow")
         # 1:1  crops, network, aggregation; the score maps of 50 proposals (200 MB) never leave the actor
         .map_batches(
             Predict, fn_constructor_args=[works.make_predict, guard], batch_size=IMAGES_PER_PREDICTION,

@@ -18,7 +18,7 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-os.environ["RAY_AUTH_MODE"] = "disabled"
+os.environ |= {"RAY_AUTH_MODE": "disabled", "RAY_idle_worker_killing_time_threshold_ms": "600000"}
 
 import psutil
 import pyarrow.parquet as pq

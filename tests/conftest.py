@@ -17,6 +17,7 @@ from s3_server import S3Server, s3_server
 
 # A local Ray would otherwise turn token authentication on for every later `ray start` of this user.
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+os.environ.setdefault("RAY_idle_worker_killing_time_threshold_ms", "600000")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # On a busy machine any single example may take seconds.
