@@ -158,5 +158,6 @@ def _load_predict(config: SegmentConfig, gpus: float) -> Work:
 def _blocks(manifest: pa.Table) -> Dataset:
     """The manifest in blocks small enough that every core has work and large enough that Ray is cheap."""
     cores = int(ray.cluster_resources().get("CPU", 1))
-    size = max(1, min(IMAGES_PER_BLOCK, len(manifest) // (4 * cores)), len(manifest) // MOST_BLOCKS)
+    # At the end cores wait for the last blocks: of a short run they are small.
+    size = max(1, min(IMAGES_PER_BLOCK, len(manifest) // (16 * cores)), len(manifest) // MOST_BLOCKS)
     return ray.data.from_arrow([manifest.slice(start, size) for start in range(0, len(manifest), size)])

@@ -45,7 +45,7 @@ def run(config: Overhead) -> list[dict[str, Any]]:
 def _job(config: SegmentConfig, output: str) -> float:
     command = [sys.executable, str(JOB), "--input", config.input, "--weights", config.weights,
                "--limit", str(config.limit), "--output", output]  # fmt: skip
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # noqa: S603  (our own)
+    subprocess.run(command, check=True, stdout=sys.stderr, stderr=subprocess.DEVNULL)  # noqa: S603  (our own)
     return float(json.loads(Path(output, "run", "summary.json").read_text())["images_per_second"])
 
 
