@@ -113,8 +113,8 @@ def segment(config: SegmentConfig, info: CheckpointInfo, lease: Lease, todo: pa.
     from pipeline import cluster  # noqa: PLC0415
     from pipeline.segmentation import RemoteLedger, build_dataset, real_works  # noqa: PLC0415
 
-    signal.signal(signal.SIGTERM, stop)  # `ray job stop`
     cluster.start_ray()
+    signal.signal(signal.SIGTERM, stop)  # `ray job stop`; after Ray's start, which sets a handler of its own
     pools = cluster.plan(config)
     works = real_works(config, info.num_classes, pools.predict_gpus)
     if config.plan == "auto" and len(todo) >= PROBE_FROM:
