@@ -10,10 +10,11 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-# Without a GPU the stages share the cores: two processes of a stage may be placed on one core, since at any time
-# some wait for rows. The numbers differ on purpose: stages that ask for the same are fused into one process by Ray.
-CPU_PREDICT_CPUS = 0.5
-CPU_REFINE_CPUS = 0.25
+# Without a GPU the stages share the cores: several processes may be placed on one, since some always wait for rows,
+# and what a lost machine leaves must still hold them and a task. The numbers differ on purpose: Ray fuses stages that
+# ask for the same into one process.
+CPU_PREDICT_CPUS = 0.25
+CPU_REFINE_CPUS = 0.125
 GPU_PREDICT_CPUS = 1.0
 GPU_REFINE_CPUS = 0.9
 TASK_CPUS = (1.0, 0.4, 0.2)

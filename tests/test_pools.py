@@ -46,8 +46,8 @@ def test_stages_ask_for_different_resources_so_that_ray_does_not_fuse_them():
 
 
 def test_actors_that_take_every_cpu_are_refused_with_the_arithmetic():
-    with pytest.raises(PoolError, match=r"4 predict x 0.5 \+ 1 refine x 0.25 CPUs leave -0.25 of the cluster's 2"):
-        plan_pools(2, 0, 4, 0)
+    with pytest.raises(PoolError, match=r"8 predict x 0.25 \+ 1 refine x 0.125 CPUs leave -0.125 of the cluster's 2"):
+        plan_pools(2, 0, 8, 0)
 
 
 def test_more_predict_actors_than_gpus_are_refused():
