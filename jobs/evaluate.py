@@ -1,9 +1,11 @@
 """Compare a run's results with ground truth in VOC's layout: IoU of each class, mean IoU, pixel accuracy.
 
-    python jobs/evaluate.py --results runs/voc --ground-truth data/VOC2012 --split val
+    python jobs/evaluate.py --results runs/voc --ground-truth data/VOC2012 --split val --trimap 20
+    python jobs/evaluate.py --results runs/voc_test --submission submissions/voc_test
 
-Prints a table and writes the figures, the confusion matrix and the names of images left out as JSON
-(default RESULTS/run/evaluation.json). Exit codes: 0 compared, 2 bad arguments or missing data.
+Prints tables and writes the figures, the confusion matrix and the names of images left out as JSON
+(default RESULTS/run/evaluation.json). `--submission` writes the masks as the VOC server takes them, which needs no
+ground truth. Exit codes: 0 compared or written, 2 bad arguments or missing data.
 """
 
 from __future__ import annotations
@@ -16,13 +18,16 @@ from rich.console import Console
 from rich.table import Table
 
 from pipeline import storage
+from pipeline.classes import VOC_CLASSES
 from pipeline.config import EvaluateConfig
-from pipeline.evaluation import Evaluation, EvaluationError, evaluate_results
+from pipeline.evaluation import PUBLISHED, Evaluation, EvaluationError, evaluate_results
 from pipeline.images import ImageError
 from pipeline.report.panels import write_panels
-from pipeline.results import ResultsError
+from pipeline.results import ResultsError, read_errors
+from pipeline.submission import write_submission
 
 EXIT_DONE, EXIT_ARGUMENTS = 0, 2
+SHOWN_DISTANCES = (1, 2, 3, 5, 10, 20, 50, 100)  # of the bands around boundaries; the JSON has all
 
 console = Console(soft_wrap=True)
 
@@ -31,31 +36,58 @@ def main() -> int:
     """Parse, compare, print, write."""
     config = tyro.cli(EvaluateConfig, description=__doc__)
     try:
-        evaluation = evaluate_results(config.results, config.ground_truth, config.split)
-        target = config.json or storage.join(config.results, "run", "evaluation.json")
-        content = {
-            "results": storage.absolute(config.results),
-            "ground_truth": storage.absolute(config.ground_truth),
-            "split": config.split,
-            **evaluation.summary(),
-        }
-        storage.write_atomic(target, json.dumps(content, indent=1).encode())
-        panels = write_panels(config.results, config.ground_truth, config.panels)
+        left_out = compare(config, config.ground_truth) if config.ground_truth is not None else 0
+        if config.submission is not None:
+            submit(config.results, config.submission)
     except (EvaluationError, ResultsError, ImageError, storage.StorageError, OSError) as error:
         print(f"evaluate: {storage.redact(str(error))}", file=sys.stderr)
         return EXIT_ARGUMENTS
-    show(evaluation, target)
-    if panels:
-        console.print(f"{len(panels)} pictures, photograph, truth and result: {storage.parent(panels[0])}")
-    left_out = len(evaluation.missing) + len(evaluation.problems)
     if config.require_all and left_out:
         print(f"evaluate: {left_out} images were left out, and --require-all was given", file=sys.stderr)
         return EXIT_ARGUMENTS
     return EXIT_DONE
 
 
+def compare(config: EvaluateConfig, ground_truth: str) -> int:
+    """Compare, print and write; returns how many images of the ground truth were left out."""
+    evaluation = evaluate_results(config.results, ground_truth, config.split, config.trimap)
+    target = config.json or storage.join(config.results, "run", "evaluation.json")
+    content = {
+        "results": storage.absolute(config.results),
+        "ground_truth": storage.absolute(ground_truth),
+        "split": config.split,
+        **evaluation.summary(),
+    }
+    storage.write_atomic(target, json.dumps(content, indent=1).encode())
+    panels = write_panels(config.results, ground_truth, config.panels)
+    show(evaluation, target)
+    if evaluation.trimaps.any():
+        console.print(f"mean IoU near boundaries: {draw_trimap(evaluation, storage.parent(target))}")
+    if panels:
+        console.print(f"{len(panels)} pictures, photograph, truth and result: {storage.parent(panels[0])}")
+    return len(evaluation.missing) + len(evaluation.problems)
+
+
+def draw_trimap(evaluation: Evaluation, folder: str) -> str:
+    """Draw mean IoU against the distance from a boundary; returns where."""
+    from pipeline.report.figures import line_figure  # noqa: PLC0415  (matplotlib takes half a second)
+
+    near = [(one["pixels"], one["mean_iou"]) for one in evaluation.summary()["trimap"] if one["mean_iou"] is not None]
+    target = storage.join(folder, "trimap.png")
+    storage.write_atomic(target, line_figure(near, "pixels from a boundary, at most", "mean IoU"))
+    return target
+
+
+def submit(results: str, target: str) -> None:
+    """Write the masks for the VOC server and say what to do with them."""
+    names = write_submission(results, target)
+    console.print(f"{len(names)} masks for the VOC server; its archive: tar -czf results.tgz -C {target} results")
+    if failed := len(read_errors(results)):
+        console.print(f"{failed} images of the run failed and have no mask; the server wants one of every test image")
+
+
 def show(evaluation: Evaluation, target: str) -> None:
-    """Print the table, the means, and what was left out."""
+    """Print the tables, the means, and what was left out."""
     content = evaluation.summary()
     table = Table("class", box=None)
     table.add_column("IoU", justify="right")
@@ -63,8 +95,18 @@ def show(evaluation: Evaluation, target: str) -> None:
     for one in content["classes"]:
         table.add_row(one["name"], "-" if one["iou"] is None else f"{one['iou']:.4f}", f"{one['true_pixels']:,}")
     console.print(table)
+    if near := [one for one in content["trimap"] if one["pixels"] in SHOWN_DISTANCES and one["mean_iou"] is not None]:
+        table = Table("pixels from a boundary", "mean IoU", "pixel accuracy", box=None)
+        for one in near:
+            table.add_row(f"at most {one['pixels']}", f"{one['mean_iou']:.4f}", f"{one['pixel_accuracy']:.4f}")
+        console.print(table)
     console.print(f"{evaluation.images} images: mean IoU {content['mean_iou']:.4f}, "
                   f"pixel accuracy {content['pixel_accuracy']:.4f}")  # fmt: skip
+    if evaluation.class_names == VOC_CLASSES:
+        table = Table("the paper, on VOC 2012 test", "mean IoU", box=None)
+        for name, percent in PUBLISHED.items():
+            table.add_row(name, f"{percent / 100:.3f}")
+        console.print(table)
     for names, what in (
         (evaluation.missing, "ground truths have no result and are not in these figures"),
         (evaluation.without_truth, "results have no ground truth"),

@@ -14,6 +14,16 @@ from pipeline import listing, storage
 from pipeline.classes import VOID
 from pipeline.images import ImageError, decode_mask
 from pipeline.results import read_class_names, scan_results
+from pipeline.trimap import trimap_confusions
+
+PUBLISHED = {
+    "FCN-8s": 62.2,
+    "DeconvNet": 69.6,
+    "DeconvNet+CRF": 70.5,
+    "EDeconvNet": 71.7,
+    "EDeconvNet+CRF": 72.5,
+}
+"""Mean IoU in percent on VOC 2012 test (Noh et al. 2015, table 1). E: ensemble with FCN-8s."""
 
 
 class EvaluationError(ValueError):
@@ -35,6 +45,7 @@ class Evaluation:
     Attributes:
         class_names: background first.
         confusion: int64 `[C, C]`, pixels by true class (row) and predicted class (column), over all images compared.
+        trimaps: int64 `[R, C, C]`, the same over the pixels within 1, 2, ... R pixels of a boundary; R may be 0.
         images: compared.
         missing: names with a ground truth (of the split, if one was given) but no result; not in the figures.
         without_truth: ids of results for which there is no ground truth at all.
@@ -43,13 +54,14 @@ class Evaluation:
 
     class_names: tuple[str, ...]
     confusion: NDArray[np.int64]
+    trimaps: NDArray[np.int64]
     images: int
     missing: tuple[str, ...]
     without_truth: tuple[str, ...]
     problems: tuple[Problem, ...]
 
     def summary(self) -> dict[str, Any]:
-        """The figures as JSON values; a class that is neither in the ground truth nor predicted has IoU None."""
+        """The figures as JSON values; None for a class that is neither in the ground truth nor predicted."""
         ious = per_class_iou(self.confusion).tolist()
         columns = zip(self.class_names, ious, self.confusion.sum(1), self.confusion.sum(0), strict=True)
         return {
@@ -57,7 +69,7 @@ class Evaluation:
             "pixel_accuracy": pixel_accuracy(self.confusion),
             "images": self.images,
             "classes": [
-                {"name": name, "iou": None if np.isnan(iou) else iou, "true_pixels": int(true),
+                {"name": name, "iou": _value(iou), "true_pixels": int(true),
                  "predicted_pixels": int(predicted)}
                 for name, iou, true, predicted in columns
             ],
@@ -65,6 +77,10 @@ class Evaluation:
             "without_truth": list(self.without_truth),
             "problems": [{"image": problem.image, "message": problem.message} for problem in self.problems],
             "confusion": self.confusion.tolist(),
+            "trimap": [
+                {"pixels": r, "mean_iou": _value(mean_iou(near)), "pixel_accuracy": _value(pixel_accuracy(near))}
+                for r, near in enumerate(self.trimaps, start=1)
+            ],
         }  # fmt: skip
 
 
@@ -114,13 +130,14 @@ def pixel_accuracy(confusion: NDArray[np.int64]) -> float:
     return float(np.trace(confusion) / total) if total else float("nan")
 
 
-def evaluate_results(output_uri: str, ground_truth_uri: str, split: str | None = None) -> Evaluation:
+def evaluate_results(output_uri: str, ground_truth_uri: str, split: str | None = None, trimap: int = 0) -> Evaluation:
     """Compare a run's results with masks in VOC's layout, joined by the image's name without folder and extension.
 
     Args:
         output_uri: the run's output folder.
         ground_truth_uri: the folder that holds `SegmentationClass/<name>.png`.
         split: compare only the names in `ImageSets/Segmentation/<split>.txt`; None compares all masks.
+        trimap: also count the pixels near boundaries apart, up to so many pixels away (`pipeline.trimap`).
 
     Raises:
         EvaluationError: there is no ground truth, or not for all of the split; two results have one name; the ground
@@ -129,8 +146,9 @@ def evaluate_results(output_uri: str, ground_truth_uri: str, split: str | None =
     """
     class_names = read_class_names(output_uri)
     truths = truth_uris(ground_truth_uri)
-    wanted = set(truths) if split is None else _split_names(ground_truth_uri, split, set(truths))
+    wanted = split_names(ground_truth_uri, split, set(truths))
     confusion = np.zeros((len(class_names), len(class_names)), dtype=np.int64)
+    trimaps = np.zeros((trimap, *confusion.shape), dtype=np.int64)
     found: dict[str, str] = {}
     without_truth: list[str] = []
     problems: list[Problem] = []
@@ -147,16 +165,20 @@ def evaluate_results(output_uri: str, ground_truth_uri: str, split: str | None =
         found[name] = image_id
         truth_HW = _read_truth(truths[name], class_names)
         try:
-            confusion += confusion_matrix(truth_HW, decode_mask(row["mask"]), len(class_names))
+            labels_HW = decode_mask(row["mask"])
+            confusion += confusion_matrix(truth_HW, labels_HW, len(class_names))
         except ValueError as error:
             problems.append(Problem(image_id, str(error)))
+            continue
+        if trimap:
+            trimaps += trimap_confusions(truth_HW, labels_HW, len(class_names), trimap)
     compared = len(found) - len(problems)
     if not confusion.any():
         reason = f"; first problem: {problems[0].image}: {problems[0].message}" if problems else ""
         raise EvaluationError(f"none of the {len(wanted)} ground truths could be compared with a result in "
                               f"{output_uri}{reason}")  # fmt: skip
     missing = tuple(sorted(wanted - set(found)))
-    return Evaluation(class_names, confusion, compared, missing, tuple(sorted(without_truth)), tuple(problems))
+    return Evaluation(class_names, confusion, trimaps, compared, missing, tuple(sorted(without_truth)), tuple(problems))
 
 
 def truth_name(image_id: str) -> str:
@@ -177,7 +199,14 @@ def truth_uris(ground_truth_uri: str) -> dict[str, str]:
     return {PurePosixPath(file.uri).stem: file.uri for file in files}
 
 
-def _split_names(ground_truth_uri: str, split: str, known: set[str]) -> set[str]:
+def split_names(ground_truth_uri: str, split: str | None, known: set[str]) -> set[str]:
+    """Names of a split, ImageSets/Segmentation/<split>.txt; all `known` ones if it is None.
+
+    Raises:
+        EvaluationError: there is no such list, it is empty, or it names an image that is not known.
+    """
+    if split is None:
+        return known
     uri = storage.join(ground_truth_uri, "ImageSets", "Segmentation", f"{split}.txt")
     try:
         names = set(storage.read_bytes(uri).decode().split())
@@ -204,6 +233,10 @@ def _read_truth(uri: str, class_names: tuple[str, ...]) -> NDArray[np.uint8]:
         raise EvaluationError(f"ground truth {uri} holds label {labels.max()}, but the results have only "
                               f"{len(class_names)} classes: {', '.join(class_names)}")  # fmt: skip
     return truth_HW
+
+
+def _value(figure: float) -> float | None:
+    return None if np.isnan(figure) else figure
 
 
 def _size(labels_HW: NDArray[np.uint8]) -> str:

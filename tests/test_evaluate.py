@@ -5,9 +5,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from test_evaluation import labels, write_results, write_truth
 
 from jobs import evaluate
+from pipeline.classes import VOC_CLASSES
 
 
 def run(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
@@ -53,3 +55,30 @@ def test_missing_data_and_bad_arguments_exit_with_2(case, monkeypatch, capsys):
     with pytest.raises(SystemExit) as caught:
         run(monkeypatch, "--results", output)
     assert caught.value.code == 2
+
+
+def test_results_near_boundaries_are_shown_and_drawn(case, monkeypatch, capsys, tmp_path: Path):
+    output, voc = case
+    assert run(monkeypatch, "--results", output, "--ground-truth", voc, "--split", "val", "--trimap", 2) == 0
+    assert "at most 2" in capsys.readouterr().out
+    with Image.open(output / "run" / "trimap.png") as figure:
+        assert figure.format == "PNG"
+
+
+def test_a_submission_needs_no_ground_truth(monkeypatch, capsys, tmp_path: Path):
+    write_results(tmp_path / "run", {"2008_000006.jpg": labels([0, 20])}, VOC_CLASSES)
+    assert run(monkeypatch, "--results", tmp_path / "run", "--submission", tmp_path / "voc") == 0
+    assert f"tar -czf results.tgz -C {tmp_path / 'voc'} results" in capsys.readouterr().out
+    assert len(list((tmp_path / "voc").rglob("2008_000006.png"))) == 1
+    with pytest.raises(SystemExit) as caught:
+        run(monkeypatch, "--results", tmp_path / "run")
+    assert caught.value.code == 2
+
+
+def test_the_papers_figures_stand_beside_those_of_vocs_classes(monkeypatch, capsys, tmp_path: Path):
+    write_truth(tmp_path / "voc", {"a": labels([0, 20])})
+    write_results(tmp_path / "run", {"a.jpg": labels([0, 20])}, VOC_CLASSES)
+    assert run(monkeypatch, "--results", tmp_path / "run", "--ground-truth", tmp_path / "voc") == 0
+    printed = capsys.readouterr().out
+    assert "EDeconvNet+CRF" in printed
+    assert "0.725" in printed

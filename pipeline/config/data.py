@@ -28,20 +28,32 @@ class ScenesConfig:
 
 @dataclass(frozen=True)
 class EvaluateConfig:
-    """A run's results against ground truth."""
+    """A run's results against ground truth, or for the server that has it."""
 
     results: str
     """Output folder of a run."""
-    ground_truth: str
+    ground_truth: str | None = None
     """Folder in VOC's layout: SegmentationClass/<name>.png, and ImageSets/Segmentation/<split>.txt for `split`."""
     split: str | None = None
     """Compare only the images of this list. Default: all that have a mask."""
     json: str | None = None
     """File for the figures. Default: RESULTS/run/evaluation.json."""
+    trimap: int = 0
+    """Also score only the pixels within 1, 2, ... so many pixels of a boundary of the ground truth. Adds a table and a
+    figure beside the JSON, trimap.png. 0: not."""
     panels: int = 0
     """Write pictures of photograph, ground truth and result side by side for so many images, RESULTS/panels/*.png."""
     require_all: bool = False
     """Exit with code 2 when an image of the ground truth has no result or could not be compared."""
+    submission: str | None = None
+    """Folder for the masks in the layout of the VOC server, which needs no `ground-truth`. Must not hold any yet."""
 
     def __post_init__(self) -> None:
         require(self.panels >= 0, "panels", self.panels, "must be 0 or more")
+        require(0 <= self.trimap <= 100, "trimap", self.trimap, "must lie in 0..100")
+        require(
+            self.ground_truth is not None or self.submission is not None,
+            "ground_truth",
+            self.ground_truth,
+            "give `ground-truth`, `submission` or both",
+        )

@@ -1,1 +1,1 @@
-"""Pictures for people."""
+"""Pictures for people: panels of a run, figures."""
