@@ -45,15 +45,9 @@ format: $(READY)
 	$(BIN)/ruff format .
 
 # The table of docs/results.md: the demo's scenes with one thing changed at a time.
-VARIANTS := 'proposals-5 --proposals 5' 'proposals-10 --proposals 10' 'proposals-50 --proposals 50' \
-    'no-crf --crf none' 'direct --window direct' 'average --aggregation average'
 variants: $(READY)
 	$(BIN)/python jobs/make_scenes.py --output data/demo --train 0 --val 24 --seed 1
-	set -e; for variant in $(VARIANTS); do set -- $$variant; name=$$1; shift; \
-	    $(BIN)/python jobs/segment_dataset.py --input data/demo/JPEGImages --output runs/variants/$$name --no-masks "$$@" >/dev/null; \
-	    $(BIN)/python jobs/evaluate.py --results runs/variants/$$name --ground-truth data/demo --split val \
-	        | grep 'mean IoU' | sed "s/^/$$name: /"; \
-	done
+	$(BIN)/python jobs/ablate.py --data data/demo --split val --output runs/ablation
 
 # Makes a checkpoint like the shipped one from nothing: about two hours on two cores with AMX.
 TRAIN := $(BIN)/python jobs/train.py --training-set data/scenes_windows --width 0.125 --batch-size 32 --workers 2 \

@@ -49,7 +49,7 @@ console = Console(soft_wrap=True)
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parse, check, plan, run, audit, report."""
-    options = tyro.cli(SegmentConfig, args=arguments, description=__doc__, config=(tyro.conf.OmitArgPrefixes,))
+    options = parse(arguments)
     try:
         config = with_absolute_paths(options)
         data = storage.read_bytes(config.weights)
@@ -62,6 +62,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return complain(error)
     with run.lease.kept_alive():
         return work(config, info, run)
+
+
+def parse(arguments: Sequence[str] | None) -> SegmentConfig:
+    """The settings that a command line asks for, the process's own by default; ends the process if it is wrong."""
+    return tyro.cli(SegmentConfig, args=arguments, description=__doc__, config=(tyro.conf.OmitArgPrefixes,))
 
 
 def work(config: SegmentConfig, info: CheckpointInfo, run: RunRecord) -> int:

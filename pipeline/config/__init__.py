@@ -4,6 +4,7 @@ The jobs turn these classes into command lines, so a field's docstring is its he
 classes become top-level options (`--proposals`, `--crf`), hence their names are unique over a whole config.
 """
 
+from pipeline.config.analysis import AblateConfig as AblateConfig
 from pipeline.config.checks import ConfigError as ConfigError
 from pipeline.config.data import EvaluateConfig as EvaluateConfig
 from pipeline.config.data import ScenesConfig as ScenesConfig

@@ -1,0 +1,141 @@
+"""What each part of the method is worth: the main job with one thing changed at a time, scored, in one table.
+
+    python jobs/ablate.py --data data/demo --split val --output runs/ablation
+    python jobs/ablate.py ... --also structured='--edges structured --edge-model model.yml.gz' --only base structured
+
+Each variant is a run of jobs/segment_dataset.py of its own, OUTPUT/<variant>, in one Ray; the same command again
+finishes what is left. Writes OUTPUT/ablation.json, ablation.csv and, where variants differ in the number of proposals
+only, proposals.png. Exit codes: 0 done, 2 bad arguments, else those of the run that did not end well.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import shlex
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.csv
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from jobs import segment_dataset
+from jobs.segment_dataset import EXIT_ARGUMENTS, EXIT_DONE
+from pipeline import storage
+from pipeline.config import AblateConfig
+from pipeline.evaluation import EvaluationError, evaluate_results, split_names, truth_name, truth_uris
+from pipeline.manifest import ManifestError, build_manifest
+from pipeline.report.figures import line_figure
+from pipeline.results import ResultsError
+
+Row = dict[str, Any]
+
+console = Console(soft_wrap=True)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Parse, run and score each variant, print, write."""
+    config = tyro.cli(AblateConfig, args=arguments, description=__doc__)
+    rows: list[Row] = []
+    try:
+        images = storage.join(config.output, "images.parquet")
+        calls = {name: main_arguments(config, images, name, options) for name, options in config.variants().items()}
+        for call in calls.values():  # a wrong option of the last one should be told now
+            segment_dataset.parse(call)
+        storage.write_parquet(images, images_of(config))
+        for name, options in config.variants().items():
+            console.rule(f"{name} {shlex.join(options)}", align="left")
+            if code := segment_dataset.main(calls[name]):
+                print(f"ablate: the run {name} ended with exit code {code}, see above", file=sys.stderr)
+                return code
+            rows.append({"variant": name, "options": shlex.join(options), **score(config, name)})
+        write(config.output, rows)
+    except (EvaluationError, ManifestError, ResultsError, storage.StorageError, OSError) as error:
+        print(f"ablate: {storage.redact(str(error))}", file=sys.stderr)
+        return EXIT_ARGUMENTS
+    show(config, rows)
+    return EXIT_DONE
+
+
+def main_arguments(config: AblateConfig, images: str, name: str, options: list[str]) -> list[str]:
+    """The main job's command line for one variant."""
+    output = storage.join(config.output, name)
+    return ["--input", images, "--output", output, "--weights", config.weights, "--no-masks", *options]
+
+
+def images_of(config: AblateConfig) -> pa.Table:
+    """The split's images as a manifest for the main job.
+
+    Raises:
+        EvaluationError: the data set has no masks, no such split, or no image for a mask.
+    """
+    names = sorted(split_names(config.data, config.split, set(truth_uris(config.data))))[: config.limit]
+    photographs = build_manifest(storage.join(config.data, "JPEGImages"), None)
+    wanted = set(names)
+    rows = [row for row in photographs.to_pylist() if truth_name(row["image_id"]) in wanted]
+    if len(rows) != len(names):
+        raise EvaluationError(f"{config.data} has {len(names)} masks to compare with and {len(rows)} photographs of "
+                              "their names in JPEGImages; there must be one for each")  # fmt: skip
+    return pa.Table.from_pylist(rows, schema=photographs.schema)
+
+
+def score(config: AblateConfig, name: str) -> Row:
+    """The figures of one variant's run."""
+    output = storage.join(config.output, name)
+    evaluation = evaluate_results(output, config.data, config.split, config.trimap).summary()
+    summary = json.loads(storage.read_bytes(storage.join(output, "run", "summary.json")))
+    settings = json.loads(storage.read_bytes(storage.join(output, "run", "config.json")))["identity"]
+    stages = summary["stages"].values()
+    return {
+        "mean_iou": evaluation["mean_iou"],
+        "pixel_accuracy": evaluation["pixel_accuracy"],
+        "mean_iou_near_boundaries": evaluation["trimap"][-1]["mean_iou"],
+        # Of one process, all stages; not the run's time, most of which is Ray's start when the images are few.
+        "seconds_an_image": sum(stage["seconds"] / stage["rows"] for stage in stages if stage["rows"]),
+        "images": evaluation["images"],
+        "settings": settings,
+    }
+
+
+def write(output: str, rows: list[Row]) -> None:
+    """Write the table as JSON and CSV, and the figure if there is something to draw."""
+    storage.write_atomic(storage.join(output, "ablation.json"), json.dumps(rows, indent=1).encode())
+    flat = pa.Table.from_pylist([{name: value for name, value in row.items() if name != "settings"} for row in rows])
+    buffer = io.BytesIO()
+    pa.csv.write_csv(flat, buffer)
+    storage.write_atomic(storage.join(output, "ablation.csv"), buffer.getvalue())
+    points = by_proposals(rows)
+    if len(points) > 1:
+        storage.write_atomic(storage.join(output, "proposals.png"), line_figure(points, "proposals", "mean IoU"))
+
+
+def by_proposals(rows: list[Row]) -> list[tuple[int, float]]:
+    """Number of proposals and mean IoU of the rows that differ from the first in nothing else, ascending."""
+
+    def others(row: Row) -> Row:
+        return {name: value for name, value in row["settings"].items() if name != "propose.proposals"}
+
+    alike = [row for row in rows if others(row) == others(rows[0])]
+    return sorted((row["settings"]["propose.proposals"], row["mean_iou"]) for row in alike)
+
+
+def show(config: AblateConfig, rows: list[Row]) -> None:
+    """Print the table."""
+    table = Table("variant", "options", box=None)
+    for heading in ("mean IoU", "pixel accuracy", f"mean IoU {config.trimap} px from boundaries", "s/image", "images"):
+        table.add_column(heading, justify="right")
+    for row in rows:
+        figures = (row[name] for name in ("mean_iou", "pixel_accuracy", "mean_iou_near_boundaries", "seconds_an_image"))
+        texts = ("-" if figure is None else f"{figure:.3f}" for figure in figures)
+        table.add_row(row["variant"], row["options"], *texts, str(row["images"]))
+    console.rule()
+    console.print(table)
+    console.print(f"s/image: all stages, in one process; images: those compared; files: {config.output}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
