@@ -22,7 +22,8 @@ REPOSITORY = Path(__file__).parents[1]
 def test_variants_are_made_scored_and_not_made_again(head: Head, tmp_path: Path, capsys):
     list(write_dataset(ScenesConfig(str(tmp_path / "scenes"), train=1, val=2, seed=7)))
     output = tmp_path / "out"
-    arguments = ["--data", str(tmp_path / "scenes"), "--split", "val", "--output", str(output), "--base=--crf none",
+    base = "--crf none --predict-workers 1"
+    arguments = ["--data", str(tmp_path / "scenes"), "--split", "val", "--output", str(output), f"--base={base}",
                  "--also", "three=--proposals 3", "--only", "three", "proposals-1"]  # fmt: skip
     command = [sys.executable, "jobs/ablate.py", *arguments]
     environment = {**os.environ, **head.environment}
@@ -42,7 +43,7 @@ def test_variants_are_made_scored_and_not_made_again(head: Head, tmp_path: Path,
         assert f"{row['mean_iou']:.3f}" in process.stdout
         assert row["settings"]["refine.crf"] == "none"
     with (output / "ablation.csv").open() as file:
-        assert [row["options"] for row in csv.DictReader(file)] == [f"--crf none --proposals {n}" for n in (3, 1)]
+        assert [row["options"] for row in csv.DictReader(file)] == [f"{base} --proposals {n}" for n in (3, 1)]
     with Image.open(output / "proposals.png") as figure:
         assert figure.format == "PNG"
     assert exit_code(main, *arguments) == 0  # nothing is left to do, so Ray isn't even started

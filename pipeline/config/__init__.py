@@ -5,6 +5,7 @@ classes become top-level options (`--proposals`, `--crf`), hence their names are
 """
 
 from pipeline.config.analysis import AblateConfig as AblateConfig
+from pipeline.config.analysis import InspectConfig as InspectConfig
 from pipeline.config.checks import ConfigError as ConfigError
 from pipeline.config.data import EvaluateConfig as EvaluateConfig
 from pipeline.config.data import ScenesConfig as ScenesConfig

@@ -1,4 +1,4 @@
-"""Settings of the ablation."""
+"""Settings of the ablation and of the pictures of what the network does."""
 
 from __future__ import annotations
 
@@ -18,6 +18,9 @@ VARIANTS = {
     "direct": "--window direct",
 }
 """Rows of the ablation: what each changes in the main job's options."""
+
+RESULTS = {"DeconvNet": "--crf none", "DeconvNet+CRF": ""}
+"""Results that are shown side by side."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,36 @@ class AblateConfig:
         for name in self.only:
             require(name in known, "only", name, f"the variants are {', '.join(known)}")
         return {name: shlex.split(f"{self.base} {known[name]}") for name in self.only or known}
+
+
+@dataclass(frozen=True)
+class InspectConfig:
+    """What the network does with one image, as two pictures."""
+
+    image: str
+    """The image."""
+    output: str
+    """Folder for <image's name>_activations.png and <image's name>_panels.png."""
+    weights: str = "demo"
+    """As the main job's."""
+    box: tuple[float, float, float, float] | None = None
+    """Part of the image, x0 y0 x1 y1 in pixels, that is resized to 224x224 for the activations. Default: all of it."""
+    truth: str | None = None
+    """The image's mask, a palette PNG, to be shown beside the results."""
+    base: str = ""
+    """Options of the main job for all results, written --base='--proposals 20'."""
+    also: tuple[str, ...] = ()
+    """More results to show, each as NAME='OPTIONS OF THE MAIN JOB'."""
+
+    def __post_init__(self) -> None:
+        box = self.box
+        require(box is None or (box[0] < box[2] and box[1] < box[3]), "box", box, "x0 < x1 and y0 < y1 are needed")
+        self.results()
+
+    def results(self) -> dict[str, list[str]]:
+        """The main job's options by the result's name; errors as `AblateConfig.variants`."""
+        known = RESULTS | read_variants(self.also)
+        return {name: shlex.split(f"{self.base} {options}") for name, options in known.items()}
 
 
 def read_variants(variants: tuple[str, ...]) -> dict[str, str]:

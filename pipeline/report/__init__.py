@@ -1,1 +1,1 @@
-"""Pictures for people: panels of a run, figures."""
+"""Pictures for people: panels of a run, figures, activations of the network."""

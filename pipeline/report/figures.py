@@ -3,10 +3,22 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
+import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
+from numpy.typing import NDArray
+
+from pipeline.classes import VOID, voc_palette
+from pipeline.report.panels import overlay
+
+if TYPE_CHECKING:  # it needs torch, which the other figures do without
+    from pipeline.report.activations import Activation
+
+UInt8Array = NDArray[np.uint8]
 
 
 def line_figure(points: Sequence[tuple[float, float]], x: str, y: str) -> bytes:
@@ -18,6 +30,43 @@ def line_figure(points: Sequence[tuple[float, float]], x: str, y: str) -> bytes:
     axes.set_xlabel(x)
     axes.set_ylabel(y)
     axes.grid(alpha=0.3)
+    return png(figure)
+
+
+def activation_figure(crop_HW3: UInt8Array, activations: Sequence[Activation]) -> bytes:
+    """The crop and one heat map an activation, in two rows, coarse to fine.
+
+    Black is 0, the brightest colour the 99th percentile of what is above 0: a few extreme values would darken the rest.
+    """
+    columns = -(-(len(activations) + 1) // 2)
+    figure = Figure(figsize=(2.4 * columns, 5.3), layout="constrained")
+    axes = figure.subplots(2, columns).ravel()
+    axes[0].imshow(crop_HW3)
+    axes[0].set_title("crop", fontsize=9)
+    for ax, one in zip(axes[1:], activations, strict=False):
+        positive = one.map_HW[one.map_HW > 0]
+        ax.imshow(one.map_HW, cmap="inferno", vmin=0, vmax=np.percentile(positive, 99) if positive.size else 1)
+        size = f"{one.map_HW.shape[1]}x{one.map_HW.shape[0]}"
+        ax.set_title(f"{one.layer}, {size}, channel {one.channel}", fontsize=9)
+    for ax in axes:
+        ax.axis("off")
+    return png(figure)
+
+
+def side_by_side(image_HW3: UInt8Array, masks: Mapping[str, UInt8Array], class_names: Sequence[str]) -> bytes:
+    """The photograph and its overlays with labels `[H, W]` (255 void), named, over a legend of the classes in them."""
+    height, width = image_HW3.shape[:2]
+    figure = Figure(figsize=(3 * (len(masks) + 1), 3 * height / width + 0.6), layout="constrained")
+    axes = figure.subplots(1, len(masks) + 1, squeeze=False)[0]
+    pictures = {"photograph": image_HW3} | {name: overlay(image_HW3, mask) for name, mask in masks.items()}
+    for ax, (name, picture) in zip(axes, pictures.items(), strict=True):
+        ax.imshow(picture)
+        ax.set_title(name, fontsize=10)
+        ax.axis("off")
+    present = sorted({int(label) for mask in masks.values() for label in np.unique(mask)} - {0, VOID})
+    if present:
+        patches = [Patch(color=voc_palette()[label] / 255, label=class_names[label]) for label in present]
+        figure.legend(handles=patches, loc="outside lower center", ncols=min(len(patches), 7), frameon=False)
     return png(figure)
 
 

@@ -1,0 +1,116 @@
+"""Look at what the network does with one image: two pictures. No Ray here.
+
+    python jobs/inspect_network.py --image data/demo/JPEGImages/val_000000.jpg --weights demo --output runs/inspected
+    python jobs/inspect_network.py ... --box 40 30 260 220 --truth data/demo/SegmentationClass/val_000000.png
+
+Writes OUTPUT/<name>_activations.png: the decoder's maps from coarse to fine for the image or the box, one channel a
+layer (the paper's figure 4); and OUTPUT/<name>_panels.png: the photograph, the truth if given, and the results of the
+main job's stages without and with the CRF, side by side. Exit codes: 0 done, 2 bad arguments or images.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import cache
+from pathlib import PurePosixPath
+
+import numpy as np
+import pyarrow as pa
+import torch
+import tyro
+from numpy.typing import NDArray
+
+from jobs.segment_dataset import EXIT_ARGUMENTS, EXIT_DONE, parse, with_absolute_paths
+from pipeline import storage
+from pipeline.classes import VOID
+from pipeline.config import ConfigError, DecodeConfig, InspectConfig, SegmentConfig
+from pipeline.images import ImageError, decode_image, decode_mask
+from pipeline.inference.crops import cut_crops
+from pipeline.models.weights import Checkpoint, CheckpointError, load_checkpoint
+from pipeline.predict_stage import load_predict
+from pipeline.report.activations import decoder_maps, representative
+from pipeline.report.figures import activation_figure, side_by_side
+from pipeline.results import OK
+from pipeline.rows import start_rows
+from pipeline.shipped import weights_uri
+from pipeline.stages import decode_stage, propose_stage, refine_stage
+
+UInt8Array = NDArray[np.uint8]
+Box = tuple[float, float, float, float]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Parse, draw, write."""
+    config = tyro.cli(InspectConfig, args=arguments, description=__doc__)
+    try:
+        uri = weights_uri(config.weights)
+        checkpoint = load_checkpoint(storage.read_bytes(uri), uri)
+        image_HW3 = decode_image(storage.read_bytes(config.image), DecodeConfig().max_megapixels)
+        masks = {} if config.truth is None else {"truth": read_truth(config.truth, image_HW3, checkpoint)}
+        for name, options in config.results().items():
+            arguments = ["--input", config.image, "--output", config.output, "--weights", config.weights, *options]
+            masks[name] = segmented(with_absolute_paths(parse(arguments)), checkpoint.info.num_classes)
+        pictures = {
+            "activations": activations(checkpoint, image_HW3, config.box),
+            "panels": side_by_side(image_HW3, masks, checkpoint.info.class_names),
+        }
+        for name, picture in pictures.items():
+            target = storage.join(config.output, f"{PurePosixPath(config.image).stem}_{name}.png")
+            storage.write_atomic(target, picture)
+            print(target)
+    except (ImageError, CheckpointError, ConfigError, storage.StorageError, OSError) as error:
+        print(f"inspect_network: {storage.redact(str(error))}", file=sys.stderr)
+        return EXIT_ARGUMENTS
+    return EXIT_DONE
+
+
+def activations(checkpoint: Checkpoint, image_HW3: UInt8Array, box: Box | None) -> bytes:
+    """The decoder's maps for a box of the image, resized straight to the network's input, as a PNG file."""
+    height, width = image_HW3.shape[:2]
+    rectangle_14 = torch.tensor([box or (0, 0, width, height)], dtype=torch.float64)
+    crop_13HW = cut_crops(torch.from_numpy(image_HW3.copy()).permute(2, 0, 1), rectangle_14)
+    shown = representative(*decoder_maps(checkpoint.net, checkpoint.info.preprocessing(crop_13HW)))
+    return activation_figure(crop_13HW[0].permute(1, 2, 0).round().byte().numpy(), shown)
+
+
+def segmented(config: SegmentConfig, num_classes: int) -> UInt8Array:
+    """Labels `[H, W]` that the main job's stages give the image.
+
+    Raises:
+        ImageError: a stage failed.
+    """
+    # What the CRF starts from is made once for all results that differ in the CRF only.
+    table = predicted(replace(config, refine=replace(config.refine, crf="none")))
+    (row,) = refine_stage(table, config.refine, num_classes).to_pylist()
+    if row["status"] != OK:
+        raise ImageError("unreadable", f"{config.input}: {row['error_stage']} failed: {row['error_message']}")
+    return decode_mask(row["mask"])
+
+
+@cache
+def predicted(config: SegmentConfig) -> pa.Table:
+    """The image after the main job's first three stages."""
+    table = start_rows(pa.table({"image_id": ["image"], "uri": [config.input]}))
+    table = propose_stage(decode_stage(table, config.decode), config.propose)
+    return load_predict(config, gpus=0)(table)
+
+
+def read_truth(uri: str, image_HW3: UInt8Array, checkpoint: Checkpoint) -> UInt8Array:
+    """The mask of an image.
+
+    Raises:
+        ConfigError: it has another size, or labels that the network does not know.
+    """
+    truth_HW = decode_mask(storage.read_bytes(uri))
+    if truth_HW.shape != image_HW3.shape[:2]:
+        raise ConfigError(f"{uri} is {truth_HW.shape[::-1]} pixels and the image {image_HW3.shape[1::-1]}")
+    unknown = set(np.unique(truth_HW).tolist()) - {*range(checkpoint.info.num_classes), VOID}
+    if unknown:
+        raise ConfigError(f"{uri} holds label {min(unknown)}; {checkpoint.info.num_classes} classes are known")
+    return truth_HW
+
+
+if __name__ == "__main__":
+    sys.exit(main())
