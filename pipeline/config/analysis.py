@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from dataclasses import dataclass
 
@@ -105,7 +106,7 @@ def read_variants(variants: tuple[str, ...]) -> dict[str, str]:
     pairs = {}
     for variant in variants:
         name, equals, options = variant.partition("=")
-        if not equals or not name.replace("-", "").replace("_", "").isalnum():
-            raise ConfigError(f"variant is {variant!r}; write NAME='OPTIONS', the name of letters, digits, - and _")
+        if not equals or not re.fullmatch(r"[\w+-]+", name):
+            raise ConfigError(f"variant is {variant!r}; write NAME='OPTIONS', the name of letters, digits, _, + and -")
         pairs[name] = options
     return pairs
