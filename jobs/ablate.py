@@ -126,7 +126,7 @@ def by_proposals(rows: list[Row]) -> list[tuple[int, float]]:
 def show(config: AblateConfig, rows: list[Row]) -> None:
     """Print the table."""
     table = Table("variant", "options", box=None)
-    for heading in ("mean IoU", "pixel accuracy", f"mean IoU {config.trimap} px from boundaries", "s/image", "images"):
+    for heading in ("mean IoU", "accuracy", f"IoU at {config.trimap} px", "s/image", "images"):
         table.add_column(heading, justify="right")
     for row in rows:
         figures = (row[name] for name in ("mean_iou", "pixel_accuracy", "mean_iou_near_boundaries", "seconds_an_image"))
@@ -134,7 +134,8 @@ def show(config: AblateConfig, rows: list[Row]) -> None:
         table.add_row(row["variant"], row["options"], *texts, str(row["images"]))
     console.rule()
     console.print(table)
-    console.print(f"s/image: all stages, in one process; images: those compared; files: {config.output}")
+    console.print(f"IoU at {config.trimap} px: mean IoU of the pixels at most so far from a boundary; s/image: all "
+                  f"stages, in one process; files: {config.output}")  # fmt: skip
 
 
 if __name__ == "__main__":
