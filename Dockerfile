@@ -1,7 +1,7 @@
 # The image of every pod of deploy/rayjob.yaml: Python 3.11, the pinned packages, this project. About 8 GB, most of it torch.
 FROM python:3.11-slim-bookworm
 
-# g++ builds pydensecrf2; wget is for the health checks of older KubeRay releases.
+# g++ builds pydensecrf2 and this project's own CRF; wget is for the health checks of older KubeRay releases.
 RUN apt-get update && apt-get install -qy --no-install-recommends g++ wget && rm -rf /var/lib/apt/lists/*
 
 WORKDIR /app
@@ -11,6 +11,8 @@ COPY pyproject.toml constraints.txt ./
 # the user of the pods may not write: without it each worker takes 5 s longer to start.
 RUN pip install --no-cache-dir -c constraints.txt uv \
     && uv pip install --system --no-cache --compile-bytecode --build-constraints constraints.txt -c constraints.txt -r pyproject.toml
+COPY setup.py ./
+COPY native native
 COPY pipeline pipeline
 COPY jobs jobs
 RUN uv pip install --system --no-cache --no-deps --build-constraints constraints.txt .

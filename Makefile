@@ -14,7 +14,7 @@ setup: $(READY)
 
 # uv only because it installs the 5 GB of torch's default build in a minute rather than ten. Bytecode is compiled once here:
 # where Python may not write it later, each worker would compile torch and Ray anew when it starts (8.5 s instead of 3.1 s).
-$(READY): pyproject.toml constraints.txt
+$(READY): pyproject.toml constraints.txt setup.py native/densecrf_lattice.cpp
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, this is " + sys.version)'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt uv

@@ -28,6 +28,7 @@ from rich.table import Table
 
 from pipeline import storage
 from pipeline.config import ConfigError, SegmentConfig
+from pipeline.crf.refine import check_backend
 from pipeline.lease import BEAT_SECONDS, Lease, LeaseError
 from pipeline.manifest import ManifestError, build_manifest
 from pipeline.models.weights import CheckpointError, CheckpointInfo, fingerprint, read_info
@@ -52,6 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parse(arguments)
     try:
         config = with_absolute_paths(options)
+        check_backend(config.refine)
         data = storage.read_bytes(config.weights)
         info = read_info(data, config.weights)
         manifest = build_manifest(config.input, config.limit)
@@ -121,7 +123,7 @@ def segment(config: SegmentConfig, info: CheckpointInfo, lease: Lease, todo: pa.
     cluster.start_ray()
     signal.signal(signal.SIGTERM, stop)  # `ray job stop`; after Ray's start, which sets a handler of its own
     pools = cluster.plan(config)
-    works = real_works(config, info.num_classes, pools.predict_gpus)
+    works = real_works(config, info.num_classes, pools)
     if config.plan == "auto" and len(todo) >= PROBE_FROM:
         console.print(f"timing the stages on {PROBED} images")
         if seconds := cluster.pace(todo, works, pools, console.print):

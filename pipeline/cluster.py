@@ -13,7 +13,7 @@ from tenacity import Retrying, stop_after_attempt
 
 from pipeline import storage
 from pipeline.config import SegmentConfig
-from pipeline.pools import ClusterError, Pools, place, plan_pools
+from pipeline.pools import REFINE_GPUS, ClusterError, Pools, place, plan_pools
 from pipeline.probe import Works, probe, sample
 
 WORKER_SETTINGS = {
@@ -74,12 +74,13 @@ def total(resource: str) -> float:
 
 
 def pace(manifest: pa.Table, works: Works, pools: Pools, tell: Callable[[str], None]) -> dict[str, float] | None:
-    """Time each stage on a few images, in one process with the resources of a predict actor.
+    """Time each stage on a few images, in one process with the CPUs of a predict actor.
 
     Returns:
         See `probe.probe`; None if it could not be done, which is told and no reason not to try the run.
     """
-    timing = ray.remote(probe).options(num_cpus=pools.predict_cpus, num_gpus=pools.predict_gpus, max_retries=0)
+    gpus = max(pools.predict_gpus, pools.refine_gpus)
+    timing = ray.remote(probe).options(num_cpus=pools.predict_cpus, num_gpus=gpus, max_retries=0)
     try:
         seconds: dict[str, float] = ray.get(timing.remote(sample(manifest), works))
     except ray.exceptions.RayError as error:
@@ -103,7 +104,10 @@ def plan(config: SegmentConfig, seconds: dict[str, float] | None = None) -> Pool
     each = config.predict_gpus
     if each is None and config.predict.device != "auto":
         each = float(config.predict.device == "cuda")
-    pools = plan_pools(cpus, gpus, config.predict_workers, config.refine_workers, each, seconds)
+    refine_each = config.refine_gpus
+    if refine_each is None:
+        refine_each = REFINE_GPUS if config.refine.crf == "torch" and gpus and each != 0 else 0.0
+    pools = plan_pools(cpus, gpus, config.predict_workers, config.refine_workers, each, seconds, refine_each)
     if limits is None:  # machines that are not there yet cannot be looked at
         return place(pools, machines())
     return pools

@@ -19,6 +19,9 @@ GPU_PREDICT_CPUS = 1.0
 GPU_REFINE_CPUS = 0.9
 TASK_CPUS = (1.0, 0.4, 0.2)
 
+REFINE_GPUS = 0.1  # of an actor whose CRF runs on a GPU, by default
+SHARED_PREDICT_GPUS = 0.8  # of a predict actor beside such ones
+
 # Where nothing was measured: seconds an image of a small network on one core, of the full one on a GPU.
 CPU_GUESS = {"decode": 0.02, "propose": 0.1, "predict": 1.0, "refine": 0.5}
 GPU_GUESS = {"decode": 0.02, "propose": 0.15, "predict": 0.1, "refine": 1.0}
@@ -42,13 +45,15 @@ class Pools:
     refine_workers: int
     refine_cpus: float
     task_cpus: float
+    refine_gpus: float = 0.0
 
     def describe(self) -> str:
         """One line for people."""
         gpu = f" and {self.predict_gpus:g} GPU" if self.predict_gpus else ""
+        refine_gpu = f" and {self.refine_gpus:g} GPU" if self.refine_gpus else ""
         return (
             f"predict: {self.predict_workers} actor(s) of {self.predict_cpus:g} CPU{gpu}; "
-            f"refine: {self.refine_workers} actor(s) of {self.refine_cpus:g} CPU; "
+            f"refine: {self.refine_workers} actor(s) of {self.refine_cpus:g} CPU{refine_gpu}; "
             f"decode and propose: tasks of {self.task_cpus:g} CPU on the rest"
         )
 
@@ -73,6 +78,7 @@ def plan_pools(
     refine_workers: int,
     predict_gpus: float | None = None,
     seconds: Mapping[str, float] | None = None,
+    refine_gpus: float = 0.0,
 ) -> Pools:
     """Size the pools for a cluster, so that its scarcest resource is busy.
 
@@ -84,18 +90,21 @@ def plan_pools(
         gpus: its GPUs, those it may use.
         predict_workers: 0, or how many predict actors to use.
         refine_workers: 0, or how many refine actors to use.
-        predict_gpus: GPUs of a predict actor; None: 1 where there are GPUs.
+        predict_gpus: GPUs of a predict actor; None: 1 where there are GPUs, less where the CRF runs on them too.
         seconds: of one process for an image in each stage (`probe.probe`); None: a guess.
+        refine_gpus: GPUs of a refine actor.
 
     Raises:
         PoolError: the actors leave no CPU for tasks, or need more GPUs than there are.
     """
-    each = predict_gpus if predict_gpus is not None else float(gpus >= 1)
+    each = predict_gpus
+    if each is None:
+        each = 0.0 if gpus < 1 else SHARED_PREDICT_GPUS if refine_gpus else 1.0
     predict_cpus, refine_cpus = (GPU_PREDICT_CPUS, GPU_REFINE_CPUS) if each else (CPU_PREDICT_CPUS, CPU_REFINE_CPUS)
     seconds = seconds or (GPU_GUESS if each else CPU_GUESS)
     on_tasks = seconds["decode"] + seconds["propose"]
     if each:
-        predict = predict_workers or max(1, int(gpus / each))
+        predict = predict_workers or max(1, _fitting(gpus, each))
         left = max(cpus - predict * predict_cpus, 0.0)
         rate = min(predict / seconds["predict"], left / (on_tasks + seconds["refine"]))
         most = int((left - 1) / refine_cpus)  # one CPU stays for tasks
@@ -103,11 +112,18 @@ def plan_pools(
         rate = cpus / (on_tasks + seconds["predict"] + seconds["refine"])
         predict = predict_workers or max(1, math.ceil(rate * seconds["predict"]))
         most = math.ceil(cpus)
+    if refine_gpus:
+        most = min(most, _fitting(gpus, refine_gpus, beside=each * math.ceil(predict / gpus) if gpus >= 1 else 0.0))
     refine = refine_workers or max(1, min(most, math.ceil(rate * seconds["refine"])))
     if predict * each > gpus:
         raise PoolError(
             f"{predict} predict worker(s) x {each:g} GPU need {predict * each:g} GPUs, the cluster has {gpus:g}: "
             "lower --predict-workers or --predict-gpus, or add GPUs (--device cpu --predict-gpus 0 needs none)"
+        )
+    if predict * each + refine * refine_gpus > gpus + 1e-9:
+        raise PoolError(
+            f"{predict} predict worker(s) x {each:g} GPU + {refine} refine worker(s) x {refine_gpus:g} GPU need more "
+            f"than the cluster's {gpus:g}: lower --predict-gpus, --refine-workers or --refine-gpus"
         )
     free = cpus - predict * predict_cpus - refine * refine_cpus
     task_cpus = max((share for share in TASK_CPUS if free >= share), default=min(TASK_CPUS))
@@ -117,7 +133,12 @@ def plan_pools(
             f"cluster's {cpus:g} for decoding and proposals, which need {task_cpus:g}: lower --predict-workers or "
             "--refine-workers, or add CPUs"
         )
-    return Pools(predict, predict_cpus, each, refine, refine_cpus, task_cpus)
+    return Pools(predict, predict_cpus, each, refine, refine_cpus, task_cpus, refine_gpus)
+
+
+def _fitting(gpus: float, each: float, beside: float = 0.0) -> int:
+    """How many actors of `each` GPUs find room beside what holds a part of every GPU; a part is not spread over two."""
+    return int(gpus * (1 - beside) / each) if each >= 1 else int(gpus) * int((1 - beside) / each + 1e-9)
 
 
 def outlook(pools: Pools, cpus: float, seconds: Mapping[str, float]) -> Outlook:
@@ -151,7 +172,7 @@ def place(pools: Pools, nodes: Sequence[Mapping[str, float]]) -> Pools:
     free = [{"CPU": node.get("CPU", 0.0), "GPU": node.get("GPU", 0.0)} for node in nodes]
     wanted = [
         *[("predict actor", pools.predict_cpus, pools.predict_gpus)] * pools.predict_workers,
-        *[("refine actor", pools.refine_cpus, 0.0)] * pools.refine_workers,
+        *[("refine actor", pools.refine_cpus, pools.refine_gpus)] * pools.refine_workers,
         ("task of decoding and proposals", pools.task_cpus, 0.0),
     ]
     for what, cpus, gpus in wanted:

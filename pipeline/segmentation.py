@@ -18,12 +18,12 @@ from pipeline.lease import Lease
 from pipeline.pools import Pools
 from pipeline.probe import Works
 from pipeline.rows import start_rows
-from pipeline.stages import decode_stage, propose_stage, refine_stage, write_stage
+from pipeline.stages import decode_stage, load_refine, propose_stage, write_stage
 
 IMAGES_PER_BLOCK = 16  # 10 MB of working images: blocks of 10-60 MB cost Ray least, and few images wait on one task
 MOST_BLOCKS = 8192  # the driver holds a reference to each: of millions of images, more go into a block
 IMAGES_PER_PREDICTION = 4  # images whose crops share micro-batches: 200 crops waste at most a part of the last one
-IMAGES_PER_REFINEMENT = 4  # a message to the ledger for each batch
+IMAGES_PER_REFINEMENT = 4  # a message to the ledger for each batch; on a GPU, one lattice
 
 Guard = Callable[[str, Work], Work]
 
@@ -44,13 +44,13 @@ class RemoteLedger:
         self.actor.leave.remote(stage, key, images, repeated)
 
 
-def real_works(config: SegmentConfig, num_classes: int, predict_gpus: float) -> Works:
-    """The stages of the main job; a predict actor is given so many GPUs."""
+def real_works(config: SegmentConfig, num_classes: int, pools: Pools) -> Works:
+    """The stages of the main job, for actors that are given what `pools` says."""
     return Works(
         decode=partial(decode_stage, config=config.decode),
         propose=partial(propose_stage, config=config.propose),
-        make_predict=partial(_load_predict, config, predict_gpus),
-        make_refine=partial(partial, refine_stage, config=config.refine, num_classes=num_classes),
+        make_predict=partial(_load_predict, config, pools.predict_gpus),
+        make_refine=partial(load_refine, config.refine, num_classes, pools.refine_gpus),
     )
 
 
@@ -91,10 +91,11 @@ def build_dataset(
             compute=ActorPoolStrategy(size=pools.predict_workers),
             num_cpus=pools.predict_cpus, num_gpus=pools.predict_gpus or None, batch_format="pyarrow",
         )
-        # 1:1  CRF and mask; pydensecrf holds the GIL, so processes
+        # 1:1  CRF and mask, one thread a process
         .map_batches(
             Refine, fn_constructor_args=[works.make_refine, guard], batch_size=IMAGES_PER_REFINEMENT,
-            compute=ActorPoolStrategy(size=pools.refine_workers), num_cpus=pools.refine_cpus, batch_format="pyarrow",
+            compute=ActorPoolStrategy(size=pools.refine_workers),
+            num_cpus=pools.refine_cpus, num_gpus=pools.refine_gpus or None, batch_format="pyarrow",
         )
         # N:1  one Parquet file of results (and one of errors) for each batch, a row of counts for the driver
         .map_batches(

@@ -6,6 +6,7 @@ process half a gigabyte and seconds, so the stage that needs it is apart, `pipel
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,9 +16,10 @@ from numpy.typing import NDArray
 
 from pipeline import rows as r
 from pipeline import storage
+from pipeline.attempts import Work
 from pipeline.classes import voc_palette
 from pipeline.config import DecodeConfig, ProposeConfig, RefineConfig
-from pipeline.crf.refine import refine
+from pipeline.crf.refine import check_backend, refine_batch
 from pipeline.images import decode_image, encode_mask, resize_labels, working_size
 from pipeline.lease import Lease
 from pipeline.proposals.edgeboxes import propose
@@ -49,24 +51,60 @@ def propose_stage(table: pa.Table, config: ProposeConfig) -> pa.Table:
     return r.run_rows(table, "propose", work)
 
 
-def refine_stage(table: pa.Table, config: RefineConfig, num_classes: int) -> pa.Table:
-    """Refine each image with the CRF and label its pixels at full size."""
+def load_refine(config: RefineConfig, num_classes: int, gpus: float) -> Work:
+    """`refine_stage` for a process that shares the machine with others.
 
-    def work(row: Row) -> None:
-        image_HW3 = r.image_of(row)
-        class_ids_K = unpack(row["class_ids"], np.int64, -1)
-        probabilities_KHW = unpack(row["probabilities"], np.float16, len(class_ids_K), *image_HW3.shape[:2])
-        refined_KHW = refine(image_HW3, probabilities_KHW, config)
-        labels_HW = class_ids_K[refined_KHW.argmax(axis=0)].astype(np.uint8)
-        confidence_HW = refined_KHW.max(axis=0)
-        row["mean_confidence"] = float(confidence_HW.mean())
-        row["mean_probability"] = mean_per_class(labels_HW, confidence_HW, num_classes)
-        full_HW = resize_labels(labels_HW, row["height"], row["width"])
-        row["pixel_counts"] = np.bincount(full_HW.ravel(), minlength=num_classes).tolist()
-        row["mask"] = encode_mask(full_HW, voc_palette())
-        row |= dict.fromkeys(r.WORKING_COLUMNS.names)
+    Args:
+        config: the CRF's settings.
+        num_classes: background included.
+        gpus: what the process was given.
 
-    return r.run_rows(table, "refine", work)
+    Raises:
+        ConfigError: the CRF's backend is not installed here.
+        RuntimeError: a GPU was given, and torch sees none.
+    """
+    check_backend(config)
+    if config.crf == "torch":
+        import torch  # noqa: PLC0415  (half a gigabyte that the other backends do not need)
+
+        if gpus and not torch.cuda.is_available():
+            raise RuntimeError("this process was given a GPU, but torch sees none: look at the driver and at torch's "
+                               "build, or choose --refine-gpus 0")  # fmt: skip
+        torch.set_num_threads(1)
+    device = "cuda" if gpus else "cpu"
+    return partial(refine_stage, config=config, num_classes=num_classes, device=device)
+
+
+def refine_stage(table: pa.Table, config: RefineConfig, num_classes: int, device: str = "cpu") -> pa.Table:
+    """Refine each image with the CRF and label its pixels at full size; `crf torch` takes all images together."""
+
+    def work(rows: list[Row]) -> list[Row]:
+        images = [r.image_of(row) for row in rows]
+        class_ids = [unpack(row["class_ids"], np.int64, -1) for row in rows]
+        probabilities = [
+            unpack(row["probabilities"], np.float16, len(class_ids_K), *image_HW3.shape[:2])
+            for row, class_ids_K, image_HW3 in zip(rows, class_ids, images, strict=True)
+        ]
+        refined = refine_batch(images, probabilities, config, device)
+        return [_labelled(*one, num_classes) for one in zip(rows, class_ids, refined, strict=True)]
+
+    if config.crf == "torch":
+        return r.run_together(table, "refine", work)
+    return r.run_rows(table, "refine", lambda row: row.update(work([row])[0]))
+
+
+def _labelled(
+    row: Row, class_ids_K: NDArray[np.int64], refined_KHW: NDArray[np.float32], num_classes: int
+) -> dict[str, Any]:
+    labels_HW = class_ids_K[refined_KHW.argmax(axis=0)].astype(np.uint8)
+    confidence_HW = refined_KHW.max(axis=0)
+    full_HW = resize_labels(labels_HW, row["height"], row["width"])
+    return dict.fromkeys(r.WORKING_COLUMNS.names) | {
+        "mean_confidence": float(confidence_HW.mean()),
+        "mean_probability": mean_per_class(labels_HW, confidence_HW, num_classes),
+        "pixel_counts": np.bincount(full_HW.ravel(), minlength=num_classes).tolist(),
+        "mask": encode_mask(full_HW, voc_palette()),
+    }
 
 
 def mean_per_class(

@@ -109,7 +109,11 @@ def test_what_only_the_user_knows_stands_at_the_top() -> None:
 def test_nodes_install_the_pinned_packages() -> None:
     mounted = CLUSTER["file_mounts"]
     assert all((ROOT / local).is_file() for local in mounted.values())
-    assert {"pyproject.toml", "constraints.txt"} == set(mounted.values())
+    assert {"pyproject.toml", "constraints.txt", "setup.py", "native/densecrf_lattice.cpp"} == set(mounted.values())
+    assert all(remote.removeprefix("~/deconvnet-ray/") == local for remote, local in mounted.items())
+    assert any(
+        command.endswith("--no-deps --build-constraints constraints.txt .") for command in CLUSTER["setup_commands"]
+    )
     install = next(command for command in CLUSTER["setup_commands"] if "-r pyproject.toml" in command)
     assert "-c constraints.txt" in install
     assert any("--python 3.11 ~/venv" in command for command in CLUSTER["setup_commands"])

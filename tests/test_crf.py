@@ -1,5 +1,6 @@
 """The CRF against pydensecrf called directly and against an exact mean field written as loops over all pixel pairs."""
 
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -9,11 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from pipeline.config import RefineConfig
+from pipeline.config import ConfigError, RefineConfig
 from pipeline.crf.labels import keep_labels
-from pipeline.crf.refine import SMALLEST_PROBABILITY, refine
+from pipeline.crf.refine import SMALLEST_PROBABILITY, check_backend, refine, refine_batch
 
 CONFIG = RefineConfig()
+PYDENSECRF, TORCH = replace(CONFIG, crf="pydensecrf"), replace(CONFIG, crf="torch")
 NO_CRF = replace(CONFIG, crf="none")
 
 
@@ -70,11 +72,13 @@ def exact_mean_field(image_HW3, probabilities_KHW, config):
     return q.reshape(probabilities_KHW.shape)
 
 
-def test_with_all_labels_it_is_pydensecrf_called_directly():
+@pytest.mark.parametrize("backend", ["native", "pydensecrf", "torch"])
+def test_with_all_labels_it_is_pydensecrf_called_directly(backend):
     from pydensecrf.densecrf import DenseCRF2D
 
     image, probabilities = noise_image(30, 41), random_probabilities(5, 30, 41)
     config = RefineConfig(
+        crf=backend,
         crf_iterations=4,
         gaussian_sxy=2.0,
         gaussian_weight=1.5,
@@ -90,9 +94,90 @@ def test_with_all_labels_it_is_pydensecrf_called_directly():
     np.testing.assert_allclose(refine(image, probabilities, config), expected, atol=1e-5)
 
 
+@given(
+    st.integers(1, 23),
+    st.integers(1, 23),
+    st.sampled_from([2, 3, 5, 6, 9, 26, 255]),
+    st.sampled_from([3.0, 40.0]),
+    st.integers(0, 2**20),
+)
+def test_both_lattices_of_ours_are_pydensecrfs_at_any_size(height, width, classes, srgb, seed):
+    """Three iterations: from noise, ten make a visible difference of the last digit."""
+    rng = np.random.default_rng(seed)
+    image = np.clip(rng.integers(0, 200) + rng.normal(0, 20, (height, width, 3)), 0, 255).astype(np.uint8)
+    probabilities = random_probabilities(classes, height, width, seed)
+    config = replace(PYDENSECRF, crf_iterations=3, bilateral_srgb=srgb)
+    expected = refine(image, probabilities, config)
+    for backend in ("native", "torch"):
+        np.testing.assert_allclose(refine(image, probabilities, replace(config, crf=backend)), expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("config", [CONFIG, TORCH])
+@pytest.mark.parametrize("classes", [2, 21])
+def test_a_scene_gets_pydensecrfs_labels(config, classes):
+    image, probabilities = smooth_scene(classes, present=min(4, classes - 1))
+    ours, expected = refine(image, probabilities, config), refine(image, probabilities, PYDENSECRF)
+    np.testing.assert_allclose(ours, expected, atol=1e-4)
+    assert (ours.argmax(0) == expected.argmax(0)).mean() >= 0.9999
+
+
+def test_several_images_in_one_lattice_do_not_see_each_other():
+    sizes = [(4, 30, 41), (9, 17, 5), (1, 6, 6), (2, 30, 41), (3, 1, 1)]
+    images = [noise_image(height, width, seed) for seed, (_, height, width) in enumerate(sizes)]
+    probabilities = [random_probabilities(*size, seed) for seed, size in enumerate(sizes)]
+    together = refine_batch(images, probabilities, TORCH)
+    for image, probability, found in zip(images, probabilities, together, strict=True):
+        assert found.shape == probability.shape
+        np.testing.assert_allclose(found, refine(image, probability, TORCH), atol=1e-5)
+
+
+@pytest.mark.parametrize("config", [CONFIG, TORCH])
+@pytest.mark.parametrize("narrow", [{"bilateral_srgb": 1e-3}, {"gaussian_sxy": 1e-30}, {"bilateral_sxy": 1e-3}])
+def test_kernels_that_the_lattice_cannot_hold_are_refused(config, narrow):
+    with pytest.raises(ValueError, match="too narrow"):
+        refine(noise_image(60, 60), random_probabilities(3, 60, 60), replace(config, **narrow))
+
+
+@pytest.mark.parametrize("config", [CONFIG, TORCH])
+def test_kernels_of_any_other_width_are_taken(config):
+    image, probabilities = noise_image(7, 9), random_probabilities(3, 7, 9)
+    for width in (0.3, 1e4, 1e30):
+        wide = replace(config, gaussian_sxy=width, bilateral_sxy=width, bilateral_srgb=max(width, 1.0))
+        np.testing.assert_allclose(refine(image, probabilities, wide).sum(axis=0), 1, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("image", "logs", "error"),
+    [
+        (noise_image(4, 5), np.zeros((2, 5, 4), np.float32), ValueError),
+        (noise_image(4, 5), np.zeros((1, 4, 5), np.float32), ValueError),
+        (noise_image(4, 5), np.zeros((4, 5), np.float32), ValueError),
+        (noise_image(4, 5)[..., 0].copy(), np.zeros((2, 4, 5), np.float32), ValueError),
+        (noise_image(0, 5), np.zeros((2, 0, 5), np.float32), ValueError),
+        (noise_image(4, 5), np.zeros((2, 4, 5)), TypeError),
+        (noise_image(4, 5)[:, ::-1], np.zeros((2, 4, 5), np.float32), TypeError),
+    ],
+)
+def test_the_compiled_module_reads_nothing_beyond_its_arrays(image, logs, error):
+    from densecrf_lattice import marginals
+
+    kernels = {"gaussian_sxy": 3, "gaussian_weight": 3, "bilateral_sxy": 20, "bilateral_srgb": 3, "bilateral_weight": 5}
+    with pytest.raises(error):
+        marginals(image, logs, **kernels, iterations=2)
+
+
+def test_a_backend_that_is_not_installed_is_told_with_a_way_out(monkeypatch):
+    check_backend(CONFIG)
+    monkeypatch.setitem(sys.modules, "densecrf_lattice", None)
+    with pytest.raises(ConfigError, match=r"make setup.*--crf pydensecrf"):
+        check_backend(CONFIG)
+    check_backend(PYDENSECRF)
+    check_backend(NO_CRF)
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_an_exact_mean_field_agrees(seed):
-    """Pydensecrf filters through a permutohedral lattice, an approximation: labels agree, marginals nearly."""
+    """The CRF filters through a permutohedral lattice, an approximation: labels agree, marginals nearly."""
     image = np.full((12, 10, 3), (60, 90, 200), np.uint8)
     image[3:9, 2:7] = (180, 80, 40)
     rng = np.random.default_rng(seed)
@@ -179,7 +264,7 @@ def test_one_class_is_certain_everywhere(config):
 @pytest.mark.parametrize("config", [CONFIG, NO_CRF])
 def test_a_pixel_without_any_probability_is_undecided(config):
     refined = refine(noise_image(1, 1), np.zeros((4, 1, 1), np.float32), config)
-    np.testing.assert_allclose(refined, 0.25)
+    np.testing.assert_allclose(refined, 0.25, atol=1e-6)
 
 
 def test_a_zero_probability_counts_as_the_documented_smallest_one():

@@ -32,6 +32,9 @@ def test_a_plan_that_is_given_fits_whatever_was_asked(cpus, gpus, predict, refin
     assert pools.refine_workers == (refine or pools.refine_workers)
 
 
+SLOW_CRF = {"decode": 0.01, "propose": 0.09, "predict": 0.1, "refine": 1.0}
+
+
 def test_one_predict_actor_a_gpu():
     pools = plan_pools(32, 4, 0, 0)
     assert (pools.predict_workers, pools.predict_gpus) == (4, 1.0)
@@ -59,6 +62,18 @@ def test_several_actors_may_share_a_gpu():
     pools = plan_pools(32, 4, 0, 0, predict_gpus=0.5)
     assert (pools.predict_workers, pools.predict_gpus) == (8, 0.5)
     place(pools, [{"CPU": 8, "GPU": 1}] * 4)
+
+
+def test_a_crf_on_gpus_leaves_room_for_itself_beside_the_network():
+    pools = plan_pools(32, 4, 0, 0, seconds=SLOW_CRF, refine_gpus=0.1)
+    assert (pools.predict_workers, pools.predict_gpus) == (4, 0.8)
+    assert (pools.refine_workers, pools.refine_gpus) == (8, 0.1)
+    place(pools, [{"CPU": 8, "GPU": 1}] * 4)
+    assert "8 actor(s) of 0.9 CPU and 0.1 GPU" in pools.describe()
+    with pytest.raises(PoolError, match=r"4 predict worker\(s\) x 1 GPU \+ 1 refine worker\(s\) x 0.1 GPU need more"):
+        plan_pools(32, 4, 0, 0, predict_gpus=1, refine_gpus=0.1)
+    with pytest.raises(PoolError, match=r"0\.9 CPU and 0\.1 GPU left for a refine actor"):
+        place(pools, [{"CPU": 28, "GPU": 0}, *[{"CPU": 1, "GPU": 1}] * 4])
 
 
 def test_gpus_that_are_asked_for_and_missing_are_refused():

@@ -53,7 +53,7 @@ def test_what_is_left_is_the_manifest_without_results_and_errors(config):
     [
         ({}, "other", "model_fingerprint: f -> other"),
         ({"input": "/elsewhere"}, "f", "input"),
-        ({"refine": RefineConfig(crf="none")}, "f", "refine.crf: pydensecrf -> none"),
+        ({"refine": RefineConfig(crf="none")}, "f", "refine.crf: native -> none"),
         ({"predict": PredictConfig(window="direct")}, "f", "predict.window: 250-224 -> direct"),
     ],
 )

@@ -84,6 +84,23 @@ def test_one_bad_image_does_not_fail_its_batch(manifest, predict):
     assert predicted[2]["class_ids"] is not None
 
 
+def test_the_crf_takes_a_batch_together_and_a_bad_image_fails_alone(manifest, predict):
+    table = propose_stage(decode_stage(start_rows(manifest), DecodeConfig()), ProposeConfig(proposals=3))
+    table = predict(table)
+    one_by_one = refine_stage(table, RefineConfig(), len(CLASSES)).to_pylist()
+    together = refine_stage(table, RefineConfig(crf="torch"), len(CLASSES)).to_pylist()
+    assert [row["mask"] for row in together] == [row["mask"] for row in one_by_one]
+    for ours, alone in ((together[0], one_by_one[0]), (together[2], one_by_one[2])):
+        assert ours["mean_confidence"] == pytest.approx(alone["mean_confidence"], 1e-4)
+    assert together[0]["seconds_refine"] == together[2]["seconds_refine"] > 0
+    rows = table.to_pylist()
+    rows[0]["probabilities"] = np.full(len(rows[0]["probabilities"]) // 2, np.nan, np.float16).tobytes()
+    refined = refine_stage(pa.Table.from_pylist(rows, schema=ROW_SCHEMA), RefineConfig(crf="torch"), len(CLASSES))
+    assert [row["status"] for row in refined.to_pylist()] == ["failed", "failed", "ok", "failed"]
+    assert refined["error_stage"][0].as_py() == "refine"
+    assert refined["mask"][2].as_py() == one_by_one[2]["mask"]
+
+
 def test_writing_gives_counts_and_files(manifest, predict, tmp_path):
     table = run_all(manifest, predict)
     lease = take_lease(str(tmp_path / "out"))

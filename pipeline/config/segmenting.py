@@ -81,8 +81,9 @@ class PredictConfig:
 class RefineConfig:
     """Fully connected CRF (Kraehenbuehl and Koltun 2011); the defaults are the DeconvNet release's."""
 
-    crf: Literal["pydensecrf", "none"] = "pydensecrf"
-    """CRF backend; `none` takes the most probable class of each pixel."""
+    crf: Literal["native", "pydensecrf", "torch", "none"] = "native"
+    """CRF backend. `native`: this project's compiled one; `pydensecrf`: the authors'; `torch`: several images at once
+    on a GPU (`refine-gpus`). All three compute the same. `none` takes the most probable class of each pixel."""
     crf_iterations: int = 10
     """Mean-field iterations."""
     gaussian_sxy: float = 3.0
@@ -149,6 +150,9 @@ class SegmentConfig:
     `cpu`, else 0."""
     refine_workers: int = 0
     """Processes that run the CRF. 0: sized from the cluster."""
+    refine_gpus: float | None = None
+    """GPUs of each of these processes, for `crf torch`. Default: 0.1, beside a process that runs the network, where
+    there are GPUs and `device` is not `cpu`, else 0."""
     decode: DecodeConfig = field(default_factory=DecodeConfig)
     propose: ProposeConfig = field(default_factory=ProposeConfig)
     predict: PredictConfig = field(default_factory=PredictConfig)
@@ -163,10 +167,11 @@ class SegmentConfig:
         for name in ("predict_workers", "refine_workers"):
             require(getattr(self, name) >= 0, name, getattr(self, name), "must be 0 or more")
         require(self.price is None or self.price >= 0, "price", self.price, "must be 0 or more")
-        gpus = self.predict_gpus
-        require(
-            gpus is None or 0 <= gpus <= 1 or gpus.is_integer(), "predict_gpus", gpus, "must lie in 0..1 or be whole"
-        )
+        for name in ("predict_gpus", "refine_gpus"):
+            gpus = getattr(self, name)
+            require(gpus is None or 0 <= gpus <= 1 or gpus.is_integer(), name, gpus, "must lie in 0..1 or be whole")
+        only_torch = not self.refine_gpus or self.refine.crf == "torch"
+        require(only_torch, "refine_gpus", self.refine_gpus, "only `crf torch` computes on GPUs")
 
     def result_settings(self) -> dict[str, Any]:
         """The settings that change what is in the results; two runs may share an output only if these agree."""

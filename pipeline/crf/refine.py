@@ -1,21 +1,58 @@
-"""Fully connected CRF over an image's class probabilities (Kraehenbuehl and Koltun 2011; paper section 5)."""
+"""Fully connected CRF over an image's class probabilities (Kraehenbuehl and Koltun 2011; paper section 5).
+
+Three backends compute the same mean field over the same permutohedral lattice: `native`, this project's compiled
+module; `pydensecrf`, the authors' code; `torch` (`crf.torch_lattice`), several images at once on a GPU.
+"""
 
 from __future__ import annotations
 
+import importlib
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.config import RefineConfig
+from pipeline.config import ConfigError, RefineConfig
+
+Image = NDArray[np.uint8]
+Probabilities = NDArray[np.floating[Any]]
 
 SMALLEST_PROBABILITY = 1e-8
 """Probabilities are raised to this before the logarithm; float16's smallest is 6e-8, so only zeros are touched."""
 
+_MODULES = {"native": "densecrf_lattice", "pydensecrf": "pydensecrf.densecrf", "torch": "torch"}
+"""What each backend imports: none of it is needed by the others."""
 
-def refine(
-    image_HW3: NDArray[np.uint8], probabilities_KHW: NDArray[np.floating[Any]], config: RefineConfig
-) -> NDArray[np.float32]:
+
+def check_backend(config: RefineConfig) -> None:
+    """Make sure that the CRF can run in this process, before a million images fail one by one.
+
+    Raises:
+        ConfigError: its backend is not installed; the message says what to do.
+    """
+    module = _MODULES.get(config.crf)
+    if module is None:
+        return
+    try:
+        importlib.import_module(module)
+    except ImportError as error:
+        others = " or ".join(f"--crf {name}" for name in _MODULES if name != config.crf)
+        raise ConfigError(
+            f"crf is {config.crf}, which needs the module {module} ({error}): install the project again with a C++ "
+            f"compiler at hand (`make setup`, or `pip install .` with {others} until then)"
+        ) from error
+
+
+def refine(image_HW3: Image, probabilities_KHW: Probabilities, config: RefineConfig) -> NDArray[np.float32]:
+    """`refine_batch` of one image, on the CPU."""
+    (refined_KHW,) = refine_batch([image_HW3], [probabilities_KHW], config)
+    return refined_KHW
+
+
+def refine_batch(
+    images: Sequence[Image], probabilities: Sequence[Probabilities], config: RefineConfig, device: str = "cpu"
+) -> list[NDArray[np.float32]]:
     """Marginal class probabilities of the fully connected CRF, or just the normalised input for `crf none`.
 
     The unary energy is -log p. Two Potts terms pull pixels together: a Gaussian over position and a bilateral over
@@ -23,23 +60,72 @@ def refine(
     sums at both pixels, so a weight counts the same whatever its kernel's width or the image's size).
 
     Args:
-        image_HW3: RGB, at the size of the probabilities.
-        probabilities_KHW: any floating type, 0 or more. They need not sum to 1 (classes may have been left out); a
-            pixel where all are 0 counts as undecided, 1/K each.
+        images: RGB `[H, W, 3]`, at the size of the probabilities; sizes may differ.
+        probabilities: `[K, H, W]` of each image, K of its own, any floating type, 0 or more. They need not sum to 1
+            (classes may have been left out); a pixel where all are 0 counts as undecided, 1/K each.
         config: kernels, iterations and backend.
+        device: where `crf torch` computes all images together; the others take one after the other on the CPU.
 
     Returns:
-        float32 `[K, H, W]`, 0..1, summing to 1 over K.
+        For each image float32 `[K, H, W]`, 0..1, summing to 1 over K.
 
     Raises:
-        ValueError: the image is not uint8 RGB, the sizes differ, nothing is given, or a probability is NaN, infinite or
-            below 0.
+        ValueError: an image is not uint8 RGB, sizes differ, nothing is given, a probability is NaN, infinite or below
+            0, or the kernels are too narrow for the lattice.
     """
-    _check(image_HW3, probabilities_KHW)
-    normalised_KHW = _normalise(probabilities_KHW)
-    if config.crf == "none" or len(normalised_KHW) == 1:
-        return normalised_KHW
-    return _mean_field(image_HW3, normalised_KHW, config)
+    for image_HW3, probabilities_KHW in zip(images, probabilities, strict=True):
+        _check(image_HW3, probabilities_KHW)
+    refined = [_normalise(probabilities_KHW) for probabilities_KHW in probabilities]
+    open_to_change = [i for i, p_KHW in enumerate(refined) if config.crf != "none" and len(p_KHW) > 1]
+    chosen = [images[i] for i in open_to_change]
+    logs = [np.log(np.maximum(refined[i], SMALLEST_PROBABILITY)) for i in open_to_change]
+    for i, marginals_KHW in zip(open_to_change, _mean_fields(chosen, logs, config, device), strict=True):
+        refined[i] = marginals_KHW
+    return refined
+
+
+def _mean_fields(
+    images: Sequence[Image], logs: Sequence[NDArray[np.float32]], config: RefineConfig, device: str
+) -> list[NDArray[np.float32]]:
+    if config.crf == "torch":
+        from pipeline.crf.torch_lattice import mean_fields  # noqa: PLC0415 - half a gigabyte that the others do not need
+
+        return mean_fields(images, logs, config, device)
+    one = _pydensecrf if config.crf == "pydensecrf" else _native
+    return [one(image_HW3, log_KHW, config) for image_HW3, log_KHW in zip(images, logs, strict=True)]
+
+
+def _native(image_HW3: Image, log_KHW: NDArray[np.float32], config: RefineConfig) -> NDArray[np.float32]:
+    from densecrf_lattice import marginals  # noqa: PLC0415 - compiled; `crf none` does without
+
+    found: NDArray[np.float32] = marginals(
+        np.ascontiguousarray(image_HW3),
+        log_KHW,
+        gaussian_sxy=config.gaussian_sxy,
+        gaussian_weight=config.gaussian_weight,
+        bilateral_sxy=config.bilateral_sxy,
+        bilateral_srgb=config.bilateral_srgb,
+        bilateral_weight=config.bilateral_weight,
+        iterations=config.crf_iterations,
+    )
+    return found
+
+
+def _pydensecrf(image_HW3: Image, log_KHW: NDArray[np.float32], config: RefineConfig) -> NDArray[np.float32]:
+    from pydensecrf.densecrf import DenseCRF2D  # noqa: PLC0415 - as above
+
+    classes, height, width = log_KHW.shape
+    crf = DenseCRF2D(width, height, classes)
+    crf.setUnaryEnergy(-log_KHW.reshape(classes, -1))
+    crf.addPairwiseGaussian(sxy=config.gaussian_sxy, compat=config.gaussian_weight)
+    crf.addPairwiseBilateral(
+        sxy=config.bilateral_sxy,
+        srgb=config.bilateral_srgb,
+        rgbim=np.require(image_HW3, requirements=["C", "W"]),  # pydensecrf refuses the read-only views that Arrow gives
+        compat=config.bilateral_weight,
+    )
+    marginals = np.asarray(crf.inference(config.crf_iterations), dtype=np.float32)
+    return marginals.reshape(classes, height, width)
 
 
 def _check(image_HW3: NDArray[np.uint8], probabilities_KHW: NDArray[np.floating[Any]]) -> None:
@@ -64,22 +150,3 @@ def _normalise(probabilities_KHW: NDArray[np.floating[Any]]) -> NDArray[np.float
     normalised_KHW = np.full_like(raw_KHW, 1 / len(raw_KHW))  # stays where there is nothing to divide by
     np.divide(raw_KHW, total_HW, out=normalised_KHW, where=total_HW > 0)
     return normalised_KHW
-
-
-def _mean_field(
-    image_HW3: NDArray[np.uint8], probabilities_KHW: NDArray[np.float32], config: RefineConfig
-) -> NDArray[np.float32]:
-    from pydensecrf.densecrf import DenseCRF2D  # noqa: PLC0415 - `crf none` needs no pydensecrf
-
-    classes, height, width = probabilities_KHW.shape
-    crf = DenseCRF2D(width, height, classes)
-    crf.setUnaryEnergy(-np.log(np.maximum(probabilities_KHW, SMALLEST_PROBABILITY)).reshape(classes, -1))
-    crf.addPairwiseGaussian(sxy=config.gaussian_sxy, compat=config.gaussian_weight)
-    crf.addPairwiseBilateral(
-        sxy=config.bilateral_sxy,
-        srgb=config.bilateral_srgb,
-        rgbim=np.require(image_HW3, requirements=["C", "W"]),  # pydensecrf refuses the read-only views that Arrow gives
-        compat=config.bilateral_weight,
-    )
-    marginals = np.asarray(crf.inference(config.crf_iterations), dtype=np.float32)
-    return marginals.reshape(classes, height, width)
