@@ -10,6 +10,7 @@ finishes what is left. Exit codes: 0 all done, 2 bad arguments, 3 stopped but re
 
 from __future__ import annotations
 
+import argparse
 import os
 import signal
 import sys
@@ -27,12 +28,15 @@ from rich.console import Console
 from rich.table import Table
 
 from pipeline import storage
-from pipeline.config import ConfigError, SegmentConfig
+from pipeline.config import ConfigError, EnsembleConfig, SegmentConfig
+from pipeline.config.recipes import ENSEMBLES, RECIPES
 from pipeline.crf.refine import check_backend
 from pipeline.lease import BEAT_SECONDS, Lease, LeaseError
 from pipeline.manifest import ManifestError, build_manifest
+from pipeline.models.members import Member
 from pipeline.models.weights import CheckpointError, CheckpointInfo, fingerprint, read_info
 from pipeline.pools import ClusterError, Outlook, PoolError, outlook
+from pipeline.predict_stage import joint_fingerprint, load_other
 from pipeline.probe import PROBED
 from pipeline.results import RESULTS_SCHEMA, finished_ids
 from pipeline.rows import STAGES
@@ -56,10 +60,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         check_backend(config.refine)
         data = storage.read_bytes(config.weights)
         info = read_info(data, config.weights)
+        networks = joint_fingerprint(fingerprint(data), check_networks(config, info))
         manifest = build_manifest(config.input, config.limit)
         if config.dry_run:
             return show_plan(config, info, manifest)
-        run = open_run(config, fingerprint(data), info.class_names, manifest, console.print)
+        run = open_run(config, networks, info.class_names, manifest, console.print)
     except BAD_ARGUMENTS as error:
         return complain(error)
     with run.lease.kept_alive():
@@ -67,8 +72,41 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def parse(arguments: Sequence[str] | None) -> SegmentConfig:
-    """The settings that a command line asks for, the process's own by default; ends the process if it is wrong."""
-    return tyro.cli(SegmentConfig, args=arguments, description=__doc__, config=(tyro.conf.OmitArgPrefixes,))
+    """The settings: those of the recipe, and over them what was given; ends the process if that is wrong.
+
+    Args:
+        arguments: of the command line; None for the process's own.
+    """
+    arguments = sys.argv[1:] if arguments is None else arguments
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    first.add_argument("--recipe", default=SegmentConfig.recipe)
+    name = first.parse_known_args(arguments)[0].recipe
+    start = SegmentConfig(input=tyro.MISSING, output=tyro.MISSING)
+    if name in ENSEMBLES:
+        start = replace(start, ensemble=EnsembleConfig(fcn=tyro.MISSING))
+    return tyro.cli(
+        SegmentConfig,
+        args=arguments,
+        description=__doc__,
+        default=RECIPES.get(name, RECIPES[SegmentConfig.recipe])(start),  # tyro tells which names there are
+        config=(tyro.conf.OmitArgPrefixes,),
+    )
+
+
+def check_networks(config: SegmentConfig, info: CheckpointInfo) -> Member | None:
+    """Load the ensemble's other network once here, so that a file that cannot be used is told before the run starts.
+
+    Raises:
+        CheckpointError: the networks cannot be used, or not together.
+    """
+    if info.architecture != "deconvnet":
+        raise CheckpointError(f"{config.weights} is a {info.architecture}; it can be given as --fcn")
+    if not info.batch_statistics:
+        raise CheckpointError(
+            f"{config.weights} comes from a training file without batch normalisation's statistics; train on from it "
+            "first, or convert the inference file"
+        )
+    return load_other(config, info)
 
 
 def work(config: SegmentConfig, info: CheckpointInfo, run: RunRecord) -> int:
@@ -103,12 +141,13 @@ def work(config: SegmentConfig, info: CheckpointInfo, run: RunRecord) -> int:
 
 def with_absolute_paths(config: SegmentConfig) -> SegmentConfig:
     """Paths that mean the same in every worker, wherever it runs."""
-    edge_model = config.propose.edge_model
+    edge_model, fcn = config.propose.edge_model, config.ensemble.fcn
     return replace(
         config,
         input=storage.absolute(config.input),
         output=storage.absolute(config.output),
         weights=storage.absolute(weights_uri(config.weights)),
+        ensemble=replace(config.ensemble, fcn=fcn and storage.absolute(fcn)),
         propose=replace(config.propose, edge_model=edge_model and storage.absolute(edge_model)),
     )
 

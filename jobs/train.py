@@ -97,7 +97,8 @@ def first_network(config: TrainConfig, class_names: tuple[str, ...]) -> bytes:
                 f"{config.init} knows the classes {', '.join(checkpoint.info.class_names)}; the training set has "
                 f"{', '.join(class_names)}"
             )
-        return dump_checkpoint(checkpoint.net, checkpoint.info)
+        # Training gathers the statistics that a converted training file lacks.
+        return dump_checkpoint(checkpoint.net, replace(checkpoint.info, batch_statistics=True))
     net = DeconvNet(len(class_names), config.width)
     initialise(net, config.seed)
     if config.vgg16 is not None:

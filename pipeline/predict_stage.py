@@ -7,8 +7,10 @@ import torch
 
 from pipeline import storage
 from pipeline.config import PredictConfig, SegmentConfig
+from pipeline.inference.ensemble import Ensemble
 from pipeline.inference.predictor import Predictor
-from pipeline.models.weights import Checkpoint, load_checkpoint
+from pipeline.models.members import Member, load_member
+from pipeline.models.weights import Checkpoint, CheckpointError, CheckpointInfo, load_checkpoint
 from pipeline.results import OK
 from pipeline.rows import Row, boxes_of, image_of, pack, timed, to_table
 
@@ -16,9 +18,15 @@ from pipeline.rows import Row, boxes_of, image_of, pack, timed, to_table
 class PredictStage:
     """Holds the network; gives each image the probabilities of the classes that can still win."""
 
-    def __init__(self, checkpoint: Checkpoint, config: PredictConfig, label_threshold: float) -> None:
-        self._predictor = Predictor(checkpoint, config, label_threshold)
-        self._fingerprint = checkpoint.fingerprint
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        config: PredictConfig,
+        label_threshold: float,
+        ensemble: Ensemble | None = None,
+    ) -> None:
+        self._predictor = Predictor(checkpoint, config, label_threshold, ensemble)
+        self._fingerprint = joint_fingerprint(checkpoint.fingerprint, ensemble.member if ensemble else None)
         self.num_classes = checkpoint.info.num_classes
 
     def __call__(self, table: pa.Table) -> pa.Table:
@@ -61,4 +69,38 @@ def load_predict(config: SegmentConfig, gpus: float) -> PredictStage:
     # One thread: threads of several processes on one core wait for each other at every layer.
     torch.set_num_threads(1)
     checkpoint = load_checkpoint(storage.read_bytes(config.weights), config.weights)
-    return PredictStage(checkpoint, config.predict, config.refine.label_threshold)
+    member = load_other(config, checkpoint.info)
+    ensemble = Ensemble(member, config.ensemble.ensemble) if member is not None else None
+    return PredictStage(checkpoint, config.predict, config.refine.label_threshold, ensemble)
+
+
+def load_other(config: SegmentConfig, info: CheckpointInfo) -> Member | None:
+    """Load the other network of the ensemble; None where the settings name none.
+
+    Args:
+        config: the job's settings.
+        info: what DeconvNet's checkpoint says of itself.
+
+    Raises:
+        CheckpointError: the file cannot be used, or does not know DeconvNet's classes.
+    """
+    uri = config.ensemble.fcn
+    if uri is None:
+        return None
+    member = load_member(storage.read_bytes(uri), uri, config.ensemble.fcn_kind)
+    if member.class_names not in {None, info.class_names} or member.num_classes != info.num_classes:
+        raise CheckpointError(
+            f"the networks of the ensemble know different classes: {config.weights} {described(info.class_names)}, "
+            f"{uri} {described(member.class_names) if member.class_names else member.num_classes}"
+        )
+    return member
+
+
+def described(class_names: tuple[str, ...]) -> str:
+    """A class list for a message."""
+    return f"{len(class_names)} ({', '.join(class_names[:4])}, ...)"
+
+
+def joint_fingerprint(fingerprint: str, member: Member | None) -> str:
+    """The name of the networks' content that results and records carry."""
+    return fingerprint if member is None else f"{fingerprint}+{member.fingerprint}"

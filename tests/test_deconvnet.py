@@ -7,6 +7,7 @@ import torch.nn.functional as F
 import torchvision
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from reference_networks import deconvnet_rows, deconvnet_scores
 
 from pipeline.models.background import hold_back_background
 from pipeline.models.deconvnet import Deconv3x3, DeconvNet, pool, unpool
@@ -26,6 +27,9 @@ def test_layers_follow_the_papers_table():
     with torch.device("meta"):
         net = DeconvNet()
     convs = {name.removesuffix(".conv").split(".")[-1]: m for name, m in net.named_modules() if name.endswith("conv")}
+    assert [tuple(m.weight.shape) for m in net.modules() if hasattr(m, "out_channels")] == [
+        shape for _, shape, _ in deconvnet_rows(1)
+    ]
     encoder = {"conv1": [64, 64], "conv2": [128, 128], "conv3": [256] * 3, "conv4": [512] * 3, "conv5": [512] * 3}
     decoder = {"deconv5": [512] * 3, "deconv4": [512, 512, 256], "deconv3": [256, 256, 128], "deconv2": [128, 64],
                "deconv1": [64, 64]}  # fmt: skip
@@ -105,6 +109,28 @@ def trained_looking(net: DeconvNet, seed: int = 0) -> DeconvNet:
                                     ("running_var", 0.3, 2.0)):  # fmt: skip
                 getattr(module, name).data.uniform_(low, high, generator=generator)
     return net.eval()
+
+
+def test_the_network_computes_what_its_layer_table_says():
+    """Against a forward pass written from the table alone (`reference_networks`), with this network's weights."""
+    net = trained_looking(DeconvNet(21, width=1 / 16))
+    convs = [m for m in net.modules() if isinstance(m, torch.nn.Conv2d | torch.nn.ConvTranspose2d)]
+    norms = [m for m in net.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+    blobs = {}
+    for i, (name, shape, norm_name) in enumerate(deconvnet_rows(16)):
+        assert tuple(convs[i].weight.shape) == shape, name
+        blobs[name] = [convs[i].weight.detach().numpy(), convs[i].bias.detach().numpy()]
+        if norm_name:
+            bn = norms[i]
+            factor = bn.weight / (bn.running_var + bn.eps).sqrt()
+            blobs[norm_name] = [factor.detach().numpy(), (bn.bias - factor * bn.running_mean).detach().numpy()]
+    assert len(convs) == len(norms) + 1 == len(deconvnet_rows(16))
+    x = torch.randn(2, 3, 224, 224, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        expected, got, quick = deconvnet_scores(blobs, x), net(x), fold(net)(x)
+    assert expected.std() > 1e-3
+    for scores in (got, quick):
+        assert (scores - expected).norm() / expected.norm() < 1e-4
 
 
 def test_folding_batch_normalisation_keeps_the_scores():

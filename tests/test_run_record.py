@@ -6,7 +6,7 @@ from dataclasses import replace
 import pyarrow as pa
 import pytest
 
-from pipeline.config import PredictConfig, RefineConfig, SegmentConfig
+from pipeline.config import EnsembleConfig, PredictConfig, RefineConfig, SegmentConfig
 from pipeline.lease import LeaseError, take_lease
 from pipeline.results import write_rows
 from pipeline.run_record import RunRecord, RunRecordError, Summary
@@ -54,6 +54,8 @@ def test_what_is_left_is_the_manifest_without_results_and_errors(config):
         ({}, "other", "model_fingerprint: f -> other"),
         ({"input": "/elsewhere"}, "f", "input"),
         ({"refine": RefineConfig(crf="none")}, "f", "refine.crf: native -> none"),
+        ({}, "f+member", "model_fingerprint: f -> f+member"),
+        ({"ensemble": EnsembleConfig(fcn="fcn.pth")}, "f", "ensemble.rule: None -> mean"),
         ({"predict": PredictConfig(window="direct")}, "f", "predict.window: 250-224 -> direct"),
     ],
 )

@@ -40,14 +40,16 @@ class ProposeConfig:
     extend: float = 1.2
     """Each box is extended by this factor about its centre."""
     min_side: float = 112.0
-    """Boxes whose shorter extended side is smaller, in pixels, are skipped. Small images: at most 0.3 of the
-    image's shorter side is asked for."""
+    """Boxes whose shorter extended side is smaller, in pixels, are skipped."""
+    small_image_share: float = 0.3
+    """`min-side` asks for at most this share of an image's shorter side. 0: it holds for small images too."""
 
     def __post_init__(self) -> None:
         require(self.proposals >= 1, "proposals", self.proposals, "must be at least 1")
         require(self.max_boxes >= self.proposals, "max_boxes", self.max_boxes, "must be at least `proposals`")
         require(1.0 <= self.extend <= 4.0, "extend", self.extend, "must lie in 1..4")
         require(self.min_side >= 0, "min_side", self.min_side, "must be 0 or more")
+        require(self.small_image_share >= 0, "small_image_share", self.small_image_share, "must be 0 or more")
         require(0 <= self.edge_threshold < 1, "edge_threshold", self.edge_threshold, "must lie in 0..1")
         require(
             self.edges != "structured" or self.edge_model is not None,
@@ -75,6 +77,23 @@ class PredictConfig:
 
     def __post_init__(self) -> None:
         require(self.micro_batch >= 1, "micro_batch", self.micro_batch, "must be at least 1")
+
+
+@dataclass(frozen=True)
+class EnsembleConfig:
+    """EDeconvNet: a fully convolutional network beside DeconvNet (paper section 5)."""
+
+    fcn: str | None = None
+    """File of the other network: an FCN-8s of jobs/convert_weights.py, or a state dict of torchvision's (`.pth`,
+    `.safetensors`) with DeconvNet's classes in the same order. None: DeconvNet alone."""
+    fcn_kind: Literal[
+        "auto", "fcn8s", "fcn_resnet50", "fcn_resnet101", "deeplabv3_resnet50", "deeplabv3_resnet101",
+        "deeplabv3_mobilenet_v3_large",
+    ] = "auto"  # fmt: skip
+    """What `fcn` holds; `auto`: the file says it itself. torchvision's files don't."""
+    ensemble: Literal["mean", "product"] = "mean"
+    """How the two are combined: mean of their probabilities (paper) or product of their scores, the other network's
+    clamped at 0 (release)."""
 
 
 @dataclass(frozen=True)
@@ -120,6 +139,9 @@ class SegmentConfig:
     """Folder for results, masks, errors and the run's record. The same command again finishes what is left."""
     weights: str = "demo"
     """A checkpoint (.safetensors), or `demo`: the small one that ships with the project (see `docs/results.md`)."""
+    recipe: Literal["deconvnet", "deconvnet+crf", "edeconvnet", "edeconvnet+crf", "release"] = "deconvnet+crf"
+    """A row of the paper's table, or the authors' released code: where the settings start from. Settings that are given
+    win; `--recipe NAME --help` shows what it stands for."""
     limit: int | None = None
     """Take only the first so many images of the sorted input."""
     masks: bool = True
@@ -156,6 +178,7 @@ class SegmentConfig:
     decode: DecodeConfig = field(default_factory=DecodeConfig)
     propose: ProposeConfig = field(default_factory=ProposeConfig)
     predict: PredictConfig = field(default_factory=PredictConfig)
+    ensemble: EnsembleConfig = field(default_factory=EnsembleConfig)
     refine: RefineConfig = field(default_factory=RefineConfig)
 
     def __post_init__(self) -> None:
@@ -178,6 +201,8 @@ class SegmentConfig:
         settings = {"input": self.input, "masks": self.masks}
         for stage in ("decode", "propose", "predict", "refine"):
             settings |= {f"{stage}.{name}": value for name, value in asdict(getattr(self, stage)).items()}
+        if self.ensemble.fcn is not None:  # which file it is, its fingerprint says
+            settings |= {"ensemble.fcn_kind": self.ensemble.fcn_kind, "ensemble.rule": self.ensemble.ensemble}
         return {name: value for name, value in settings.items() if name not in _RESULT_NEUTRAL}
 
 

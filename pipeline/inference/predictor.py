@@ -15,6 +15,7 @@ from pipeline.crf.labels import keep_labels
 from pipeline.geometry import fed_rectangles
 from pipeline.inference.aggregate import Canvas, probabilities
 from pipeline.inference.crops import cut_crops
+from pipeline.inference.ensemble import Ensemble
 from pipeline.models.deconvnet import DeconvNet
 from pipeline.models.folding import fold
 from pipeline.models.weights import Checkpoint
@@ -35,7 +36,9 @@ class Prediction:
 class Predictor:
     """A network in inference form on one device, and the way from proposals to an image's probabilities."""
 
-    def __init__(self, checkpoint: Checkpoint, config: PredictConfig, label_threshold: float) -> None:
+    def __init__(
+        self, checkpoint: Checkpoint, config: PredictConfig, label_threshold: float, ensemble: Ensemble | None = None
+    ) -> None:
         self.device = choose_device(config.device)
         self.num_classes = checkpoint.info.num_classes
         self._preprocessing = checkpoint.info.preprocessing
@@ -45,10 +48,14 @@ class Predictor:
         self.micro_batch = config.micro_batch
         """Crops that go through the network at once; halved when a GPU's memory runs out."""
         self._label_threshold = label_threshold
+        self._ensemble = ensemble and ensemble.to(self.device, self._dtype)
 
     def predict(self, images: Sequence[Image], boxes: Sequence[NDArray[np.floating]]) -> list[Prediction]:
         """Class probabilities of a batch of images; arguments and errors as `aggregate`."""
-        return [prune(scores_CHW, self._label_threshold) for scores_CHW in self.aggregate(images, boxes)]
+        maps = self.aggregate(images, boxes)
+        if self._ensemble is not None:
+            maps = [self._ensemble(image, scores_CHW) for image, scores_CHW in zip(images, maps, strict=True)]
+        return [prune(scores_CHW, self._label_threshold) for scores_CHW in maps]
 
     @torch.inference_mode()
     def aggregate(self, images: Sequence[Image], boxes: Sequence[NDArray[np.floating]]) -> list[Tensor]:

@@ -19,9 +19,10 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from pipeline.models.deconvnet import DeconvNet
+from pipeline.models.fcn8s import FCN8s
 
-ARCHITECTURE = "deconvnet"
 METADATA_KEY = "deconvnet-ray"
+ARCHITECTURES = ("deconvnet", "fcn8s")
 
 
 class CheckpointError(ValueError):
@@ -58,6 +59,10 @@ class CheckpointInfo:
     preprocessing: Preprocessing = field(default_factory=Preprocessing)
     trained_on: str = ""
     """Free text for people: data, recipe, figures."""
+    architecture: Literal["deconvnet", "fcn8s"] = "deconvnet"
+    batch_statistics: bool = True
+    """Whether the population statistics of batch normalisation are there. A converted training file of the release has
+    none: one can train on from it, and not segment with it."""
 
     @property
     def num_classes(self) -> int:
@@ -74,7 +79,7 @@ class Checkpoint:
     fingerprint: str
 
 
-def dump_checkpoint(net: DeconvNet, info: CheckpointInfo, dtype: torch.dtype = torch.float32) -> bytes:
+def dump_checkpoint(net: DeconvNet | FCN8s, info: CheckpointInfo, dtype: torch.dtype = torch.float32) -> bytes:
     """The checkpoint file's bytes; `dtype` float16 halves a file that is shipped."""
     if net.num_classes != info.num_classes or net.width != info.width:
         raise CheckpointError(
@@ -86,8 +91,7 @@ def dump_checkpoint(net: DeconvNet, info: CheckpointInfo, dtype: torch.dtype = t
         for name, t in net.state_dict().items()
         if not name.endswith("num_batches_tracked")
     }
-    description = json.dumps({"architecture": ARCHITECTURE, **asdict(info)})
-    data: bytes = safetensors.torch.save(tensors, metadata={METADATA_KEY: description})
+    data: bytes = safetensors.torch.save(tensors, metadata={METADATA_KEY: json.dumps(asdict(info))})
     return data
 
 
@@ -102,7 +106,19 @@ def load_checkpoint(data: bytes, name: str = "the checkpoint") -> Checkpoint:
         CheckpointError: not safetensors, not one of ours, or its tensors do not fit its description.
     """
     info = read_info(data, name)
+    if info.architecture != "deconvnet":
+        raise CheckpointError(f"{name} is a network of the kind {info.architecture}, not a DeconvNet")
     net = DeconvNet(info.num_classes, info.width).eval()
+    fill(net, info, data, name)
+    return Checkpoint(net, info, fingerprint(data))
+
+
+def fill(net: DeconvNet | FCN8s, info: CheckpointInfo, data: bytes, name: str) -> None:
+    """Put a checkpoint's tensors into the network that its description asks for.
+
+    Raises:
+        CheckpointError: the file is damaged, or its tensors do not fit its description.
+    """
     wanted = {key: value for key, value in net.state_dict().items() if not key.endswith("num_batches_tracked")}
     try:
         tensors: Mapping[str, Tensor] = safetensors.torch.load(data)
@@ -113,11 +129,11 @@ def load_checkpoint(data: bytes, name: str = "the checkpoint") -> Checkpoint:
     ]
     if wrong:
         raise CheckpointError(
-            f"{name} does not fit a DeconvNet of {info.num_classes} classes and width {info.width}: {len(wrong)} "
-            f"tensors are missing, unknown or of another shape, such as {wrong[0]}. Export it again with jobs/train.py."
+            f"{name} does not fit a {info.architecture} of {info.num_classes} classes and width {info.width}: "
+            f"{len(wrong)} tensors are missing, unknown or of another shape, such as {wrong[0]}. Export it again with "
+            "jobs/train.py."
         )
     net.load_state_dict({key: tensor.float() for key, tensor in tensors.items()}, strict=False)
-    return Checkpoint(net, info, fingerprint(data))
 
 
 def fingerprint(data: bytes) -> str:
@@ -146,14 +162,16 @@ def read_info(data: bytes, name: str = "the checkpoint") -> CheckpointInfo:
 
 def _parse_info(described: dict[str, Any], name: str) -> CheckpointInfo:
     try:
-        if described["architecture"] != ARCHITECTURE:
-            raise CheckpointError(f"{name} is a {described['architecture']}, not a {ARCHITECTURE}")
+        if described["architecture"] not in ARCHITECTURES:
+            raise CheckpointError(f"{name} is a {described['architecture']}; known are {', '.join(ARCHITECTURES)}")
         fed = described["preprocessing"]
         return CheckpointInfo(
             class_names=tuple(described["class_names"]),
             width=float(described["width"]),
             preprocessing=Preprocessing(fed["channels"], tuple(fed["mean"]), tuple(fed["std"])),
             trained_on=str(described.get("trained_on", "")),
+            architecture=described["architecture"],
+            batch_statistics=bool(described.get("batch_statistics", True)),
         )
     except (KeyError, TypeError) as error:
         raise CheckpointError(f"{name} has an incomplete description: {error!r} in `{METADATA_KEY}`") from error

@@ -27,8 +27,6 @@ MAX_EDGE_FRACTION = 0.08
 """Share of an image's pixels that may be edges: the time of EdgeBoxes grows fast with their number. A third of the
 photographs have a few more, and lose no recall. Noise, text and mosaics have 0.17 to 0.5: with this, 640x480 pixels of
 noise take 0.6 s instead of 6.5."""
-SMALL_IMAGE_SHARE = 0.3
-"""A small image is asked for no larger boxes than this share of its shorter side."""
 SMALLEST_SIDE = 32
 """Images with a shorter side, in pixels, are not searched: EdgeBoxes' smallest box has 1000 pixels."""
 LARGEST_HALF_PERIMETER = 20_000
@@ -65,7 +63,8 @@ def choose(found: Proposals, height: int, width: int, config: ProposeConfig) -> 
     """What `propose` makes of raw boxes: extended, small ones skipped, the best kept; or the whole image."""
     boxes_N4 = extend_boxes(found.boxes_N4, config.extend)
     shorter_N = (boxes_N4[:, 2:] - boxes_N4[:, :2]).min(axis=1)
-    needed = min(config.min_side, SMALL_IMAGE_SHARE * min(height, width))
+    share = config.small_image_share or np.inf
+    needed = min(config.min_side, share * min(height, width))
     best_K = np.flatnonzero(shorter_N >= needed)[: config.proposals]
     if len(best_K) == 0:
         whole_14 = np.array([[0, 0, width, height]], np.float32)

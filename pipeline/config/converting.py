@@ -1,0 +1,21 @@
+"""Settings of the converter of released weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class ConvertConfig:
+    """A Caffe model as a checkpoint of this project."""
+
+    source: str
+    """The `.caffemodel`."""
+    kind: Literal["deconvnet", "fcn8s", "vgg16"]
+    """What it holds: `deconvnet`: the DeconvNet release, training or inference form. `fcn8s`: FCN-8s on VGG-16.
+    `vgg16`: VGG-16 for ImageNet, which becomes a network to train from (`jobs/train.py --init`)."""
+    output: str
+    """The checkpoint to write (.safetensors)."""
+    classes: str | None = None
+    """A text file with a class name a line, background first. Default: PASCAL VOC's 21."""

@@ -1,0 +1,68 @@
+"""Recipes of the main job: the rows of the paper's table, and the authors' released code.
+
+A recipe sets where the settings start from. What a user gives wins over it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from pipeline.config.segmenting import SegmentConfig
+
+
+def deconvnet(config: SegmentConfig) -> SegmentConfig:
+    """DeconvNet: no CRF, no ensemble (paper: mean IoU 69.6 on VOC 2012 test)."""
+    return replace(config, recipe="deconvnet", refine=replace(config.refine, crf="none"))
+
+
+def deconvnet_crf(config: SegmentConfig) -> SegmentConfig:
+    """DeconvNet+CRF (70.5): the defaults."""
+    return replace(config, recipe="deconvnet+crf")
+
+
+def edeconvnet(config: SegmentConfig) -> SegmentConfig:
+    """EDeconvNet (71.7): mean of the probabilities of DeconvNet and an FCN, no CRF."""
+    return replace(deconvnet(edeconvnet_crf(config)), recipe="edeconvnet")
+
+
+def edeconvnet_crf(config: SegmentConfig) -> SegmentConfig:
+    """EDeconvNet+CRF (72.5): mean of the probabilities, then the CRF."""
+    return replace(config, recipe="edeconvnet+crf", ensemble=replace(config.ensemble, ensemble="mean"))
+
+
+def release(config: SegmentConfig) -> SegmentConfig:
+    """The rules of the released code, `generate_EDeconvNet_CRF_results`, wherever it shows them.
+
+    The release reads its boxes from a file and shows no more of them than that they come in an order, that those whose
+    shorter side is below 112 pixels are skipped, and that 50 are used. Here they are this project's EdgeBoxes, extended
+    1.2 times. The release ends with an error for images larger than 500 pixels; `max_side` stays as it is.
+    """
+    return replace(
+        config,
+        recipe="release",
+        propose=replace(config.propose, proposals=50, min_side=112.0, small_image_share=0.0, extend=1.2),
+        predict=replace(config.predict, window="direct", aggregation="max"),
+        ensemble=replace(config.ensemble, ensemble="product"),
+        refine=replace(
+            config.refine,
+            crf_iterations=10,
+            gaussian_sxy=3.0,
+            gaussian_weight=3.0,
+            bilateral_sxy=20.0,
+            bilateral_srgb=3.0,
+            bilateral_weight=5.0,
+            label_threshold=0.0,
+        ),
+    )
+
+
+RECIPES: dict[str, Callable[[SegmentConfig], SegmentConfig]] = {
+    "deconvnet": deconvnet,
+    "deconvnet+crf": deconvnet_crf,
+    "edeconvnet": edeconvnet,
+    "edeconvnet+crf": edeconvnet_crf,
+    "release": release,
+}
+ENSEMBLES = ("edeconvnet", "edeconvnet+crf")
+"""Recipes that need a second network; `release` uses one if it is given."""

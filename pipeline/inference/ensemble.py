@@ -1,0 +1,58 @@
+"""EDeconvNet: DeconvNet's scores and those of a fully convolutional network, combined (paper section 5)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pipeline.models.members import Member
+
+Rule = Literal["mean", "product"]
+
+
+def combine(deconvnet_CHW: Tensor, fcn_CHW: Tensor, rule: Rule) -> Tensor:
+    """A score map whose softmax is the ensemble's probability map.
+
+    `mean` is the paper's: the mean of the two probability maps. As scores it is the logarithm of the probability
+    relative to chance, 1/C, so that a class is above 0 where it is more likely than chance and all are 0 where neither
+    network says anything; `crf.labels.keep_labels` goes by that.
+
+    `product` is the release's: the product of the two score maps, those of the FCN clamped at 0. DeconvNet's
+    aggregated scores are 0 or more with `max`; where no proposal says anything, the FCN has no say either.
+
+    Args:
+        deconvnet_CHW: aggregated scores before softmax, float32.
+        fcn_CHW: scores before softmax of the same size, classes in the same order.
+        rule: how to combine.
+
+    Returns:
+        float32 `[C, H, W]`.
+    """
+    if rule == "product":
+        return deconvnet_CHW * fcn_CHW.clamp(min=0)
+    mean_CHW = (deconvnet_CHW.softmax(dim=0) + fcn_CHW.softmax(dim=0)) / 2
+    return (mean_CHW * len(mean_CHW)).log()
+
+
+@dataclass(frozen=True)
+class Ensemble:
+    """The other network of an ensemble, and how its scores are used."""
+
+    member: Member
+    rule: Rule
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> Ensemble:
+        """The same on a device, the network's weights in a precision and in the layout that is fastest there."""
+        self.member.net.to(device, dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return self
+
+    @torch.inference_mode()
+    def __call__(self, image_HW3: NDArray[np.uint8], deconvnet_CHW: Tensor) -> Tensor:
+        """Scores of the ensemble (`combine`) for an RGB image; one forward pass of the FCN, on the scores' device."""
+        image_3HW = torch.from_numpy(np.array(image_HW3)).to(deconvnet_CHW.device).permute(2, 0, 1)
+        return combine(deconvnet_CHW, self.member.scores(image_3HW), self.rule)

@@ -1,0 +1,116 @@
+"""The fully convolutional network of an ensemble: FCN-8s or one of torchvision's, from a local file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pipeline.models.fcn8s import FCN8s
+from pipeline.models.weights import (
+    METADATA_KEY,
+    CheckpointError,
+    Preprocessing,
+    fill,
+    fingerprint,
+    load_state_dict,
+    read_info,
+)
+
+Kind = Literal[
+    "auto", "fcn8s", "fcn_resnet50", "fcn_resnet101", "deeplabv3_resnet50", "deeplabv3_resnet101",
+    "deeplabv3_mobilenet_v3_large",
+]  # fmt: skip
+
+SHORT_SIDE = 520
+"""torchvision's segmentation networks were evaluated on images resized to this shorter side (its `transforms`)."""
+LONG_SIDE = 2 * SHORT_SIDE
+"""Longer sides are not made for them: a panorama must not fill the memory. Ours."""
+LAST_LAYER = "classifier.4.weight"
+"""In each of torchvision's heads, the convolution to the classes."""
+
+
+@dataclass(frozen=True)
+class Member:
+    """A loaded network in evaluation mode that maps whole images to score maps."""
+
+    net: nn.Module
+    preprocessing: Preprocessing
+    num_classes: int
+    fingerprint: str
+    class_names: tuple[str, ...] | None = None
+    """None: the file does not say; torchvision's own files have VOC's 21 in VOC's order."""
+    short_side: int | None = None
+    """Images are resized to this shorter side first, and the scores back."""
+
+    @torch.inference_mode()
+    def scores(self, image_3HW: Tensor) -> Tensor:
+        """Score maps before softmax, float32 `[C, H, W]`, of an RGB uint8 image on the network's device."""
+        height, width = image_3HW.shape[1:]
+        weight = next(self.net.parameters())
+        x_13HW = image_3HW[None].float()
+        if self.short_side is not None:
+            size = resized(height, width, self.short_side)
+            x_13HW = F.interpolate(x_13HW, size, mode="bilinear", antialias=True, align_corners=False)
+        x_13HW = self.preprocessing(x_13HW).to(weight.dtype, memory_format=torch.channels_last)
+        found: Tensor | Mapping[str, Tensor] = self.net(x_13HW)
+        scores_1CHW = (found if isinstance(found, Tensor) else found["out"]).float()
+        if self.short_side is not None:
+            scores_1CHW = F.interpolate(scores_1CHW, (height, width), mode="bilinear", align_corners=False)
+        return scores_1CHW[0]
+
+
+def resized(height: int, width: int, short_side: int) -> tuple[int, int]:
+    """Height and width of an image scaled to a shorter side, or as far as `LONG_SIDE` allows; at least 1 pixel."""
+    scale = min(short_side / min(height, width), LONG_SIDE / max(height, width))
+    return max(1, round(height * scale)), max(1, round(width * scale))
+
+
+def load_member(data: bytes, name: str, kind: Kind = "auto") -> Member:
+    """Build the network that a file holds.
+
+    Args:
+        data: a file of jobs/convert_weights.py (FCN-8s), or a state dict of torchvision's, `.pth` or safetensors.
+        name: what to call the file in error messages.
+        kind: `auto`: the file's own description says it; a state dict of torchvision's has none.
+
+    Raises:
+        CheckpointError: the file is of neither sort, or not of this kind.
+    """
+    if kind in {"auto", "fcn8s"}:
+        return _load_fcn8s(data, name)
+    state = {key: value for key, value in load_state_dict(data, name).items() if not key.startswith("aux_classifier.")}
+    if LAST_LAYER not in state:
+        raise CheckpointError(f"{name} is no {kind} of torchvision: it lacks {LAST_LAYER}")
+    import torchvision  # noqa: PLC0415  (takes seconds, and most processes need none of its networks)
+
+    num_classes = len(state[LAST_LAYER])
+    net: nn.Module = torchvision.models.get_model(
+        kind, weights=None, weights_backbone=None, num_classes=num_classes, aux_loss=False
+    )
+    try:
+        net.load_state_dict(
+            {key: value.float() if value.is_floating_point() else value for key, value in state.items()}
+        )
+    except RuntimeError as error:
+        raise CheckpointError(f"{name} is no {kind} of torchvision: {str(error)[:300]}") from error
+    return Member(net.eval(), Preprocessing(), num_classes, fingerprint(data), short_side=SHORT_SIDE)
+
+
+def _load_fcn8s(data: bytes, name: str) -> Member:
+    try:
+        info = read_info(data, name)
+    except CheckpointError as error:
+        raise CheckpointError(
+            f"{name} does not say what it is (no `{METADATA_KEY}` in its metadata): a Caffe FCN-8s must go through "
+            "jobs/convert_weights.py first; for a file of torchvision's, name its kind, such as --fcn-kind fcn_resnet50"
+        ) from error
+    if info.architecture != "fcn8s":
+        raise CheckpointError(f"{name} is a {info.architecture}; the ensemble's other half must be an FCN")
+    net = FCN8s(info.num_classes, info.width).eval()
+    fill(net, info, data, name)
+    return Member(net, info.preprocessing, info.num_classes, fingerprint(data), info.class_names)
