@@ -14,8 +14,12 @@ import pytest
 from PIL import Image
 
 from jobs.build_training_set import main
+from pipeline import storage
 from pipeline.geometry import box_iou, extend_boxes
-from pipeline.training.index import INDEX_SCHEMA, Pair, index_uri, load_info, read_index, voc_pairs
+from pipeline.pools import ClusterError
+from pipeline.training import build
+from pipeline.training.index import INDEX_SCHEMA, index_uri, load_info, read_index
+from pipeline.training.layouts import Pair, voc_pairs
 from pipeline.training.windows import windows_of_row
 
 REPOSITORY = Path(__file__).parents[1]
@@ -29,9 +33,10 @@ BOXES = {
 """Objects of each image: a box and its class. The last image is for validation."""
 
 
-def in_process(work, images):
-    """In pieces and out of order, as a cluster may do it."""
-    return pa.concat_tables(work(images.slice(start, 2)) for start in reversed(range(0, len(images), 2)))
+def in_process(work, parts):
+    """Part by part and out of order, as a cluster may do it."""
+    for row in reversed(range(len(parts))):
+        work(parts.slice(row, 1))
 
 
 def write_image(root, name, boxes):
@@ -154,17 +159,26 @@ def test_its_description_counts_what_the_indexes_hold(voc_folder, tmp_path):
     assert info["config"]["propose"]["extend"] == 1.2
     assert info["images"] == {"train": {"listed": 3, "failed": 0}, "val": {"listed": 1, "failed": 0}}
     assert info["errors"] == []
-    assert info["windows"]["stage1"] == {
-        "train": {"images": 3, "windows": 4, "examples": 5,
-                  "per_class": {"red": {"windows": 3, "examples": 3}, "green": {"windows": 1, "examples": 2}}},
-        "val": {"images": 1, "windows": 1, "examples": 1,
-                "per_class": {"red": {"windows": 0, "examples": 0}, "green": {"windows": 1, "examples": 1}}},
-    }  # fmt: skip
+    train, val = (info["windows"]["stage1"][split] for split in ("train", "val"))
+    assert (train["images"], train["windows"], train["examples"]) == (3, 4, 5)
+    assert train["per_class"] == {"red": {"windows": 3, "examples": 3}, "green": {"windows": 1, "examples": 2}}
+    assert (val["images"], val["windows"], val["examples"]) == (1, 1, 1)
+    assert val["per_class"] == {"red": {"windows": 0, "examples": 0}, "green": {"windows": 1, "examples": 1}}
+    # the sides of the objects' boxes: 70x80, 65x80, 70x70, 80x60, extended
+    sides = np.sqrt([70 * 80, 65 * 80, 70 * 70, 80 * 60]) * 1.2
+    assert train["side"]["quantiles"]["0.5"] == pytest.approx(np.median(sides), abs=1e-3)
+    assert train["side"]["quantiles"]["1"] == pytest.approx(sides.max(), abs=1e-3)
+    assert sum(train["side"]["histogram"]["windows"]) == 4
     for split in ("train", "val"):
         rows = read_index(index_uri(str(out), 2, split)).to_pylist()
         counts = info["windows"]["stage2"][split]
-        assert counts["windows"] == sum(len(row["class_ids"]) for row in rows)
+        overlaps = [overlap for row in rows for overlap in row["overlaps"]]
+        assert counts["windows"] == len(overlaps)
         assert counts["examples"] == sum(sum(row["repeats"]) for row in rows)
+        assert counts["overlap"]["quantiles"]["0"] == pytest.approx(min(overlaps), abs=1e-3)
+        histogram = counts["overlap"]["histogram"]
+        assert histogram["windows"] == np.histogram(overlaps, histogram["edges"])[0].tolist()
+    assert Image.open(out / "training_set.png").size[0] > 500
 
 
 def test_windows_of_the_index_show_their_objects(voc_folder, tmp_path):
@@ -226,8 +240,9 @@ def test_several_folders_and_a_limit(voc_folder, tmp_path):
         "train": {"listed": 4, "failed": 0},
         "val": {"listed": 1, "failed": 0},
     }
+    arguments[arguments.index("--output") + 1] = str(tmp_path / "two")
     assert main([*arguments, "--limit", "2"], in_process) == 0
-    rows = read_index(index_uri(str(tmp_path / "out"), 1, "train")).to_pylist()
+    rows = read_index(index_uri(str(tmp_path / "two"), 1, "train")).to_pylist()
     assert [Path(row["image_uri"]).stem for row in rows] == ["c", "a"]
 
 
@@ -239,6 +254,62 @@ def test_an_index_is_typed_and_other_files_are_refused(voc_folder, tmp_path):
     for name in ("other.parquet", "text.parquet"):
         with pytest.raises(ValueError, match="is no index of training windows"):
             read_index(str(tmp_path / name))
+
+
+def put(folder, address):
+    """Copy a folder's files to a store."""
+    for file in folder.rglob("*"):
+        if file.is_file():
+            storage.write_atomic(storage.join(address, *file.relative_to(folder).parts), file.read_bytes())
+    return address
+
+
+def test_a_stopped_job_goes_on_and_ends_with_the_same_bytes(voc_folder, tmp_path, store, monkeypatch, capsys):
+    monkeypatch.setattr(build, "IMAGES_A_PART", 1)
+    data, names = put(voc_folder, storage.join(store, "voc")), ("stage1/train", "stage2/train", "stage2/val")
+    whole, stopped = ["--data", data, "--output", f"{store}/whole"], ["--data", data, "--output", f"{store}/stopped"]
+    assert main(whole, in_process) == 0
+
+    made = []
+
+    def first_two(work, parts):
+        made.extend(work(parts.slice(0, 2))["part_uri"].to_pylist())
+        raise ClusterError("lost")
+
+    def the_rest(work, parts):
+        made.extend(work(parts)["part_uri"].to_pylist())
+
+    assert main(stopped, first_two) == 1
+    assert main(stopped, the_rest) == 0
+    assert len(made) == len(set(made)) == 4
+    assert "2 of 4 blocks of images were done before" in capsys.readouterr().out
+    for name in names:
+        bytes_of = [storage.read_bytes(f"{store}/{output}/{name}.parquet") for output in ("whole", "stopped")]
+        assert bytes_of[0] == bytes_of[1]
+    assert main(stopped, lambda work, parts: pytest.fail("nothing was left to do")) == 0
+
+
+def test_the_same_command_again_tries_failed_images_again(voc_folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(build, "IMAGES_A_PART", 2)
+    mask, out = voc_folder / "SegmentationClass" / "a.png", str(tmp_path / "out")
+    whole = mask.read_bytes()
+    mask.write_bytes(whole[:40])
+    assert main(["--data", str(voc_folder), "--output", out], in_process) == 0
+    assert load_info(out)["images"]["train"]["failed"] == 1
+    mask.write_bytes(whole)
+    made = []
+    again = ["--data", str(voc_folder), "--output", out]
+    assert main(again, lambda work, parts: made.extend(work(parts)["images"].to_pylist())) == 0
+    assert made == [2]
+    assert load_info(out)["images"]["train"]["failed"] == 0
+
+
+def test_other_settings_in_the_same_folder_are_refused(voc_folder, tmp_path, capsys):
+    arguments = ["--data", str(voc_folder), "--output", str(tmp_path / "out")]
+    assert main(arguments, in_process) == 0
+    assert main([*arguments, "--min-iou", "0.6"], in_process) == 2
+    assert "min_iou: 0.5 -> 0.6" in capsys.readouterr().err
+    assert load_info(str(tmp_path / "out"))["config"]["min_iou"] == 0.5
 
 
 def test_ray_builds_the_same_files(voc_folder, tmp_path, head):
@@ -256,6 +327,5 @@ def test_ray_builds_the_same_files(voc_folder, tmp_path, head):
     )
     assert job.returncode == 0, job.stderr
     for name in ("stage1/train", "stage1/val", "stage2/train", "stage2/val"):
-        assert pq.read_table(tmp_path / "ray" / f"{name}.parquet").equals(
-            pq.read_table(tmp_path / "here" / f"{name}.parquet")
-        )
+        here, there = ((tmp_path / folder / f"{name}.parquet").read_bytes() for folder in ("here", "ray"))
+        assert here == there

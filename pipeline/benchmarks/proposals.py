@@ -15,7 +15,8 @@ from pipeline.config.benchmarks import Proposals
 from pipeline.geometry import box_iou, extend_boxes
 from pipeline.proposals.edgeboxes import propose, raw_boxes
 from pipeline.training.examples import find_objects
-from pipeline.training.index import load_mask, load_pair, voc_pairs
+from pipeline.training.index import load_mask, load_pair
+from pipeline.training.layouts import voc_pairs
 
 LARGE = 0.05
 """Part of the image that the box of a large object covers at least."""

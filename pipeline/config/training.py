@@ -11,19 +11,22 @@ from pipeline.config.segmenting import ProposeConfig
 
 @dataclass(frozen=True)
 class TrainingSetConfig:
-    """Stage-1 and stage-2 examples from folders in VOC layout (paper sections 4.1 and 6)."""
+    """Stage-1 and stage-2 examples from annotated images (paper sections 4.1 and 6)."""
 
     data: tuple[str, ...]
-    """Folders in VOC layout: JPEGImages, SegmentationClass, SegmentationObject (optional; objects are then the
-    connected parts of a class), ImageSets/Segmentation (optional; all masks are then taken for training)."""
+    """Folders, local or s3://, each in one of three layouts. PASCAL VOC: JPEGImages, SegmentationClass,
+    SegmentationObject (optional; objects are then the connected parts of a class), ImageSets/Segmentation (optional;
+    all masks are then taken for training). SBD: img, cls, inst; all for training but what the VOC folders hold. COCO:
+    annotations/instances_<split>.json and the images in <split> or images."""
     output: str
-    """Folder for the two indexes of windows."""
+    """Folder, local or s3://, for the two indexes of windows: new, or begun with these same settings."""
     train_split: str = "train"
-    """Name of the training list in ImageSets/Segmentation."""
+    """VOC: name of the training list in ImageSets/Segmentation. COCO: as in the file's name, such as train2017."""
     val_split: str = "val"
-    """Name of the validation list."""
+    """The same for validation."""
     classes: str | None = None
-    """File with one class name a line, background first. Default: `classes.txt` of the first folder, else VOC's 21."""
+    """File with one class name a line, background first. Default: COCO's categories, `classes.txt` of the first folder,
+    else VOC's 21."""
     limit: int | None = None
     """Take only the first images of each split."""
     min_iou: float = 0.5

@@ -1,10 +1,12 @@
-"""Training sets on disk: folders in VOC layout going in, the index of windows coming out.
+"""Training sets on disk: the index of windows, and the images and masks that it names.
 
-An index names images and windows and holds no pixels: crops are cut anew, at random, every time they are shown.
+An index holds no pixels: crops are cut anew, at random, every time they are shown.
 
     OUT/stage1/train.parquet, OUT/stage1/val.parquet    centred objects (easy)
     OUT/stage2/train.parquet, OUT/stage2/val.parquet    proposals (hard)
-    OUT/training_set.json                               class names, settings, counts
+    OUT/training_set.json, OUT/training_set.png         class names, settings, counts, distributions
+    OUT/masks/                                          class masks drawn from COCO's annotations
+    OUT/parts/                                          what each block of images gave (`training.parts`)
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ import io
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -21,8 +23,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from pipeline import listing, storage
-from pipeline.images import SUPPORTED, ImageError, decode_image, decode_mask
+from pipeline import storage
+from pipeline.images import ImageError, decode_image, decode_mask
 from pipeline.training.examples import Stage
 
 INDEX_SCHEMA = pa.schema(
@@ -42,67 +44,7 @@ class_ids: class of the object the window is for. overlaps: IoU of the unextende
 repeats: how often the window is shown in an epoch, for class balance; 1 in validation.
 """
 
-MASK_SUFFIXES = (".png",)
-
 UInt8Array = NDArray[np.uint8]
-
-
-class Pair(NamedTuple):
-    """An image and its masks, as absolute addresses."""
-
-    image_uri: str
-    class_mask_uri: str
-    object_mask_uri: str | None
-    """None where nobody drew an object mask."""
-
-
-def voc_pairs(root: str, split: str, *, all_if_unlisted: bool) -> list[Pair]:
-    """Image and masks of one split of a folder in VOC layout, in the order of its list.
-
-    A listed image or class mask that is not there is still returned, so that reading it reports the loss by name.
-
-    Args:
-        root: folder with JPEGImages, SegmentationClass and maybe SegmentationObject and ImageSets/Segmentation.
-        split: name of a list in ImageSets/Segmentation, such as `train`.
-        all_if_unlisted: without an ImageSets folder, return every image that has a class mask; else none.
-
-    Raises:
-        FileNotFoundError: there is an ImageSets folder but no such list in it, or a needed folder is missing.
-    """
-    has_lists = storage.is_folder(storage.join(root, "ImageSets"))
-    if not has_lists and not all_if_unlisted:
-        return []
-    images = _files_by_name(storage.join(root, "JPEGImages"), SUPPORTED)
-    class_masks = _files_by_name(storage.join(root, "SegmentationClass"), MASK_SUFFIXES)
-    object_folder = storage.join(root, "SegmentationObject")
-    object_masks = _files_by_name(object_folder, MASK_SUFFIXES) if storage.is_folder(object_folder) else {}
-    names = _listed_names(root, split) if has_lists else list(class_masks)
-    return [
-        Pair(
-            images.get(name, storage.join(root, "JPEGImages", f"{name}.jpg")),
-            class_masks.get(name, storage.join(root, "SegmentationClass", f"{name}.png")),
-            object_masks.get(name),
-        )
-        for name in names
-    ]
-
-
-def _files_by_name(folder: str, suffixes: tuple[str, ...]) -> dict[str, str]:
-    uris = [file.uri for file in listing.list_files(folder, suffixes)]
-    return {uri.removeprefix(f"{folder}/").rpartition(".")[0]: uri for uri in uris}
-
-
-def _listed_names(root: str, split: str) -> list[str]:
-    uri = storage.join(root, "ImageSets", "Segmentation", f"{split}.txt")
-    try:
-        lines = storage.read_bytes(uri).decode().splitlines()
-    except FileNotFoundError as error:
-        raise FileNotFoundError(
-            f"{uri} does not exist: name another list by train-split or val-split, write this one "
-            f"(an image name a line; may be empty), or remove {root}/ImageSets to train on every "
-            "mask"
-        ) from error
-    return [line.strip() for line in lines if line.strip()]
 
 
 def load_pair(image_uri: str, class_mask_uri: str, max_megapixels: float) -> tuple[UInt8Array, UInt8Array]:
@@ -113,26 +55,59 @@ def load_pair(image_uri: str, class_mask_uri: str, max_megapixels: float) -> tup
         ImageError: a file is no image or no mask; the message names it.
         ValueError: image and mask differ in size.
     """
-    with _naming(image_uri):
-        image_HW3 = decode_image(storage.read_bytes(image_uri), max_megapixels)
-    class_mask_HW = load_mask(class_mask_uri)
-    if class_mask_HW.shape != image_HW3.shape[:2]:
-        raise ValueError(
-            f"{class_mask_uri} is {class_mask_HW.shape[1]}x{class_mask_HW.shape[0]} pixels, its image "
-            f"{image_HW3.shape[1]}x{image_HW3.shape[0]}; a mask has the size of its image"
-        )
+    image_HW3, class_mask_HW = load_image(image_uri, max_megapixels), load_mask(class_mask_uri)
+    check_sizes(image_HW3, class_mask_HW, class_mask_uri)
     return image_HW3, class_mask_HW
 
 
+def check_sizes(image_HW3: UInt8Array, mask_HW: UInt8Array, mask_uri: str) -> None:
+    """Check that a mask fits its image.
+
+    Raises:
+        ValueError: they differ in size; the message names the mask.
+    """
+    if mask_HW.shape != image_HW3.shape[:2]:
+        raise ValueError(
+            f"{mask_uri} is {mask_HW.shape[1]}x{mask_HW.shape[0]} pixels, its image "
+            f"{image_HW3.shape[1]}x{image_HW3.shape[0]}; a mask has the size of its image"
+        )
+
+
+def load_image(uri: str, max_megapixels: float) -> UInt8Array:
+    """Read an image, uint8 RGB `[H, W, 3]`, at full size.
+
+    Raises:
+        OSError: the file cannot be read.
+        ImageError: it is no image; the message names it.
+    """
+    with _naming(uri):
+        return decode_image(storage.read_bytes(uri), max_megapixels)
+
+
 def load_mask(uri: str) -> UInt8Array:
-    """Read a mask, uint8 `[H, W]`.
+    """Read a mask, a PNG or one of SBD's `.mat` files, uint8 `[H, W]`.
 
     Raises:
         OSError: the file cannot be read.
         ImageError: it is no mask; the message names it.
     """
     with _naming(uri):
-        return decode_mask(storage.read_bytes(uri))
+        data = storage.read_bytes(uri)
+        return _decode_sbd(data) if uri.endswith(".mat") else decode_mask(data)
+
+
+def _decode_sbd(data: bytes) -> UInt8Array:
+    """The `Segmentation` of SBD's struct `GTcls` or `GTinst`; loadmat unpickles nothing."""
+    from scipy.io import loadmat  # noqa: PLC0415  (takes half a second; only SBD's readers need it)
+
+    try:
+        content = loadmat(io.BytesIO(data), squeeze_me=True, struct_as_record=False)
+        mask_HW = content["GTcls" if "GTcls" in content else "GTinst"].Segmentation
+    except Exception as error:  # damaged files make it raise nearly anything
+        raise ImageError("unreadable", f"no GTcls or GTinst of SBD ({type(error).__name__}: {error})") from error
+    if not isinstance(mask_HW, np.ndarray) or mask_HW.ndim != 2 or mask_HW.dtype != np.uint8:
+        raise ImageError("unsupported", "its Segmentation is no matrix of 8-bit labels")
+    return mask_HW
 
 
 @contextmanager
@@ -164,7 +139,8 @@ def write_index(uri: str, images: pa.Table, repeats: NDArray[np.integer]) -> Non
     lengths = pc.list_value_length(images["class_ids"]).to_numpy()
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
     column = pa.ListArray.from_arrays(offsets, pa.array(repeats, pa.int32()))
-    storage.write_parquet(uri, images.append_column("repeats", column).select(INDEX_SCHEMA.names).cast(INDEX_SCHEMA))
+    table = images.append_column("repeats", column).select(INDEX_SCHEMA.names).cast(INDEX_SCHEMA)
+    storage.write_parquet(uri, table.combine_chunks())  # how it came in pieces does not show in the file
 
 
 def read_index(uri: str) -> pa.Table:
