@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from PIL import Image
 
-from pipeline.training.windows import cut_window, windows_of_row
+from pipeline.training import windows
+from pipeline.training.examples import find_objects, stage1_windows, stage2_windows
+from pipeline.training.index import INDEX_SCHEMA
+from pipeline.training.windows import batches_of_rows, cut_window, windows_of_row
 
 
 def bilinear(image, ys, xs):
@@ -90,3 +94,68 @@ def test_stage_2_keeps_all_classes(row):
 
 def test_validation_shows_each_window_once(row):
     assert labels_in(row, 1, training=False) == [{0, 3, 255}, {0, 7, 255}]
+
+
+def test_an_object_with_a_void_rim_at_the_border_by_hand(tmp_path):
+    # Object 1, a cat (8), fills x 0..50, y 20..70 of 100x100 pixels, with a void rim of 5 pixels to its right; object
+    # 2, a dog (12), lies below it at x 0..50, y 72..100. Extended 1.2 times the cat's box is x -5..55, y 15..75: 60
+    # pixels become 250, so pixel j of the window lies at x = -5 + 0.24 (j + 0.5).
+    classes, objects = np.zeros((2, 100, 100), np.uint8)
+    classes[20:70, 0:50], classes[20:70, 50:55], classes[72:100, 0:50] = 8, 255, 12
+    objects[20:70, 0:50], objects[20:70, 50:55], objects[72:100, 0:50] = 1, 255, 2
+    Image.fromarray(np.zeros((100, 100, 3), np.uint8)).save(tmp_path / "image.png")
+    Image.fromarray(classes).save(tmp_path / "label.png")
+    found = find_objects(classes, objects)
+    easy = stage1_windows(found, 1.2)
+    hard = stage2_windows(found, easy.boxes_N4[:0], np.zeros(0), min_iou=0.5, windows_per_image=5, extend=1.2)
+    assert len(hard.class_ids_N) == 0
+    proposals = np.array([[0, 20, 50, 70], [0, 20, 50, 45], [0, 20, 50, 44]], float)  # IoU 1, 25/50, 24/50
+    hard = stage2_windows(found, proposals, np.array([3.0, 2, 1]), min_iou=0.5, windows_per_image=5, extend=1.2)
+    assert hard.class_ids_N.tolist() == easy.class_ids_N[[0, 0]].tolist() == [8, 8]
+    np.testing.assert_allclose(hard.boxes_N4, [[-5, 15, 55, 75], [-5, 17.5, 55, 47.5]])
+
+    every_class = np.zeros((250, 250), np.uint8)
+    every_class[21:229, 21:229] = 8  # y 20 is reached from 15 at j + 0.5 >= 5 / 0.24 = 20.8, y 70 at 229.2
+    every_class[21:229, 229:] = 255  # x 50 at (50 + 5) / 0.24 = 229.2: the rim, to the window's edge
+    every_class[237:, 21:229] = 12  # y 72 at 237.5
+    every_class[:, :21] = 255  # x < 0, outside the image
+    one_class = np.where(every_class == 12, 0, every_class)
+    row = {
+        "image_uri": str(tmp_path / "image.png"), "class_mask_uri": str(tmp_path / "label.png"),
+        "boxes": hard.boxes_N4[0].tolist(), "class_ids": [8], "repeats": [1],
+    }  # fmt: skip
+    for stage, expected in ((1, one_class), (2, every_class)):
+        (shown,) = windows_of_row(row, stage, training=True)
+        np.testing.assert_array_equal(shown["label"], expected)
+
+
+@pytest.fixture
+def rows(row, tmp_path):
+    """The image of `row` and a lighter one, with 2 and 5 windows."""
+    Image.fromarray(np.asarray(Image.open(row["image_uri"])) // 2 + 128).save(tmp_path / "light.png")
+    boxes = [float(x) for i in range(5) for x in (3 * i, 2 * i, 60 + i, 70)]
+    other = row | {"image_uri": str(tmp_path / "light.png"), "boxes": boxes, "class_ids": [3, 7, 3, 7, 3],
+                   "repeats": [4, 1, 1, 2, 1]}  # fmt: skip
+    return pa.Table.from_pylist(
+        [each | {"overlaps": [1.0] * len(each["class_ids"])} for each in (row, other)], INDEX_SCHEMA
+    )
+
+
+def examples_in(batches):
+    return [
+        (window.tobytes(), label.tobytes()) for batch in batches for window, label in zip(*batch.values(), strict=True)
+    ]
+
+
+@pytest.mark.parametrize("stage", [1, 2])
+def test_batches_hold_each_window_as_often_as_it_is_repeated(rows, stage, monkeypatch):
+    monkeypatch.setattr(windows, "BATCH", 3)
+    monkeypatch.setattr(windows, "POOL", 6)  # of 7 windows
+    one_by_one = [[(w["window"].tobytes(), w["label"].tobytes()) for w in windows_of_row(row, stage, training=training)]
+                  for training in (True, False) for row in rows.to_pylist()]  # fmt: skip
+    batches = list(batches_of_rows(rows, stage, training=True))
+    assert [len(batch["label"]) for batch in batches] == [3, 3, 3, 2, 1]
+    assert sorted(examples_in(batches)) == sorted(one_by_one[0] + one_by_one[1])
+    assert examples_in(batches) != one_by_one[0] + one_by_one[1]
+    assert examples_in(batches) == examples_in(batches_of_rows(rows, stage, training=True))
+    assert examples_in(batches_of_rows(rows, stage, training=False)) == one_by_one[2] + one_by_one[3]

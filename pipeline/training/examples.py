@@ -213,7 +213,5 @@ def _occurrence(keys_N: NDArray[np.integer]) -> NDArray[np.intp]:
 
 def stage1_labels(label_HW: UInt8Array, class_id: int) -> UInt8Array:
     """Labels of a stage-1 window: pixels of its class keep it, void stays void, all else becomes background."""
-    table = np.zeros(256, dtype=np.uint8)
-    table[[class_id, VOID]] = class_id, VOID
-    labels: UInt8Array = table[label_HW]
+    labels: UInt8Array = label_HW * ((label_HW == class_id) | (label_HW == VOID))
     return labels
