@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from io import BytesIO
-from typing import Literal
+from typing import Any, Literal
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
+from PIL.JpegImagePlugin import JpegImageFile
 
 SUPPORTED: tuple[str, ...] = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif")
 """Endings of the file names taken for images, in lower case."""
@@ -19,15 +21,20 @@ SUPPORTED: tuple[str, ...] = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff",
 _FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF")
 _SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"RIFF", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+", b"BM", b"GIF8")
 _ORIENTATION_TAG = 0x0112
-_TURNS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
+_TURNS: dict[int, Callable[[NDArray[np.uint8]], Any]] = {
+    2: lambda image_HW3: cv2.flip(image_HW3, 1),
+    3: lambda image_HW3: cv2.rotate(image_HW3, cv2.ROTATE_180),
+    4: lambda image_HW3: cv2.flip(image_HW3, 0),
+    5: cv2.transpose,
+    6: lambda image_HW3: cv2.rotate(image_HW3, cv2.ROTATE_90_CLOCKWISE),
+    7: lambda image_HW3: cv2.rotate(cv2.transpose(image_HW3), cv2.ROTATE_180),
+    8: lambda image_HW3: cv2.rotate(image_HW3, cv2.ROTATE_90_COUNTERCLOCKWISE),
 }
+# In a scan's compressed data 0xFF is followed by 0 or is a restart mark; a progressive JPEG has Huffman tables and
+# headers of further scans as well. The first other mark of a sound file is that of its end.
+_OTHER_MARK = re.compile(rb"\xff[^\x00\xd0-\xd7]")
+_OTHER_MARK_PROGRESSIVE = re.compile(rb"\xff[^\x00\xd0-\xd7\xc4\xda]")
+_END_OF_IMAGE = b"\xff\xd9"
 
 # Pillow's own check warns at one fixed size and raises at another; ours reads the same header, and its limit is a
 # setting of the run.
@@ -72,8 +79,11 @@ def decode_image(data: bytes, max_megapixels: float) -> NDArray[np.uint8]:
     with _damage_as_image_error():
         image = _open(data)
         _check_size(image, max_megapixels)
-        image.load()
-        return np.ascontiguousarray(_to_rgb(_upright(image)))
+        image_HW3 = _sound_jpeg(image, data)
+        if image_HW3 is None:
+            image.load()
+            image_HW3 = _to_rgb(image)
+        return np.ascontiguousarray(_upright(image_HW3, image))
 
 
 @contextmanager
@@ -105,13 +115,30 @@ def _check_size(image: Image.Image, max_megapixels: float) -> None:
                          f"at most {max_megapixels:g} are allowed")  # fmt: skip
 
 
-def _upright(image: Image.Image) -> Image.Image:
+def _sound_jpeg(image: Image.Image, data: bytes) -> NDArray[np.uint8] | None:
+    """Pixels of a plain and sound JPEG by OpenCV, in little more than half of Pillow's time; None: ask Pillow.
+
+    Both use libjpeg-turbo and give the same pixels, but OpenCV fills up with grey what is cut off or damaged so that
+    libjpeg stops. So what follows the header, where Pillow stopped to read, must be compressed data up to the end.
+    """
+    if not isinstance(image, JpegImageFile) or image.mode not in {"RGB", "L"} or image.fp is None:
+        return None
+    pattern = _OTHER_MARK_PROGRESSIVE if "progressive" in image.info else _OTHER_MARK
+    mark = pattern.search(data, image.fp.tell())
+    if mark is None or data[mark.start() :] != _END_OF_IMAGE:
+        return None
+    flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
+    pixels_HW3: NDArray[np.uint8] | None = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+    return pixels_HW3 if pixels_HW3 is not None and pixels_HW3.shape == (image.height, image.width, 3) else None
+
+
+def _upright(image_HW3: NDArray[np.uint8], image: Image.Image) -> NDArray[np.uint8]:
     try:
         orientation = image.getexif().get(_ORIENTATION_TAG)
     except Exception:  # damaged EXIF data is common in intact photographs
-        return image
+        return image_HW3
     turn = _TURNS.get(orientation) if isinstance(orientation, int) else None
-    return image if turn is None else image.transpose(turn)
+    return image_HW3 if turn is None else np.asarray(turn(image_HW3), np.uint8)
 
 
 def _to_rgb(image: Image.Image) -> NDArray[np.uint8]:

@@ -14,10 +14,11 @@ from io import BytesIO
 import cv2
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageCms
 
+from pipeline import images
 from pipeline.classes import voc_palette
 from pipeline.images import (
     SUPPORTED,
@@ -78,10 +79,41 @@ def test_lossy_formats_come_close(form, options):
     assert np.abs(decoded.astype(int) - pixels).mean() < 3
 
 
-def test_jpeg_agrees_with_opencv():
-    data = encode(Image.fromarray(smooth(61, 83)), "JPEG")
-    reference = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)[:, :, ::-1]
-    assert np.abs(decode(data).astype(int) - reference).max() <= 2
+JPEGS = [
+    encode(Image.fromarray(pixels), "JPEG", **options)
+    for pixels in (smooth(61, 83), noise(37, 50), noise(33, 21, 1)[:, :, 0])
+    for options in ({}, {"quality": 95, "subsampling": 0}, {"progressive": True}, {"restart_marker_blocks": 3})
+]
+
+
+@pytest.mark.parametrize("data", JPEGS)
+def test_plain_jpegs_are_read_by_opencv_and_have_pillows_pixels(data):
+    with Image.open(BytesIO(data)) as image:
+        assert images._sound_jpeg(image, data) is not None
+        np.testing.assert_array_equal(decode(data), np.asarray(image.convert("RGB")))
+
+
+def outcome(data: bytes) -> np.ndarray | str:
+    try:
+        return decode(data)
+    except ImageError as error:
+        return error.kind
+
+
+@given(st.sampled_from(JPEGS), st.lists(st.tuples(st.integers(0, 10_000), st.integers(0, 255)), max_size=3),
+       st.integers(0, 200), st.binary(max_size=6))  # fmt: skip
+@settings(max_examples=300, deadline=None)
+@example(JPEGS[4], [(JPEGS[4].rindex(b"\xff\0") + 1, 0xC5)], 0, b"").via("libjpeg stops; OpenCV fills up with grey")
+@example(JPEGS[2], [], 0, b"\xff\xd9 and more").via("something behind the image")
+def test_damaged_jpegs_are_refused_as_pillow_refuses_them(data, flips, cut, tail):
+    broken = bytearray(data[: len(data) - cut] + tail)
+    for position, value in flips:
+        broken[position % len(broken)] = value
+    with pytest.MonkeyPatch.context() as patch:
+        ours = outcome(bytes(broken))
+        patch.setattr(images, "_sound_jpeg", lambda image, data: None)
+        pillows = outcome(bytes(broken))
+    np.testing.assert_array_equal(ours, pillows)
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
