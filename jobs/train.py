@@ -3,14 +3,15 @@
     python jobs/train.py --training-set data/training_set --output runs/train --epochs 10 10
 
 Give it a folder made by jobs/build_training_set.py. It writes OUTPUT/deconvnet.safetensors, the network for
-`segment_dataset.py --weights`, and OUTPUT/train.json with every epoch's figures. Run again, a stopped training goes
-on from its last epoch. Exit codes: 0 done, 1 the workers failed, 2 bad arguments, 3 stopped.
+`segment_dataset.py --weights`, and after every epoch OUTPUT/curves.csv, curves.png, tensorboard/ and windows/. Run
+again, a stopped training goes on from its last checkpoint. `--recipe release` follows the authors' solvers instead of
+the paper. Exit codes: 0 done, 1 the workers failed or the loss exploded, 2 bad arguments, 3 stopped.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
-import os
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, replace
@@ -20,7 +21,7 @@ import torch
 import tyro
 
 from pipeline import storage
-from pipeline.config import ConfigError, TrainConfig
+from pipeline.config import AT_WORK, ConfigError, TrainConfig, recipe_defaults
 from pipeline.models.background import hold_back_background
 from pipeline.models.deconvnet import DeconvNet
 from pipeline.models.initialise import initialise, load_vgg16
@@ -34,6 +35,7 @@ from pipeline.models.weights import (
 from pipeline.pools import ClusterError
 from pipeline.training.examples import Stage
 from pipeline.training.index import load_info
+from pipeline.training.metrics import TrainingError
 
 EXIT_DONE, EXIT_FAILED, EXIT_ARGUMENTS, EXIT_STOPPED = 0, 1, 2, 3
 EXPORT = "deconvnet.safetensors"
@@ -43,7 +45,7 @@ RECORD = "train.json"
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parse, check, train the stages one after the other, export."""
     try:
-        config = tyro.cli(TrainConfig, args=arguments, description=__doc__)
+        config = parse(arguments)
         class_names = tuple(load_info(config.training_set)["class_names"])
         start = first_network(config, class_names)
         history = take_up(config)
@@ -53,17 +55,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         for stage in config.stages:
             start = network_of_stage(config, stage, start, history)
-    except ClusterError as error:
+        effect = renew_statistics(config)
+    except (ClusterError, TrainingError) as error:
         print(f"train: {error}", file=sys.stderr)
         return EXIT_FAILED
     except KeyboardInterrupt:
-        print("train: stopped; the same command goes on from the last epoch", file=sys.stderr)
+        print("train: stopped; the same command goes on from the last checkpoint", file=sys.stderr)
         return EXIT_STOPPED
     best = max(history[f"stage{config.stages[-1]}"], key=lambda line: line["val"]["pixel_accuracy"])
+    if effect is not None:
+        write_record(config, history, effect)
+        start, best = storage.read_bytes(statistics_uri(config)), {**best, "val": effect["after"]}
     target = storage.join(config.output, EXPORT)
     storage.write_atomic(target, export(config, start, best))
     print(f"mean IoU on validation windows {best['val']['mean_iou']:.3f}; network: {target}")
     return EXIT_DONE
+
+
+def parse(arguments: Sequence[str] | None) -> TrainConfig:
+    """The settings: the recipe's, but for the options that are given."""
+    first_look = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    first_look.add_argument("--recipe", default="paper")
+    recipe = first_look.parse_known_args(arguments)[0].recipe
+    default = recipe_defaults(TrainConfig(tyro.MISSING, tyro.MISSING), recipe)
+    return tyro.cli(TrainConfig, args=arguments, default=default, description=__doc__)
 
 
 def network_of_stage(
@@ -73,7 +88,6 @@ def network_of_stage(
     done_uri = storage.join(config.output, f"stage{stage}.safetensors")
     if storage.exists(done_uri):
         return storage.read_bytes(done_uri)
-    os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "600")  # machines may have to be started first
     from pipeline import cluster  # noqa: PLC0415  (imports Ray: slow, and bad arguments should be told at once)
     from pipeline.training.ray_stage import run_stage  # noqa: PLC0415
 
@@ -81,11 +95,37 @@ def network_of_stage(
     start_uri = storage.join(config.output, f"stage{stage}_start.safetensors")
     if not storage.exists(start_uri):
         storage.write_atomic(start_uri, start)
-    result = run_stage(config, stage, start_uri)
+    result = run_stage(config, stage, start_uri, history)
     history[f"stage{stage}"] = result.history
     write_record(config, history)
     storage.write_atomic(done_uri, result.network)
     return result.network
+
+
+def statistics_uri(config: TrainConfig) -> str:
+    """Where the last stage's network with recomputed statistics of batch normalisation goes."""
+    return storage.join(config.output, f"stage{config.stages[-1]}_statistics.safetensors")
+
+
+def renew_statistics(config: TrainConfig) -> dict[str, Any] | None:
+    """Compute batch normalisation's statistics of the last stage's network anew, unless that is done or not wanted.
+
+    Returns:
+        What it changed on the validation windows; None if it is not wanted.
+    """
+    if not config.bn_statistics:
+        return None
+    if storage.exists(statistics_uri(config)):
+        record = json.loads(storage.read_bytes(storage.join(config.output, RECORD)))
+        if record.get("bn_statistics"):
+            effect: dict[str, Any] = record["bn_statistics"]
+            return effect
+    from pipeline import cluster  # noqa: PLC0415  (as above)
+    from pipeline.training.ray_stage import run_statistics  # noqa: PLC0415
+
+    cluster.start_ray()
+    network_uri = storage.join(config.output, f"stage{config.stages[-1]}.safetensors")
+    return run_statistics(config, network_uri, statistics_uri(config))
 
 
 def first_network(config: TrainConfig, class_names: tuple[str, ...]) -> bytes:
@@ -129,7 +169,11 @@ def take_up(config: TrainConfig) -> dict[str, list[dict[str, Any]]]:
     if storage.exists(record_uri):
         record = json.loads(storage.read_bytes(record_uri))
         before, now = record["config"], json.loads(json.dumps(asdict(config)))
-        changed = [f"{name}: {before.get(name)} -> {value}" for name, value in now.items() if before.get(name) != value]
+        changed = [
+            f"{name}: {before.get(name)} -> {value}"
+            for name, value in now.items()
+            if name not in AT_WORK and before.get(name) != value
+        ]
         if changed:
             raise ConfigError(
                 f"{config.output} holds a run with other settings ({'; '.join(changed)}); choose another --output"
@@ -140,9 +184,11 @@ def take_up(config: TrainConfig) -> dict[str, list[dict[str, Any]]]:
     return {}
 
 
-def write_record(config: TrainConfig, history: dict[str, list[dict[str, Any]]]) -> None:
-    """Write the settings and every epoch's figures."""
-    record = {"config": asdict(config), "history": history}
+def write_record(
+    config: TrainConfig, history: dict[str, list[dict[str, Any]]], effect: dict[str, Any] | None = None
+) -> None:
+    """Write the settings, every epoch's figures and what new statistics of batch normalisation changed."""
+    record = {"config": asdict(config), "history": history, "bn_statistics": effect}
     storage.write_atomic(storage.join(config.output, RECORD), json.dumps(record, indent=1).encode())
 
 

@@ -9,9 +9,10 @@ import pyarrow as pa
 import pytest
 import torch
 from conftest import exit_code
+from PIL import Image
 
 from jobs.build_training_set import main as build
-from jobs.train import main
+from jobs.train import main, parse
 from pipeline.config import ScenesConfig
 from pipeline.models.weights import load_checkpoint
 from pipeline.scenes.compose import CLASSES
@@ -50,23 +51,34 @@ def training_set(tmp_path_factory) -> Path:
 
 def test_two_stages_give_a_checkpoint_and_a_history_and_go_on_where_they_stopped(training_set, tmp_path, head):
     output = tmp_path / "run"
-    whole = ("--training-set", training_set, "--output", output, "--epochs", 2, 1, *SMALL)
+    whole = ("--training-set", training_set, "--output", output, "--epochs", 2, 1, "--bn-statistics", 8, *SMALL)
     process = train(*whole, environment=head.environment)
     assert process.returncode == 0, process.stdout + process.stderr
     checkpoint = load_checkpoint((output / "deconvnet.safetensors").read_bytes())
     assert checkpoint.info.class_names == CLASSES
     assert checkpoint.info.width == 0.0625
-    history = json.loads((output / "train.json").read_text())["history"]
+    record = json.loads((output / "train.json").read_text())
+    history = record["history"]
     assert [line["epoch"] for line in history["stage1"]] == [0, 1]
     assert [line["epoch"] for line in history["stage2"]] == [0]
     assert history["stage1"][1]["train"]["loss"] < history["stage1"][0]["train"]["loss"]
     # stage 2 starts from stage 1's network
     assert (output / "stage2_start.safetensors").read_bytes() == (output / "stage1.safetensors").read_bytes()
-    last = load_checkpoint((output / "stage2.safetensors").read_bytes()).net.state_dict()
+    last = load_checkpoint((output / "stage2_statistics.safetensors").read_bytes()).net.state_dict()
     assert all(torch.equal(tensor, last[name]) for name, tensor in checkpoint.net.state_dict().items())
     assert "windows, stages (1, 2)" in checkpoint.info.trained_on
+    # new statistics of batch normalisation, and nothing else
+    trained = load_checkpoint((output / "stage2.safetensors").read_bytes()).net.state_dict()
+    changed = {name for name, tensor in last.items() if not torch.equal(tensor, trained[name])}
+    assert changed == {name for name in last if "running" in name}
+    assert record["bn_statistics"]["windows"] == 8
+    assert record["bn_statistics"]["before"] == history["stage2"][0]["val"]
+    # what people look at
+    assert (output / "curves.csv").read_text().count("\n") == 4
+    for name in ("curves.png", "windows/stage1_epoch001.png", "windows/stage2_epoch000.png"):
+        Image.open(output / name).verify()
 
-    again = train(*whole)
+    again = train(*whole, "--workers", 2)  # how the work is done may change
     assert again.returncode == 0, again.stdout + again.stderr
     assert json.loads((output / "train.json").read_text())["history"] == history
 
@@ -81,13 +93,26 @@ def test_two_stages_give_a_checkpoint_and_a_history_and_go_on_where_they_stopped
         (["--epochs", "0", "1"], "epochs"),
         (["--init", "nothing.safetensors"], "nothing.safetensors"),
         (["--vgg16", "nothing.pth"], "nothing.pth"),
-        (["--batch-size", "6", "--workers", "4"], "multiple of `workers`"),
+        (["--batch-size", "3", "--workers", "2", "--max-workers", "4"], "at least the number of workers"),
+        (["--workers", "2", "--max-workers", "1"], "max_workers"),
+        (["--recipe", "mine"], "recipe"),
     ],
 )
 def test_bad_arguments_are_told(training_set, tmp_path, arguments, message, capsys):
     paths = ["--training-set", str(training_set), "--output", str(tmp_path / "run")]
     assert exit_code(main, *paths, *arguments) == 2
     assert message in "".join(capsys.readouterr())
+
+
+def test_a_recipe_gives_defaults_and_an_option_wins():
+    paths = ["--training-set", "a", "--output", "b"]
+    assert parse(paths).schedule == "plateau"
+    assert parse(paths).bias_lr_factor == 1
+    release = parse([*paths, "--recipe", "release", "--lr-steps", "7", "8"])
+    assert (release.recipe, release.schedule, release.lr_steps, release.iterations) == (
+        "release", "steps", (7, 8), (20_000, 40_000),
+    )  # fmt: skip
+    assert parse([*paths, "--recipe=release", "--schedule", "plateau"]).schedule == "plateau"
 
 
 def test_a_missing_training_set_is_told(tmp_path, capsys):

@@ -1,30 +1,41 @@
 """Each rule of training that the paper states, broken on purpose or computed by hand."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
+from pipeline.config import TrainConfig, recipe_defaults
+from pipeline.models.deconvnet import DeconvNet
 from pipeline.models.weights import Preprocessing
-from pipeline.training.state import Progress, load_state, save_state
+from pipeline.training.bn_statistics import recompute_statistics
+from pipeline.training.metrics import Feed, Tally, TrainingError, confusion_of, window_loss
+from pipeline.training.optimizer import make_optimizer, make_schedule
 from pipeline.training.steps import (
-    Feed,
-    TrainingError,
+    EXPLODED_STEPS,
+    Health,
     central_crops,
-    confusion_of,
-    make_optimizer,
-    make_schedule,
     micro_batches,
     random_crops,
-    train_epoch,
+    share_of_batch,
+    train_steps,
     validate,
-    window_loss,
 )
 
 torch.set_num_threads(1)
 FEED = Feed(Preprocessing(), num_classes=3)
+CONFIG = TrainConfig("set", "run")
+
+
+def train(net, optimizer, batches, micro_batch):
+    """The figures of a pass."""
+    tally = Tally(net, FEED)
+    for _ in train_steps(net, optimizer, batches, feed=FEED, tally=tally, micro_batch=micro_batch, seed=(0,)):
+        pass
+    return tally.metrics()
 
 
 def windows(n: int, seed: int = 0):
@@ -86,7 +97,7 @@ def test_sgd_has_momentum_and_weight_decay():
     weight = nn.Parameter(torch.tensor([2.0]))
     module = nn.Module()
     module.w = weight
-    optimizer = make_optimizer(module, 0.1, 0.9, 0.5)
+    optimizer = make_optimizer(module, replace(CONFIG, learning_rate=0.1, momentum=0.9, weight_decay=0.5))
     velocity, value = 0.0, 2.0
     for gradient in (1.0, -3.0, 0.5):
         weight.grad = torch.tensor([gradient])
@@ -96,14 +107,36 @@ def test_sgd_has_momentum_and_weight_decay():
         assert weight.item() == pytest.approx(value)
 
 
+def test_the_release_lets_biases_learn_twice_as_fast_without_decay_and_batch_normalisation_as_weights():
+    net = DeconvNet(3, 1 / 16)
+    optimizer = make_optimizer(net, recipe_defaults(CONFIG, "release"))
+    rules = {id(p): (group["lr"], group["weight_decay"]) for group in optimizer.param_groups for p in group["params"]}
+    assert len(rules) == len(list(net.parameters()))
+    for name, p in net.named_parameters():
+        of_convolution = name.endswith(("conv.bias", "seg_score.bias"))
+        assert rules[id(p)] == ((0.02, 0.0) if of_convolution else (0.01, 0.0005)), name
+
+
 def test_the_learning_rate_falls_tenfold_when_accuracy_stops_improving():
-    optimizer = make_optimizer(nn.Linear(1, 1), 0.01, 0.9, 0.0)
-    schedule = make_schedule(optimizer, patience=1)
+    optimizer = make_optimizer(nn.Linear(1, 1), CONFIG)
+    schedule = make_schedule(optimizer, CONFIG, 1)
     rates = []
     for accuracy in (0.5, 0.6, 0.7, 0.7, 0.69, 0.8, 0.79, 0.78):
         schedule.step(accuracy)
         rates.append(optimizer.param_groups[0]["lr"])
     assert rates == pytest.approx([0.01, 0.01, 0.01, 0.01, 0.001, 0.001, 0.001, 0.0001])
+
+
+def test_the_release_divides_every_learning_rate_by_ten_every_so_many_steps():
+    config = replace(recipe_defaults(CONFIG, "release"), lr_steps=(2, 3))
+    for stage, every in ((1, 2), (2, 3)):
+        optimizer = make_optimizer(nn.Conv2d(1, 1, 1), config)
+        schedule = make_schedule(optimizer, config, stage)
+        for step in range(7):
+            rates = [group["lr"] for group in optimizer.param_groups]
+            assert rates == pytest.approx([0.01 / 10 ** (step // every), 0.02 / 10 ** (step // every)])
+            optimizer.step()
+            schedule.step()
 
 
 class Tiny(nn.Module):
@@ -138,8 +171,7 @@ def test_micro_batches_give_the_step_of_the_whole_batch():
     for micro_batch in (5, 2):
         net = Tiny()
         net.load_state_dict({"score.weight": torch.full((3, 3, 1, 1), 0.1), "score.bias": torch.zeros(3)})
-        train_epoch(net, make_optimizer(net, 0.1, 0.9, 0.0), some_batches(), feed=FEED, micro_batch=micro_batch,
-                    generator=torch.Generator().manual_seed(0))  # fmt: skip
+        train(net, torch.optim.SGD(net.parameters(), 0.1, 0.9), some_batches(), micro_batch)
         ends.append(net.score.weight.detach().clone())
     # crops are drawn per micro-batch from the same generator, so only their pixels differ: the labels here are noise,
     # and the gradient of noise is small; the steps must agree to that noise
@@ -168,9 +200,19 @@ def test_confusion_counts_pairs_and_skips_void():
 def test_a_loss_that_is_not_finite_stops_the_training():
     net = Tiny()
     net.score.bias.data.fill_(float("nan"))
-    with pytest.raises(TrainingError, match="finite"):
-        train_epoch(net, make_optimizer(net, 0.1, 0.9, 0), some_batches(1), feed=FEED, micro_batch=4,
-                    generator=torch.Generator())  # fmt: skip
+    with pytest.raises(TrainingError, match="loss is nan"):
+        train(net, torch.optim.SGD(net.parameters(), 0.1), some_batches(1), 4)
+    assert torch.equal(net.score.weight, torch.zeros(3, 3, 1, 1))  # the weights are those before that step
+
+
+def test_an_exploding_loss_stops_the_training_and_a_spike_does_not():
+    health = Health(num_classes=21)  # ten times ln(21) is 30.4
+    for loss in [3.0] * 30 + [1e6] + [3.0, 1e6, 29.0] * 20 + [3.0] * 20:
+        health.check(loss)
+    for _ in range(EXPLODED_STEPS // 2):
+        health.check(31.0)
+    with pytest.raises(TrainingError, match="exploded"):
+        health.check(31.0)
 
 
 def test_an_empty_training_set_says_so():
@@ -178,27 +220,27 @@ def test_an_empty_training_set_says_so():
         validate(Tiny(), [], feed=FEED)
 
 
-def test_training_state_comes_back(tmp_path):
-    from pipeline.models.deconvnet import DeconvNet
-    from pipeline.models.weights import CheckpointInfo
+@pytest.mark.parametrize("workers", [1, 2, 3, 7, 64])
+def test_shares_of_a_batch_add_up(workers):
+    shares = [share_of_batch(64, rank, workers) for rank in range(workers)]
+    assert sum(shares) == 64
+    assert max(shares) - min(shares) <= 1
 
-    info = CheckpointInfo(("background", "a"), 1 / 16)
-    net = DeconvNet(2, 1 / 16)
-    optimizer = make_optimizer(net, 0.01, 0.9, 0.0)
-    schedule = make_schedule(optimizer, 1)
-    for p in net.parameters():
-        p.grad = torch.randn_like(p)
-    optimizer.step()
-    for accuracy in (0.5, 0.5, 0.5):
-        schedule.step(accuracy)
-    save_state(tmp_path, net, info, optimizer, Progress(schedule.state_dict(), [{"epoch": 0}]))
 
-    other = DeconvNet(2, 1 / 16)
-    other_optimizer = make_optimizer(other, 0.01, 0.9, 0.0)
-    progress = load_state(tmp_path, other, other_optimizer)
-    assert progress.history == [{"epoch": 0}]
-    assert other_optimizer.param_groups[0]["lr"] == pytest.approx(0.001)
-    for (name, p), q in zip(net.named_parameters(), other.parameters(), strict=True):
-        assert torch.equal(p, q), name
-        assert torch.equal(optimizer.state[p]["momentum_buffer"], other_optimizer.state[q]["momentum_buffer"]), name
-    assert not any(file.suffix in (".pt", ".pth", ".pkl") for file in tmp_path.iterdir())
+def test_new_statistics_are_the_mean_over_the_micro_batches():
+    net = nn.Sequential(nn.BatchNorm2d(3))
+    net[0].weight.data = torch.tensor([2.0, 3.0, 4.0])
+    colours = torch.randint(0, 256, (7, 3, 1, 1), dtype=torch.uint8, generator=torch.Generator().manual_seed(3))
+    batch = (colours.expand(7, 3, 250, 250), torch.zeros(7, 250, 250, dtype=torch.uint8))  # crops change nothing
+    momentum = net[0].momentum
+    feed = Feed(Preprocessing(mean=(0, 0, 0), std=(1, 1, 1)), num_classes=3)
+    assert recompute_statistics(net, [batch], feed=feed, micro_batch=3, seed=0) == 7
+    values = colours.double().view(7, 3)
+    pieces = [values[0:3], values[3:6], values[6:7]]
+    means = torch.stack([piece.mean(0) for piece in pieces]).mean(0)
+    variances = torch.stack([piece.var(0, correction=0) for piece in pieces]).mean(0)  # N or N - 1: of 50,176 pixels
+    assert net[0].running_mean.tolist() == pytest.approx(means.tolist(), rel=2e-3)
+    assert net[0].running_var.tolist() == pytest.approx(variances.tolist(), rel=2e-3)
+    assert net[0].weight.tolist() == [2, 3, 4]
+    assert net[0].momentum == momentum
+    assert not net.training

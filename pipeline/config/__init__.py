@@ -16,5 +16,7 @@ from pipeline.config.segmenting import PredictConfig as PredictConfig
 from pipeline.config.segmenting import ProposeConfig as ProposeConfig
 from pipeline.config.segmenting import RefineConfig as RefineConfig
 from pipeline.config.segmenting import SegmentConfig as SegmentConfig
+from pipeline.config.training import AT_WORK as AT_WORK
 from pipeline.config.training import TrainConfig as TrainConfig
 from pipeline.config.training import TrainingSetConfig as TrainingSetConfig
+from pipeline.config.training import recipe_defaults as recipe_defaults

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from pipeline.config.checks import require
@@ -59,6 +59,8 @@ class TrainConfig:
     """Folder made by jobs/build_training_set.py."""
     output: str
     """Folder for checkpoints, metrics and the exported network."""
+    recipe: Literal["paper", "release"] = "paper"
+    """Whose rules the defaults of the schedule and of the parameter groups follow; an option that is given wins."""
     stages: tuple[Literal[1, 2], ...] = (1, 2)
     """Stages to run: 1 is easy (centred objects), 2 is hard (proposals)."""
     width: float = 1.0
@@ -70,8 +72,10 @@ class TrainConfig:
     """A checkpoint of this project to start the first of `stages` from; its width counts, not `width`."""
     epochs: tuple[int, int] = (10, 10)
     """Passes over the examples at most, in stage 1 and in stage 2."""
+    iterations: tuple[int, int] | None = None
+    """Steps at most, in stage 1 and in stage 2, if they end before `epochs`. None: no such end."""
     batch_size: int = 64
-    """Examples a step over all workers together."""
+    """Examples a step over all workers together, however many there are."""
     micro_batch: int = 16
     """Examples that go through the network at once; gradients add up to `batch-size`."""
     learning_rate: float = 0.01
@@ -80,14 +84,29 @@ class TrainConfig:
     """Momentum of SGD."""
     weight_decay: float = 0.0005
     """Weight decay of SGD."""
+    bias_lr_factor: float = 1.0
+    """Learning rate of the biases of convolutions, as a multiple of the weights'."""
+    decay_biases: bool = True
+    """Whether the biases of convolutions decay; batch normalisation's scale and shift always do."""
+    schedule: Literal["plateau", "steps"] = "plateau"
+    """When the learning rate is divided by 10: when validation accuracy stops improving, or every `lr-steps` steps."""
     plateau_patience: int = 1
-    """Epochs without a better validation accuracy after which the learning rate is divided by 10."""
+    """Plateau: epochs without a better validation accuracy after which the learning rate falls."""
+    lr_steps: tuple[int, int] = (9000, 10000)
+    """Steps: so many after which the learning rate falls, in stage 1 and in stage 2."""
     min_learning_rate: float = 1e-5
     """A stage ends when the learning rate falls below this."""
     val_windows: int = 2000
     """Validation windows looked at after each epoch, at most."""
+    bn_statistics: int = 0
+    """Training windows over which batch normalisation's statistics are computed anew before the export; 0: keep the
+    running averages of training."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """bfloat16: autocast; for GPUs and for CPUs with AMX."""
+    sync_bn: bool = False
+    """Batch normalisation over the micro-batches of all workers together; GPUs only."""
+    compile: bool = False
+    """Compile the network (torch.compile); the first step then takes minutes."""
     export_precision: Literal["float32", "float16"] = "float32"
     """Of the exported network's numbers; float16 halves the file."""
     export_background: float = 0.0
@@ -95,6 +114,15 @@ class TrainConfig:
     window's probabilities, but the maximum over proposals: above 0, background wins less often. Not in the paper."""
     workers: int = 1
     """Training processes; one a GPU, where there are GPUs."""
+    max_workers: int | None = None
+    """Elastic: start with as many workers as there is room for, `workers` to this many, and take in more when machines
+    come. None: exactly `workers`."""
+    max_failures: int = 3
+    """How often lost workers are replaced and the stage goes on from its last checkpoint; -1: always."""
+    checkpoint_minutes: float = 30.0
+    """Minutes between checkpoints within an epoch; there is always one after each epoch."""
+    keep_checkpoints: int = 2
+    """How many of the last checkpoints are kept, beside the best network."""
     seed: int = 0
     """Seed of initialisation, crops, flips and order."""
 
@@ -102,9 +130,17 @@ class TrainConfig:
         require(set(self.stages) <= {1, 2} and len(self.stages) > 0, "stages", self.stages, "1, 2 or both")
         require(0 < self.width <= 4, "width", self.width, "must lie in 0..4")
         require(min(self.epochs) >= 1, "epochs", self.epochs, "must be at least 1 each")
-        for name in ("batch_size", "micro_batch", "workers", "val_windows"):
+        require(min(self.lr_steps) >= 1, "lr_steps", self.lr_steps, "must be at least 1 each")
+        if self.iterations is not None:
+            require(min(self.iterations) >= 1, "iterations", self.iterations, "must be at least 1 each")
+        for name in ("batch_size", "micro_batch", "workers", "val_windows", "keep_checkpoints"):
             require(getattr(self, name) >= 1, name, getattr(self, name), "must be at least 1")
-        require(self.batch_size % self.workers == 0, "batch_size", self.batch_size, "must be a multiple of `workers`")
+        most = self.workers if self.max_workers is None else self.max_workers
+        require(most >= self.workers, "max_workers", most, "must be at least `workers`")
+        require(self.batch_size >= most, "batch_size", self.batch_size, "must be at least the number of workers")
+        require(self.max_failures >= -1, "max_failures", self.max_failures, "must be -1 or more")
+        for name in ("bn_statistics", "checkpoint_minutes", "bias_lr_factor", "weight_decay"):
+            require(getattr(self, name) >= 0, name, getattr(self, name), "must be 0 or more")
         require(
             self.learning_rate > self.min_learning_rate > 0,
             "learning_rate",
@@ -113,5 +149,32 @@ class TrainConfig:
         )
         require(0 <= self.export_background <= 1, "export_background", self.export_background, "must lie in 0..1")
         require(0 <= self.momentum < 1, "momentum", self.momentum, "must lie in 0..1")
-        require(self.weight_decay >= 0, "weight_decay", self.weight_decay, "must be 0 or more")
         require(self.init is None or self.vgg16 is None, "init", self.init, "give `init` or `vgg16`, not both")
+
+
+def recipe_defaults(config: TrainConfig, recipe: str) -> TrainConfig:
+    """`config` with the settings that a recipe prescribes.
+
+    `paper` is what the defaults are; `release` is what the authors' solvers and network definitions do otherwise.
+
+    Raises:
+        ConfigError: there is no such recipe.
+    """
+    require(recipe in {"paper", "release"}, "recipe", recipe, "must be paper or release")
+    if recipe == "paper":
+        return config
+    return replace(
+        config,
+        recipe="release",
+        epochs=(1000, 1000),  # the steps end a stage
+        iterations=(20_000, 40_000),
+        schedule="steps",
+        lr_steps=(9_000, 10_000),
+        bias_lr_factor=2.0,
+        decay_biases=False,
+        bn_statistics=501 * 28,  # the batches of their third step, times their size
+    )
+
+
+AT_WORK = frozenset({"workers", "max_workers", "max_failures", "checkpoint_minutes", "keep_checkpoints", "compile"})
+"""Settings of `TrainConfig` that a resumed run may change: they say how the work is done, not what comes out."""

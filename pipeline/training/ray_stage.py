@@ -2,34 +2,32 @@
 
 from __future__ import annotations
 
-import tempfile
-import time
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+import os
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import ray
 import ray.train
-import torch
-import torch.distributed as dist
-from ray.train.torch import TorchTrainer, get_device, prepare_model
-from torch import Tensor
-from torch.optim.lr_scheduler import ReduceLROnPlateau
+from ray.train.torch import TorchTrainer
 
 from pipeline import storage
 from pipeline.config import TrainConfig
-from pipeline.models.deconvnet import DeconvNet
-from pipeline.models.weights import load_checkpoint
 from pipeline.training.examples import Stage
-from pipeline.training.index import index_uri
-from pipeline.training.state import NETWORK_FILE, Epoch, Progress, load_progress, load_state, save_state
-from pipeline.training.steps import Batch, Feed, make_optimizer, make_schedule, train_epoch, validate
+from pipeline.training.index import index_uri, read_index
+from pipeline.training.metrics import TrainingError
+from pipeline.training.order import blocks, epoch_rows, examples_of, first_rows
+from pipeline.training.ray_shares import Dealer
+from pipeline.training.ray_worker import best_uri, renew_statistics, train_worker
+from pipeline.training.state import NETWORK_FILE, load_progress
 from pipeline.training.windows import windows_of_row
 
-SCORE = "val_accuracy"
-SHUFFLE_WINDOWS = 1024  # windows of one image follow each other; 1024 of them are 250 MB
+TRAIN_SETTINGS = {
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "600",  # machines may have to be started first
+    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",  # else workers' lines are shown twice
+}
+"""Of Ray Train, unless the environment says otherwise."""
 
 
 @dataclass(frozen=True)
@@ -40,38 +38,101 @@ class StageResult:
     history: list[dict[str, Any]]
 
 
-def run_stage(config: TrainConfig, stage: Stage, start_uri: str) -> StageResult:
+def run_stage(config: TrainConfig, stage: Stage, start_uri: str, earlier: dict[str, Any]) -> StageResult:
     """Train one stage from the checkpoint at `start_uri`; the same call again resumes where it was stopped.
 
+    Args:
+        config: the settings.
+        stage: 1 or 2.
+        start_uri: the network to start from.
+        earlier: history of the stages before, for the curves.
+
     Raises:
-        ray.train.TrainingFailedError: the workers failed.
+        TrainingError: the workers failed, or the loss exploded; then the last good network is at `lost_uri`.
     """
+    examples = examples_of(read_index(index_uri(config.training_set, stage, "train")))
+    loop = {"stage": stage, "start_uri": start_uri, "earlier": earlier, "examples": examples}
+    result = _run(config, stage, train_worker, loop, f"stage{stage}")
+    if result.return_value is not None:
+        raise TrainingError(result.return_value + _keep_last(config, stage, result.checkpoint))
+    assert result.checkpoint is not None  # a stage that ends has reported an epoch
+    with result.checkpoint.as_directory() as folder:
+        history = load_progress(Path(folder)).history
+    return StageResult(storage.read_bytes(best_uri(config.output, stage)), history)
+
+
+def run_statistics(config: TrainConfig, network_uri: str, target_uri: str) -> dict[str, Any]:
+    """Compute batch normalisation's statistics of a network anew, on one worker.
+
+    Args:
+        config: the settings.
+        network_uri: the trained network.
+        target_uri: where the network with the new statistics goes.
+
+    Returns:
+        Number of training windows, and the figures on validation windows `before` and `after`.
+
+    Raises:
+        TrainingError: the worker failed.
+    """
+    loop = {"stage": config.stages[-1], "network_uri": network_uri, "target_uri": target_uri}
+    effect: dict[str, Any] = _run(config, config.stages[-1], renew_statistics, loop, "bn_statistics").return_value
+    return effect
+
+
+def lost_uri(output: str, stage: Stage) -> str:
+    """Where the last good network of a stage goes whose loss exploded."""
+    return storage.join(output, f"stage{stage}_last_good.safetensors")
+
+
+def _keep_last(config: TrainConfig, stage: Stage, checkpoint: ray.train.Checkpoint | None) -> str:
+    if checkpoint is None:
+        return "; there is no checkpoint yet, so start anew in another --output"
+    with checkpoint.as_directory() as folder:
+        storage.write_atomic(lost_uri(config.output, stage), (Path(folder) / NETWORK_FILE).read_bytes())
+    return (
+        f"; the last good network is {lost_uri(config.output, stage)}: go on from it in another --output with "
+        f"--stages {stage} --init FILE --learning-rate LOWER"
+    )
+
+
+def _run(
+    config: TrainConfig, stage: Stage, worker: Any, loop: dict[str, Any], name: str
+) -> Any:  # a Result of Ray Train V2
+    for setting, value in TRAIN_SETTINGS.items():
+        os.environ.setdefault(setting, value)
     ray.data.DataContext.get_current().enable_progress_bars = False  # a line an epoch says more
     use_gpu = ray.cluster_resources().get("GPU", 0) >= 1
-    cpus = _cpus_each(config.workers)
+    if config.sync_bn and not use_gpu:
+        raise TrainingError("--sync-bn needs GPUs, and the cluster has none; leave it out")
+    alone = worker is renew_statistics
+    most = 1 if alone else config.max_workers or config.workers
+    cpus = _cpus_each(most)
+    workers: Any = (config.workers, most) if most > config.workers else most  # its stubs know no tuple
     trainer = TorchTrainer(
-        _worker,
-        train_loop_config={"config": config, "stage": stage, "start_uri": start_uri, "threads": max(1, int(cpus))},
-        datasets={
-            "train": _windows(config.training_set, stage, "train", limit=None),
-            "val": _windows(config.training_set, stage, "val", limit=config.val_windows),
+        worker,
+        train_loop_config={
+            "config": config,
+            "threads": max(1, int(cpus)),
+            "dealer": Dealer.remote(partial(_windows, config, stage)),  # type: ignore[attr-defined]
+            **loop,
         },
         scaling_config=ray.train.ScalingConfig(
-            num_workers=config.workers, use_gpu=use_gpu, resources_per_worker=None if use_gpu else {"CPU": cpus}
+            num_workers=workers,
+            use_gpu=use_gpu,
+            resources_per_worker=None if use_gpu else {"CPU": cpus},
         ),
         run_config=ray.train.RunConfig(
-            name=f"stage{stage}",
+            name=name,
             storage_path=storage.absolute(storage.join(config.output, "ray")),
-            checkpoint_config=ray.train.CheckpointConfig(num_to_keep=2, checkpoint_score_attribute=SCORE),
+            checkpoint_config=ray.train.CheckpointConfig(num_to_keep=config.keep_checkpoints),
+            failure_config=ray.train.FailureConfig(max_failures=config.max_failures),
         ),
     )
-    result = trainer.fit()
-    assert result.best_checkpoints is not None  # a stage that ends has reported an epoch
-    assert result.checkpoint is not None
-    best, _ = max(result.best_checkpoints, key=lambda pair: pair[1][SCORE])
-    with best.as_directory() as best_folder, result.checkpoint.as_directory() as last_folder:
-        network = (Path(best_folder) / NETWORK_FILE).read_bytes()
-        return StageResult(network, load_progress(Path(last_folder)).history)
+    try:
+        return trainer.fit()
+    except ray.train.TrainingFailedError as error:
+        raise TrainingError(f"the workers failed: {storage.redact(str(error))}") from error
 
 
 def _cpus_each(workers: int) -> float:
@@ -80,90 +141,21 @@ def _cpus_each(workers: int) -> float:
     return int(share) if share >= 1 else max(0.1, round(share, 2))
 
 
-def _windows(training_set: str, stage: Stage, split: str, limit: int | None) -> ray.data.Dataset:
-    """Windows uint8 `[250, 250, 3]` and labels `[250, 250]` of an index, each image decoded once a pass."""
+def _windows(config: TrainConfig, stage: Stage, split: str, epoch: int, seen: int) -> ray.data.Dataset:
+    """Windows uint8 `[250, 250, 3]` and labels `[250, 250]` of an index, each image decoded once a pass.
+
+    Args:
+        config: the settings.
+        stage: 1 or 2.
+        split: `train`: an epoch in its own order, from the example `seen` on; `val`: the first windows of the index.
+        epoch: number of the epoch (`train` only).
+        seen: examples of it that were shown before (`train` only).
+    """
     training = split == "train"
-    rows = ray.data.read_parquet(index_uri(training_set, stage, split))
+    index = read_index(index_uri(config.training_set, stage, split))
     if training:
-        rows = rows.random_shuffle()  # the index only: a few hundred bytes an image
-    rows = rows.repartition(int(max(4, 2 * ray.cluster_resources()["CPU"])))
+        rows = ray.data.from_arrow(blocks(epoch_rows(index, seed=config.seed, epoch=epoch, seen=seen)))
+    else:
+        rows = ray.data.from_arrow(blocks(first_rows(index, config.val_windows)))
     windows = rows.flat_map(partial(windows_of_row, stage=stage, training=training))
-    return windows if limit is None else windows.limit(limit)
-
-
-def _worker(loop: dict[str, Any]) -> None:
-    """What each worker runs: epochs of training and validation, a checkpoint after each."""
-    config: TrainConfig = loop["config"]
-    context = ray.train.get_context()
-    torch.set_num_threads(loop["threads"])
-    start = load_checkpoint(storage.read_bytes(loop["start_uri"]), loop["start_uri"])
-    # Channels last: 1.7 times faster on a CPU (width 1/8, bfloat16), and the faster format on GPUs too.
-    net = start.net.to(get_device(), memory_format=torch.channels_last)  # type: ignore[call-overload]
-    optimizer = make_optimizer(net, config.learning_rate, config.momentum, config.weight_decay)
-    schedule = make_schedule(optimizer, config.plateau_patience)
-    progress = _resume(net, optimizer, schedule)
-    model = prepare_model(net)
-    autocast = torch.bfloat16 if config.precision == "bfloat16" else None
-    feed = Feed(start.info.preprocessing, start.info.num_classes, autocast, _sum_over_workers)
-
-    for epoch in range(len(progress.history), config.epochs[loop["stage"] - 1]):
-        learning_rate = optimizer.param_groups[0]["lr"]
-        if learning_rate < config.min_learning_rate:
-            break
-        started = time.perf_counter()
-        generator = torch.Generator().manual_seed(_seed(config.seed, epoch, context.get_world_rank()))
-        batches = _batches("train", config, epoch)
-        trained = train_epoch(model, optimizer, batches, feed=feed, micro_batch=config.micro_batch, generator=generator)
-        validated = validate(model, _batches("val", config, epoch), feed=feed)
-        schedule.step(validated.pixel_accuracy)
-        line = Epoch(epoch, learning_rate, time.perf_counter() - started, trained, validated)
-        progress = Progress(schedule.state_dict(), [*progress.history, asdict(line)])
-        with tempfile.TemporaryDirectory() as folder:
-            save_state(Path(folder), net, start.info, optimizer, progress)
-            checkpoint = ray.train.Checkpoint.from_directory(folder) if context.get_world_rank() == 0 else None
-            ray.train.report({"epoch": epoch, SCORE: validated.pixel_accuracy}, checkpoint=checkpoint)
-        if context.get_world_rank() == 0:
-            print(_describe(loop["stage"], line), flush=True)  # noqa: T201  (Ray Train shows workers' output)
-
-
-def _resume(net: DeconvNet, optimizer: torch.optim.SGD, schedule: ReduceLROnPlateau) -> Progress:
-    checkpoint = ray.train.get_checkpoint()
-    if checkpoint is None:
-        return Progress()
-    with checkpoint.as_directory() as folder:
-        progress = load_state(Path(folder), net, optimizer)
-    schedule.load_state_dict(progress.schedule)
-    return progress
-
-
-def _batches(name: str, config: TrainConfig, epoch: int) -> Iterator[Batch]:
-    """This worker's share of a pass over the windows, in batches of `batch_size / workers`."""
-    shard = ray.train.get_dataset_shard(name)
-    workers = ray.train.get_context().get_world_size()
-    shuffled = {"local_shuffle_buffer_size": SHUFFLE_WINDOWS, "local_shuffle_seed": _seed(config.seed, epoch, 0)}
-    for batch in shard.iter_torch_batches(
-        batch_size=config.batch_size // workers if name == "train" else config.micro_batch,
-        drop_last=name == "train",
-        device="cpu",
-        **(shuffled if name == "train" else {}),
-    ):
-        yield batch["window"].permute(0, 3, 1, 2), batch["label"]
-
-
-def _sum_over_workers(tensor: Tensor) -> Tensor:
-    if dist.is_initialized():
-        dist.all_reduce(tensor)
-    return tensor
-
-
-def _seed(seed: int, epoch: int, rank: int) -> int:
-    return (seed * 1_000_003 + epoch) * 1_000_003 + rank
-
-
-def _describe(stage: Stage, line: Epoch) -> str:
-    return (
-        f"stage {stage} epoch {line.epoch}: lr {line.learning_rate:g}, loss {line.train.loss:.3f} "
-        f"(val {line.val.loss:.3f}), accuracy {line.train.pixel_accuracy:.3f} (val {line.val.pixel_accuracy:.3f}), "
-        f"mean IoU {line.train.mean_iou:.3f} (val {line.val.mean_iou:.3f}), "
-        f"{line.train.crops / line.seconds:.0f} examples/s"
-    )
+    return windows if training else windows.limit(config.val_windows)

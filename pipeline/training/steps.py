@@ -1,42 +1,28 @@
-"""One epoch of training and of validation: plain torch, no Ray (paper sections 4 and 6)."""
+"""Steps of SGD, and validation: plain torch, no Ray (paper sections 4 and 6)."""
 
 from __future__ import annotations
 
+import hashlib
 import math
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from statistics import median
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from pipeline.classes import VOID
-from pipeline.evaluation import mean_iou, pixel_accuracy
 from pipeline.geometry import CROP, MAX_OFFSET
-from pipeline.models.weights import Preprocessing
+from pipeline.training.metrics import Feed, Metrics, Tally, TrainingError
 
 Batch = tuple[Tensor, Tensor]
 """Windows uint8 `[N, 3, 250, 250]` and their labels uint8 `[N, 250, 250]` (255 is void)."""
 
-
-Reduce = Callable[[Tensor], Tensor]
-"""Sums a tensor over all workers; the identity for one."""
-
-
-class TrainingError(RuntimeError):
-    """Training cannot go on; the message says why."""
-
-
-@dataclass(frozen=True)
-class Metrics:
-    """What an epoch gave. Accuracies are fractions of the labelled pixels, void left out."""
-
-    crops: int
-    loss: float
-    pixel_accuracy: float
-    mean_iou: float
+EXPLODED = 10.0
+"""Losses above so many times ln(classes), that of a network which knows nothing, are no learning."""
+EXPLODED_STEPS = 20
 
 
 def random_crops(windows: Batch, generator: torch.Generator) -> Batch:
@@ -60,20 +46,9 @@ def central_crops(windows: Batch) -> Batch:
     return windows[0][..., middle, middle], windows[1][..., middle, middle]
 
 
-def window_loss(scores_NCHW: Tensor, labels_NHW: Tensor) -> Tensor:
-    """Softmax cross-entropy, the mean over labelled pixels; label 255 is ignored (0 where every pixel is void)."""
-    total = F.cross_entropy(scores_NCHW.float(), labels_NHW.long(), ignore_index=VOID, reduction="sum")
-    return total / (labels_NHW != VOID).sum().clamp(min=1)
-
-
-def make_optimizer(net: nn.Module, learning_rate: float, momentum: float, weight_decay: float) -> torch.optim.SGD:
-    """SGD with momentum and weight decay on every parameter (section 6)."""
-    return torch.optim.SGD(net.parameters(), lr=learning_rate, momentum=momentum, weight_decay=weight_decay)
-
-
-def make_schedule(optimizer: torch.optim.SGD, patience: int) -> torch.optim.lr_scheduler.ReduceLROnPlateau:
-    """Learning rate divided by 10 when validation accuracy stops improving (section 6); step it with that accuracy."""
-    return torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, mode="max", factor=0.1, patience=patience)
+def share_of_batch(batch_size: int, rank: int, workers: int) -> int:
+    """Examples of each step that fall to a worker; over all workers they add up to the batch."""
+    return batch_size // workers + (rank < batch_size % workers)
 
 
 def micro_batches(batch: Batch, size: int) -> Iterator[tuple[Batch, bool]]:
@@ -84,51 +59,117 @@ def micro_batches(batch: Batch, size: int) -> Iterator[tuple[Batch, bool]]:
         yield (batch[0][start:end], batch[1][start:end]), end >= examples
 
 
+def seed_of(*parts: int) -> int:
+    """A seed for each combination of numbers, such as run, epoch, position and worker."""
+    return int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:7], "big")
+
+
+class Health:
+    """Stops a training that learns no more: the same answer on every worker, since all look at the same losses."""
+
+    def __init__(self, num_classes: int) -> None:
+        self._limit = EXPLODED * math.log(num_classes)
+        self._last: deque[float] = deque(maxlen=EXPLODED_STEPS)
+
+    def check(self, loss: float) -> None:
+        """Look at the loss of a step, before the weights are changed.
+
+        Raises:
+            TrainingError: it is no finite number, or the median of the last steps is above the limit.
+        """
+        if not math.isfinite(loss):
+            raise TrainingError(f"the loss is {loss}; lower the learning rate")
+        self._last.append(loss)
+        if len(self._last) == EXPLODED_STEPS and median(self._last) > self._limit:
+            raise TrainingError(
+                f"the loss exploded: half of the last {EXPLODED_STEPS} steps lost more than {self._limit:.1f}, "
+                f"{EXPLODED:g} times what a network that knows nothing loses; lower the learning rate"
+            )
+
+
 @dataclass(frozen=True)
-class Feed:
-    """What training and validation have in common."""
+class Step:
+    """A step that was taken; the same on every worker."""
 
-    preprocessing: Preprocessing
-    num_classes: int
-    autocast: torch.dtype | None = None
-    """Lower precision of the network's arithmetic, or None for float32."""
-    reduce: Reduce = lambda tensor: tensor
+    examples: int
+    """In it, over all workers."""
+    loss: float
+    """Their mean loss before the step."""
+    due: bool
+    """Whether some worker wants a checkpoint now."""
 
 
-def train_epoch(
+def train_steps(
     net: nn.Module,
     optimizer: torch.optim.Optimizer,
     batches: Iterable[Batch],
     *,
     feed: Feed,
+    tally: Tally,
     micro_batch: int,
-    generator: torch.Generator,
-) -> Metrics:
-    """One pass over the training windows; a step for each element of `batches`.
+    seed: tuple[int, ...],
+    seen: int = 0,
+    due: Callable[[], bool] = lambda: False,
+) -> Iterator[Step]:
+    """Steps of SGD, one for each element of `batches`, until some worker has none left.
 
     A batch goes through the network in micro-batches whose gradients add up, so that memory does not set the batch.
+    Every example weighs the same in a step, whichever worker has it: N workers take the step that one worker takes.
+    Crops and flips are drawn anew for each step from `seed`, position and worker, so a position is all that a resumed
+    run must know.
+
+    Args:
+        net: the network, or DistributedDataParallel around it.
+        optimizer: of its parameters.
+        batches: this worker's shares.
+        feed: how the network is fed.
+        tally: what counts loss and confusion.
+        micro_batch: examples that go through the network at once.
+        seed: of the pass, such as run, stage and epoch.
+        seen: examples of this pass that all workers together have seen before.
+        due: whether this worker wants a checkpoint.
 
     Raises:
-        TrainingError: the loss is no longer a finite number, or there was no batch.
+        TrainingError: see `Health`.
     """
     net.train()
-    tally = _Tally(net, feed)
-    for batch in batches:
+    health = Health(feed.num_classes)
+    device = next(net.parameters()).device
+    mine = iter(batches)
+    while True:
+        batch = next(mine, None)
+        counts = torch.tensor([0 if batch is None else len(batch[0]), batch is None], device=device)
+        examples, lacking = feed.reduce(counts).tolist()
+        if batch is None or lacking:
+            return
+        generator = torch.Generator().manual_seed(seed_of(*seed, seen, feed.rank))
         optimizer.zero_grad(set_to_none=True)
+        total = torch.zeros(2, dtype=torch.float64, device=device)
         for windows, last in micro_batches(batch, micro_batch):
-            # Workers exchange gradients once a step, with its last micro-batch.
+            # Workers exchange gradients once a step, with its last micro-batch; they take the mean, hence `workers`.
             with nullcontext() if last else _without_exchange(net):
                 loss = tally.count(net, *random_crops(windows, generator))
-                (loss * (len(windows[0]) / len(batch[0]))).backward()
+                (loss * (len(windows[0]) * feed.workers / examples)).backward()
+            total[0] += loss.detach() * len(windows[0])
+        total[1] = float(due())
+        loss_sum, wanted = feed.reduce(total).tolist()
+        health.check(loss_sum / examples)
         optimizer.step()
-    return tally.metrics()
+        seen += examples
+        yield Step(examples, loss_sum / examples, wanted > 0)
 
 
 @torch.inference_mode()
 def validate(net: nn.Module, batches: Iterable[Batch], *, feed: Feed) -> Metrics:
-    """Loss, pixel accuracy and mean IoU over the central crops of validation windows."""
+    """Loss, pixel accuracy and mean IoU over the central crops of validation windows.
+
+    Args:
+        net: the network itself: inside DistributedDataParallel, workers with more batches would wait for the others.
+        batches: this worker's share, which may be empty.
+        feed: how the network is fed.
+    """
     net.eval()
-    tally = _Tally(net, feed)
+    tally = Tally(net, feed)
     for batch in batches:
         tally.count(net, *central_crops(batch))
     return tally.metrics()
@@ -136,48 +177,3 @@ def validate(net: nn.Module, batches: Iterable[Batch], *, feed: Feed) -> Metrics
 
 def _without_exchange(net: nn.Module) -> AbstractContextManager[None]:
     return net.no_sync() if isinstance(net, DistributedDataParallel) else nullcontext()
-
-
-class _Tally:
-    """Runs the network on crops and keeps count of loss and confusion."""
-
-    def __init__(self, net: nn.Module, feed: Feed) -> None:
-        self._feed = feed
-        self._device = next(net.parameters()).device
-        self._confusion = torch.zeros(feed.num_classes, feed.num_classes, dtype=torch.int64, device=self._device)
-        self._loss_and_crops = torch.zeros(2, dtype=torch.float64, device=self._device)
-
-    def count(self, net: nn.Module, crops_N3HW: Tensor, labels_NHW: Tensor) -> Tensor:
-        labels_NHW = labels_NHW.to(self._device)
-        crops_N3HW = crops_N3HW.to(self._device, memory_format=torch.channels_last)
-        autocast = self._feed.autocast
-        with torch.autocast(self._device.type, dtype=autocast, enabled=autocast is not None):
-            scores_NCHW = net(self._feed.preprocessing(crops_N3HW))
-        loss = window_loss(scores_NCHW, labels_NHW)
-        if not math.isfinite(loss.item()):
-            raise TrainingError("the loss is not finite any more; lower the learning rate and start from a checkpoint")
-        crops = len(crops_N3HW)
-        self._loss_and_crops += torch.tensor([loss.item() * crops, crops], dtype=torch.float64, device=self._device)
-        self._confusion += confusion_of(scores_NCHW.detach(), labels_NHW)
-        return loss
-
-    def metrics(self) -> Metrics:
-        loss, crops = self._feed.reduce(self._loss_and_crops).tolist()
-        if crops == 0:
-            raise TrainingError("no examples: the training set is empty, or smaller than one batch a worker")
-        confusion = self._feed.reduce(self._confusion).cpu().numpy()
-        return Metrics(
-            crops=int(crops),
-            loss=loss / crops,
-            pixel_accuracy=pixel_accuracy(confusion),
-            mean_iou=mean_iou(confusion),
-        )
-
-
-def confusion_of(scores_NCHW: Tensor, labels_NHW: Tensor) -> Tensor:
-    """Confusion matrix int64 `[C, C]` of arg-max labels, truth in rows, void left out."""
-    num_classes = scores_NCHW.shape[1]
-    known = labels_NHW != VOID
-    predicted_NHW = scores_NCHW.permute(0, 2, 3, 1).contiguous().argmax(-1)  # over neighbours: 10 times faster on CPUs
-    pairs = labels_NHW[known].long() * num_classes + predicted_NHW[known]
-    return torch.bincount(pairs, minlength=num_classes**2).view(num_classes, num_classes)

@@ -1,0 +1,39 @@
+"""How far an epoch is, for people."""
+
+from __future__ import annotations
+
+import time
+
+EVERY_SECONDS = 60.0
+
+
+class Pace:
+    """Lines about an epoch, at most one a minute.
+
+    Args:
+        name: of the epoch.
+        examples: in it.
+        seen: of them before now.
+        now: `time.perf_counter()`; None: ask.
+    """
+
+    def __init__(self, name: str, examples: int, seen: int, now: float | None = None) -> None:
+        self._name, self._examples, self._first = name, examples, seen
+        self._started = self._told = time.perf_counter() if now is None else now
+
+    def line(self, seen: int, loss: float, now: float) -> str | None:
+        """A line if one is due: examples seen, loss of the last step, rate, time left."""
+        if now - self._told < EVERY_SECONDS:
+            return None
+        self._told = now
+        rate = (seen - self._first) / (now - self._started)
+        left = max(self._examples - seen, 0) / rate
+        return (
+            f"{self._name}: {seen:,} of {self._examples:,} examples, loss {loss:.3f}, {rate:.1f} examples/s, "
+            f"{_duration(left)} left"
+        )
+
+
+def _duration(seconds: float) -> str:
+    hours, minutes = divmod(round(seconds / 60), 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min"
