@@ -26,7 +26,7 @@ def line_figure(points: Sequence[tuple[float, float]], x: str, y: str) -> bytes:
     figure = Figure(figsize=(5, 3.5), layout="constrained")
     axes = figure.subplots()
     axes.plot(*zip(*points, strict=True), marker="o", markersize=4)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
     axes.set_xlabel(x)
     axes.set_ylabel(y)
     axes.grid(alpha=0.3)
