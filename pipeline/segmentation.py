@@ -88,7 +88,7 @@ def build_dataset(
         # 1:1  crops, network, aggregation; the score maps of 50 proposals (200 MB) never leave the actor
         .map_batches(
             Predict, fn_constructor_args=[works.make_predict, guard], batch_size=IMAGES_PER_PREDICTION,
-            compute=ActorPoolStrategy(size=pools.predict_workers),
+            compute=_predict_pool(pools),
             num_cpus=pools.predict_cpus, num_gpus=pools.predict_gpus or None, batch_format="pyarrow",
         )
         # 1:1  CRF and mask, one thread a process
@@ -103,6 +103,14 @@ def build_dataset(
             batch_size=config.rows_per_file, num_cpus=pools.task_cpus / 2, batch_format="pyarrow",
         )
     )  # fmt: skip
+
+
+def _predict_pool(pools: Pools) -> ActorPoolStrategy:
+    """On a GPU two calls at once: one has the device's queue while the other's results are fetched and packed."""
+    calls = 2 if pools.predict_gpus else 1
+    return ActorPoolStrategy(
+        size=pools.predict_workers, max_concurrent_calls_per_actor=calls, enable_true_multi_threading=calls > 1
+    )
 
 
 def _guard(stage: str, work: Work, ledger: RemoteLedger, max_attempts: int) -> Work:

@@ -19,6 +19,9 @@ from s3_server import S3Server, s3_server
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")
 os.environ.setdefault("RAY_idle_worker_killing_time_threshold_ms", "600000")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Before anything imports Triton: where there is no GPU its kernels are tested in its interpreter.
+if not Path("/dev/nvidiactl").exists():
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 # On a busy machine any single example may take seconds.
 hypothesis.settings.register_profile("patient", deadline=None)

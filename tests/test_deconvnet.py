@@ -12,6 +12,7 @@ from reference_networks import deconvnet_rows, deconvnet_scores
 from pipeline.models.background import hold_back_background
 from pipeline.models.deconvnet import Deconv3x3, DeconvNet, pool, unpool
 from pipeline.models.folding import fold
+from pipeline.models.inference_form import inference_form
 from pipeline.models.initialise import BN_SHIFT, DECODER_STD, initialise, load_vgg16
 
 torch.set_num_threads(1)
@@ -142,6 +143,20 @@ def test_folding_batch_normalisation_keeps_the_scores():
     assert not any(isinstance(m, torch.nn.BatchNorm2d) for m in folded.modules())
     assert (got - expected).norm() / expected.norm() < 1e-4
     assert any(isinstance(m, torch.nn.BatchNorm2d) for m in net.modules())  # the original stays as it was
+
+
+def test_the_inference_form_gives_the_same_scores_and_labels():
+    net = trained_looking(DeconvNet(5, width=1 / 16))
+    form = inference_form(net, torch.device("cpu"), torch.float32)
+    x = torch.randn(2, 3, 224, 224)
+    with torch.inference_mode():
+        expected, got = net(x), form(x.contiguous(memory_format=torch.channels_last))
+    assert (got - expected).norm() / expected.norm() < 1e-4
+    assert (got.argmax(1) == expected.argmax(1)).float().mean() > 0.9999
+    # Every weight of the network is in it, the 7x7 ones as matrices; the folded normalisation is in none.
+    norms = sum(p.numel() for m in net.modules() if isinstance(m, torch.nn.BatchNorm2d) for p in m.parameters())
+    deconv_bias = net.fc6_deconv.conv.out_channels * 48  # a bias for each of the 49 pixels
+    assert sum(p.numel() for p in form.parameters()) == sum(p.numel() for p in net.parameters()) - norms + deconv_bias
 
 
 def test_initial_weights():

@@ -1,5 +1,8 @@
 """Crops, aggregation and the predictor against slow references."""
 
+from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
+
 import numpy as np
 import pytest
 import torch
@@ -166,6 +169,29 @@ def test_bfloat16_gives_nearly_the_same_probabilities(checkpoint):
         assert other.dtype == torch.float32
         assert not torch.equal(one, other) or not one.any()
         assert (probabilities(one) - probabilities(other)).abs().max() < 0.05
+
+
+def test_threads_that_share_a_predictor_get_their_own_results(checkpoint):
+    predictor = Predictor(checkpoint, PredictConfig(), label_threshold=0.0)
+    batches = [some_images(seed) for seed in range(4)]
+    expected = [predictor.predict(*batch) for batch in batches]
+    with ThreadPoolExecutor(2) as threads:
+        found = list(threads.map(lambda batch: predictor.predict(*batch), batches))
+    for one, other in zip(chain(*found), chain(*expected), strict=True):
+        np.testing.assert_allclose(one.probabilities_KHW, other.probabilities_KHW, atol=1e-3)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+@pytest.mark.parametrize("aggregation", ["max", "average"])
+def test_a_gpu_gives_what_a_cpu_gives(checkpoint, aggregation):
+    images, boxes = some_images()
+    on_cpu, on_gpu = (
+        Predictor(checkpoint, PredictConfig(aggregation=aggregation, micro_batch=4, device=device), 0.0)
+        for device in ("cpu", "cuda")
+    )
+    for one, other in zip(on_gpu.predict(images, boxes), on_cpu.predict(images, boxes), strict=True):
+        np.testing.assert_array_equal(one.class_ids_K, other.class_ids_K)
+        np.testing.assert_allclose(one.probabilities_KHW, other.probabilities_KHW, atol=5e-3)
 
 
 def test_memory_that_runs_out_halves_the_micro_batch_and_changes_nothing(checkpoint):

@@ -11,8 +11,9 @@ from torch import Tensor
 from pipeline.benchmarks.network import measure, random_network
 from pipeline.config import PredictConfig
 from pipeline.config.benchmarks import Crops
-from pipeline.inference.predictor import Predictor, choose_device, inference_form
+from pipeline.inference.predictor import Predictor, choose_device
 from pipeline.models.deconvnet import CROP_SIZE
+from pipeline.models.inference_form import inference_form
 from pipeline.models.weights import Checkpoint, CheckpointInfo
 
 PROPOSALS = 50

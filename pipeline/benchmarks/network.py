@@ -11,8 +11,9 @@ from torch.utils.benchmark import Measurement, Timer
 from torch.utils.flop_counter import FlopCounterMode
 
 from pipeline.config.benchmarks import Network
-from pipeline.inference.predictor import choose_device, inference_form
+from pipeline.inference.predictor import choose_device
 from pipeline.models.deconvnet import CROP_SIZE, DeconvNet
+from pipeline.models.inference_form import inference_form
 from pipeline.models.initialise import initialise
 
 MATRIX_SIDE = {"cpu": 2048, "cuda": 8192}

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
+from threading import Lock
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -16,13 +19,14 @@ from pipeline.geometry import fed_rectangles
 from pipeline.inference.aggregate import Canvas, probabilities
 from pipeline.inference.crops import cut_crops
 from pipeline.inference.ensemble import Ensemble
-from pipeline.models.deconvnet import DeconvNet
-from pipeline.models.folding import fold
+from pipeline.inference.graphs import GraphedNet
+from pipeline.models.inference_form import inference_form, triton_compiles
 from pipeline.models.weights import Checkpoint
 
+if TYPE_CHECKING:
+    from pipeline.inference.gather import GatheredCanvas
+
 Image = NDArray[np.uint8]
-CropOf = tuple[int, NDArray[np.float64]]
-"""The number of a crop's image in its batch, and the rectangle it is cut from."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +38,11 @@ class Prediction:
 
 
 class Predictor:
-    """A network in inference form on one device, and the way from proposals to an image's probabilities."""
+    """A network in inference form on one device, and the way from proposals to an image's probabilities.
+
+    Several threads may call `predict`: one batch at a time is put on the device's queue, and while it is worked on
+    there, the others fetch results and prepare what comes next.
+    """
 
     def __init__(
         self, checkpoint: Checkpoint, config: PredictConfig, label_threshold: float, ensemble: Ensemble | None = None
@@ -43,26 +51,42 @@ class Predictor:
         self.num_classes = checkpoint.info.num_classes
         self._preprocessing = checkpoint.info.preprocessing
         self._dtype = torch.bfloat16 if config.precision == "bfloat16" else torch.float32
-        self._net = inference_form(checkpoint.net, self.device, self._dtype)
+        self._net: Callable[[Tensor], Tensor] = inference_form(checkpoint.net, self.device, self._dtype)
+        self._fetching: torch.cuda.Stream | None = None
+        if self.device.type == "cuda":
+            torch.backends.cudnn.benchmark = True  # micro-batches have one size
+            self._net = GraphedNet(self._net)
+            self._fetching = torch.cuda.Stream()
+        self._turn = Lock()
         self._config = config
         self.micro_batch = config.micro_batch
         """Crops that go through the network at once; halved when a GPU's memory runs out."""
         self._label_threshold = label_threshold
         self._ensemble = ensemble and ensemble.to(self.device, self._dtype)
 
+    @torch.inference_mode()
     def predict(self, images: Sequence[Image], boxes: Sequence[NDArray[np.floating]]) -> list[Prediction]:
         """Class probabilities of a batch of images; arguments and errors as `aggregate`."""
-        maps = self.aggregate(images, boxes)
-        if self._ensemble is not None:
-            maps = [self._ensemble(image, scores_CHW) for image, scores_CHW in zip(images, maps, strict=True)]
-        return [prune(scores_CHW, self._label_threshold) for scores_CHW in maps]
+        with self._turn:
+            scores = self.aggregate(images, boxes)
+            if self._ensemble is not None:
+                scores = [self._ensemble(image, scores_CHW) for image, scores_CHW in zip(images, scores, strict=True)]
+            queued = torch.cuda.current_stream().record_event() if self._fetching else None
+        if self._fetching is None or queued is None:
+            return [prune(scores_CHW, self._label_threshold) for scores_CHW in scores]
+        # On a stream of its own, so that what waits for these results does not wait for the batch queued after them.
+        self._fetching.wait_event(queued)
+        with torch.cuda.stream(self._fetching):
+            pruned = [prune(scores_CHW, self._label_threshold) for scores_CHW in scores]
+            self._fetching.synchronize()  # before `scores` may be overwritten and `pruned` read
+        return pruned
 
     @torch.inference_mode()
     def aggregate(self, images: Sequence[Image], boxes: Sequence[NDArray[np.floating]]) -> list[Tensor]:
         """Aggregated score maps, float32 `[C, H, W]` on the device, of a batch of images.
 
         The crops of all images go through the network together, in micro-batches of one size (the last may be
-        smaller), whatever the number of boxes of each image.
+        smaller), whatever the number of boxes of each image. On a GPU this returns before the work is done.
 
         Args:
             images: RGB uint8 `[H, W, 3]`, each of its own size.
@@ -73,61 +97,73 @@ class Predictor:
         """
         if len(images) != len(boxes):
             raise ValueError(f"{len(images)} images and {len(boxes)} lists of boxes")
-        pixels = [torch.from_numpy(np.array(image)).to(self.device).permute(2, 0, 1) for image in images]
+        pixels = [self._to_device(np.array(image)).permute(2, 0, 1) for image in images]
         rectangles = [fed_rectangles(b, self._config.window) for b in boxes]
-        canvases = [self._canvas(image_3HW) for image_3HW in pixels]
+        canvases = [self._canvas(image, len(r)) for image, r in zip(pixels, rectangles, strict=True)]
         crops_of = [(i, rectangle) for i, per_image in enumerate(rectangles) for rectangle in per_image]
-        for scores_NCHW, micro_batch in self._micro_batches(pixels, crops_of):
-            for scores_CHW, (i, rectangle) in zip(scores_NCHW, micro_batch, strict=True):
+        places_M4 = self._to_device(np.concatenate([np.zeros((0, 4)), *rectangles]))
+        for scores_NCHW, start in self._micro_batches(pixels, [i for i, _ in crops_of], places_M4):
+            fed = crops_of[start : start + len(scores_NCHW)]
+            for scores_CHW, (i, rectangle) in zip(scores_NCHW, fed, strict=True):
                 canvases[i].paste(scores_CHW, rectangle)
         return [canvas.scores() for canvas in canvases]
 
     def _micro_batches(
-        self, pixels: list[Tensor], crops_of: Sequence[CropOf]
-    ) -> Iterator[tuple[Tensor, Sequence[CropOf]]]:
-        """Scores of all crops, a micro-batch at a time; half as many from then on where the GPU's memory ran out."""
+        self, pixels: list[Tensor], image_of: Sequence[int], places_M4: Tensor
+    ) -> Iterator[tuple[Tensor, int]]:
+        """Scores of all crops, a micro-batch at a time, and the number of its first crop.
+
+        Half as many at once from then on where the GPU's memory ran out.
+        """
         start = 0
-        while start < len(crops_of):
-            micro_batch = crops_of[start : start + self.micro_batch]
+        while start < len(image_of):
+            end = min(start + self.micro_batch, len(image_of))
             try:
-                scores_NCHW = self._scores(pixels, micro_batch)
+                scores_NCHW = self._scores(pixels, image_of[start:end], places_M4[start:end])
             except torch.OutOfMemoryError:
-                if len(micro_batch) == 1:
+                if self.micro_batch == 1:
                     raise
-                self.micro_batch = len(micro_batch) // 2
+                self.micro_batch //= 2
                 torch.cuda.empty_cache()
                 continue
-            yield scores_NCHW, micro_batch
-            start += len(micro_batch)
+            yield scores_NCHW, start
+            start = end
 
-    def _canvas(self, image_3HW: Tensor) -> Canvas:
+    def _canvas(self, image_3HW: Tensor, windows: int) -> Canvas | GatheredCanvas:
         height, width = image_3HW.shape[1:]
-        return Canvas(self.num_classes, height, width, self._config.aggregation, self.device)
+        shape = (self.num_classes, height, width, self._config.aggregation, self.device)
+        if triton_compiles(self.device):
+            from pipeline.inference.gather import GatheredCanvas  # noqa: PLC0415  (needs Triton)
 
-    def _scores(self, pixels: list[Tensor], micro_batch: Sequence[CropOf]) -> Tensor:
-        parts = []
-        for i in dict.fromkeys(index for index, _ in micro_batch):
-            own = np.stack([rectangle for index, rectangle in micro_batch if index == i])
-            parts.append(cut_crops(pixels[i], torch.from_numpy(own).to(self.device)))
+            return GatheredCanvas(*shape, windows)
+        return Canvas(*shape)
+
+    def _scores(self, pixels: list[Tensor], image_of: Sequence[int], places_N4: Tensor) -> Tensor:
+        parts, start = [], 0
+        for i, crops in groupby(image_of):
+            end = start + len(list(crops))
+            parts.append(cut_crops(pixels[i], places_N4[start:end]))
+            start = end
         crops_N3HW = self._preprocessing(torch.cat(parts)).to(self._dtype, memory_format=torch.channels_last)
-        scores_NCHW: Tensor = self._net(crops_N3HW).float()
-        return scores_NCHW
+        return self._net(crops_N3HW)
 
-
-def inference_form(net: DeconvNet, device: torch.device, dtype: torch.dtype) -> DeconvNet:
-    """A copy with its batch normalisation folded, in the memory layout that convolutions are fastest in.
-
-    The folding is done in float32. Products of bfloat16 are added up in float32 by the libraries that torch calls.
-    """
-    folded: DeconvNet = fold(net).to(device, dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return folded
+    def _to_device(self, array: NDArray[Any]) -> Tensor:
+        tensor = torch.from_numpy(array)
+        return tensor.pin_memory().to(self.device, non_blocking=True) if self.device.type == "cuda" else tensor
 
 
 def prune(scores_CHW: Tensor, label_threshold: float) -> Prediction:
     """Probabilities of an aggregated score map, without the classes that cannot win (`crf.labels.keep_labels`)."""
     probabilities_CHW = probabilities(scores_CHW)
     kept_K = keep_labels(probabilities_CHW, (scores_CHW > 0).any(dim=0), label_threshold)
-    return Prediction(kept_K.cpu().numpy(), probabilities_CHW[kept_K].half().cpu().numpy())
+    return Prediction(_to_host(kept_K), _to_host(probabilities_CHW[kept_K].half()))
+
+
+def _to_host(tensor: Tensor) -> NDArray[Any]:
+    """A device's tensor as an array that is complete when the current stream is done; of a CPU's, itself."""
+    if tensor.device.type == "cpu":
+        return tensor.numpy()
+    return torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True).copy_(tensor, non_blocking=True).numpy()
 
 
 def choose_device(name: str) -> torch.device:

@@ -1,0 +1,56 @@
+"""CUDA graphs: a micro-batch's kernels recorded once and started with one call.
+
+Chosen over `torch.compile`: shapes are fixed, the convolutions are cuDNN's either way, and what stands between them is
+written out in `models.kernels`. Recording takes a few forward passes and no compiler, and a graph gives the results of
+the very calls that were recorded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+
+class GraphedNet:
+    """A network on a GPU, recorded for the largest micro-batch it has seen; smaller ones are padded to that size."""
+
+    def __init__(self, net: Callable[[Tensor], Tensor]) -> None:
+        self._net = net
+        self._size = 0
+        self._graph: torch.cuda.CUDAGraph | None = None
+        self._crops_N3HW = self._scores_NCHW = torch.empty(0)
+
+    def __call__(self, crops_N3HW: Tensor) -> Tensor:
+        """Scores of channels-last crops, in memory that the next call overwrites.
+
+        Raises:
+            torch.OutOfMemoryError: the GPU has too little memory; a call with fewer crops records anew.
+        """
+        if self._graph is None or len(crops_N3HW) > self._size:
+            self._record(crops_N3HW)
+        assert self._graph is not None
+        self._crops_N3HW[: len(crops_N3HW)].copy_(crops_N3HW)  # what is left of earlier crops is not looked at
+        self._graph.replay()
+        return self._scores_NCHW[: len(crops_N3HW)]
+
+    def _record(self, crops_N3HW: Tensor) -> None:
+        self._graph = None
+        self._crops_N3HW = self._scores_NCHW = torch.empty(0)
+        inputs_N3HW = crops_N3HW.clone(memory_format=torch.channels_last)
+        # Before: cuDNN chooses its algorithms, Triton compiles, and memory that does not suffice runs out here, not in
+        # the middle of a recording. On a stream of its own, as torch asks for.
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            for _ in range(2):
+                self._net(inputs_N3HW)
+        torch.cuda.current_stream().wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
+        # Recording first frees what the calls above left in torch's cache, for it allocates as much again from a pool
+        # of its own. `thread_local`: other threads may copy results meanwhile.
+        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+            scores_NCHW = self._net(inputs_N3HW)
+        self._crops_N3HW, self._scores_NCHW = inputs_N3HW, scores_NCHW
+        self._graph, self._size = graph, len(inputs_N3HW)
