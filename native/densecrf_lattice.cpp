@@ -2,11 +2,13 @@
 // permutohedral lattice (Adams, Baek, Davis 2010): what pydensecrf computes, with the same lattice, several times faster.
 //
 // What makes it faster, in the order of what it saves:
-// - One label is left out: the messages of all labels add up to a value that is the same in every iteration.
 // - A lattice point gathers its pixels (an array of them, point by point) instead of pixels being scattered over points.
 // - Blurring walks along chains of neighbours in place. A point without neighbours in a direction is not touched.
 // - Each lattice point looks up one neighbour a direction, not two, through keys packed into 64 bits.
 // - Kernel weights and normalisation are folded into the barycentric weights, exp is computed four labels at a time.
+//
+// Every label goes through the same operations. Where nothing tells them apart (no proposal, all probabilities equal) they
+// stay equal to the last bit: the mean field would make any difference grow until it shows.
 //
 // Plain C++17 with the vector extensions of GCC and Clang: no processor newer than the compiler's default is needed.
 #include <algorithm>
@@ -76,7 +78,7 @@ public:
     static constexpr int POINTS = D + 1;
 
     template <class Features>  // void(size_t pixel, float features[D])
-    Lattice(size_t n, float kernel_weight, Features features, std::vector<float>& total_message) : n_(n) {
+    Lattice(size_t n, float kernel_weight, Features features) : n_(n) {
         const size_t placed = n + (n % PIXELS_AT_ONCE != 0);
         points_.resize(placed * POINTS);
         weights_.resize(placed * POINTS);
@@ -84,7 +86,7 @@ public:
         points_.resize(n * POINTS);
         weights_.resize(n * POINTS);
         gather_pixels();
-        normalise(kernel_weight, total_message);
+        normalise(kernel_weight);
     }
 
     // Add the filtered values to `out`; a pixel's are V in a row, pixels are `stride` apart.
@@ -231,16 +233,14 @@ private:
         }
     }
 
-    // Divide by the roots of the kernel's sums at both pixels; add the sum of all labels' messages to `total_message`.
-    void normalise(float kernel_weight, std::vector<float>& total_message) {
+    // Divide by the roots of the kernel's sums at both pixels.
+    void normalise(float kernel_weight) {
         for (float& weight : weights_) weight /= 1 + std::pow(2.0f, float(-D));  // the lattice's own gain
         std::vector<float> root(n_, 1.0f), sums(n_, 0.0f);
         filter<float, 1>(root.data(), 1, sums.data());
         for (size_t pixel = 0; pixel < n_; pixel++) root[pixel] = float(1.0 / std::sqrt(sums[pixel] + 1e-20));
         for (size_t at = 0; at < pixels_.size(); at++) pixel_weights_[at] *= root[pixels_[at]];
         for (size_t at = 0; at < weights_.size(); at++) weights_[at] *= root[at / POINTS] * kernel_weight;
-        std::fill(root.begin(), root.end(), 1.0f);
-        filter<float, 1>(root.data(), 1, total_message.data());
     }
 
     template <class T, int V>
@@ -300,8 +300,6 @@ Vec larger(Vec a, Vec b) { return a > b ? a : b; }
 
 Vec all(float value) { return Vec{value, value, value, value}; }
 
-float sum(Vec a) { return (a[0] + a[1]) + (a[2] + a[3]); }
-
 // exp for x <= 0, relative error 2e-7 (the polynomial is Cephes' expf); 0 below -60: values near float32's smallest would
 // make every product with them slow.
 Vec exp_of(Vec x) {
@@ -320,15 +318,13 @@ Vec exp_of(Vec x) {
     return Vec((IntVec(p) + (power << 23)) & visible);
 }
 
-// Softmax over one label with score 0 and those in `scores`; returns the first one's probability.
-float softmax(const Vec* scores, size_t vectors, Vec* probabilities) {
-    Vec largest = all(0.0f), total = all(0.0f);
-    for (size_t v = 0; v < vectors; v++) largest = larger(largest, scores[v]);
+void softmax(const Vec* scores, size_t vectors, Vec* probabilities) {
+    Vec largest = scores[0], total = all(0.0f);
+    for (size_t v = 1; v < vectors; v++) largest = larger(largest, scores[v]);
     const float top = std::max(std::max(largest[0], largest[1]), std::max(largest[2], largest[3]));
     for (size_t v = 0; v < vectors; v++) total += probabilities[v] = exp_of(scores[v] - top);
-    const float first = exp_of(all(-top))[0], scale = 1 / (first + sum(total));
+    const float scale = 1 / ((total[0] + total[1]) + (total[2] + total[3]));
     for (size_t v = 0; v < vectors; v++) probabilities[v] *= scale;
-    return first * scale;
 }
 
 struct Problem {
@@ -340,45 +336,32 @@ struct Problem {
 };
 
 void mean_field(const Problem& of, float* marginals) {
-    const size_t n = of.height * of.width, others = of.labels - 1, vectors = (others + LANES - 1) / LANES;
-    std::vector<float> total_message(n, 0.0f);
+    const size_t n = of.height * of.width, vectors = (of.labels + LANES - 1) / LANES;
     const auto position = [&](size_t pixel, float sxy, float* f) {
         f[0] = float(pixel % of.width) / sxy;
         f[1] = float(pixel / of.width) / sxy;
     };
     const Lattice<2> gaussian(
-        n, of.gaussian_weight, [&](size_t pixel, float* f) { position(pixel, of.gaussian_sxy, f); }, total_message);
-    const Lattice<5> bilateral(
-        n, of.bilateral_weight,
-        [&](size_t pixel, float* f) {
-            position(pixel, of.bilateral_sxy, f);
-            for (int c = 0; c < 3; c++) f[2 + c] = float(of.image[pixel * 3 + c]) / of.bilateral_srgb;
-        },
-        total_message);
+        n, of.gaussian_weight, [&](size_t pixel, float* f) { position(pixel, of.gaussian_sxy, f); });
+    const Lattice<5> bilateral(n, of.bilateral_weight, [&](size_t pixel, float* f) {
+        position(pixel, of.bilateral_sxy, f);
+        for (int c = 0; c < 3; c++) f[2 + c] = float(of.image[pixel * 3 + c]) / of.bilateral_srgb;
+    });
 
-    std::vector<Vec> unary(n * vectors, all(-1e30f)), q(n * vectors), message(n * vectors);  // against the first label
-    for (size_t label = 0; label < others; label++)
+    std::vector<Vec> unary(n * vectors, all(-1e30f)), q(n * vectors), scores(n * vectors);  // unused lanes: impossible
+    for (size_t label = 0; label < of.labels; label++)
         for (size_t pixel = 0; pixel < n; pixel++)
-            unary[pixel * vectors + label / LANES][label % LANES] =
-                of.log_probabilities[(label + 1) * n + pixel] - of.log_probabilities[pixel];
-    for (size_t pixel = 0; pixel < n; pixel++)
-        marginals[pixel] = softmax(&unary[pixel * vectors], vectors, &q[pixel * vectors]);
+            unary[pixel * vectors + label / LANES][label % LANES] = of.log_probabilities[label * n + pixel];
+    for (size_t pixel = 0; pixel < n; pixel++) softmax(&unary[pixel * vectors], vectors, &q[pixel * vectors]);
     for (int iteration = 0; iteration < of.iterations; iteration++) {
-        std::fill(message.begin(), message.end(), all(0.0f));
-        filter_labels(gaussian, q.data(), vectors, vectors, message.data());
-        filter_labels(bilateral, q.data(), vectors, vectors, message.data());
-        for (size_t pixel = 0; pixel < n; pixel++) {
-            Vec* own = &message[pixel * vectors];
-            Vec of_others = all(0.0f);
-            for (size_t v = 0; v < vectors; v++) of_others += own[v];
-            const float of_first = total_message[pixel] - sum(of_others);
-            for (size_t v = 0; v < vectors; v++) own[v] += unary[pixel * vectors + v] - of_first;
-            marginals[pixel] = softmax(own, vectors, &q[pixel * vectors]);
-        }
+        std::copy(unary.begin(), unary.end(), scores.begin());
+        filter_labels(gaussian, q.data(), vectors, vectors, scores.data());
+        filter_labels(bilateral, q.data(), vectors, vectors, scores.data());
+        for (size_t pixel = 0; pixel < n; pixel++) softmax(&scores[pixel * vectors], vectors, &q[pixel * vectors]);
     }
-    for (size_t label = 0; label < others; label++)
+    for (size_t label = 0; label < of.labels; label++)
         for (size_t pixel = 0; pixel < n; pixel++)
-            marginals[(label + 1) * n + pixel] = q[pixel * vectors + label / LANES][label % LANES];
+            marginals[label * n + pixel] = q[pixel * vectors + label / LANES][label % LANES];
 }
 
 void check(const Problem& of) {

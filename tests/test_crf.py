@@ -121,6 +121,19 @@ def test_a_scene_gets_pydensecrfs_labels(config, classes):
     assert (ours.argmax(0) == expected.argmax(0)).mean() >= 0.9999
 
 
+@pytest.mark.parametrize("config", [CONFIG, TORCH])
+@pytest.mark.parametrize("classes", [2, 5, 7, 21])
+def test_where_nothing_tells_classes_apart_they_stay_equal_to_the_last_bit(config, classes):
+    """A pixel that no proposal covers is background: of equal classes the first. Differences would grow."""
+    image = np.repeat(noise_image(5, 6), 8, axis=0).repeat(8, axis=1)
+    probabilities = np.full((classes, 40, 48), 1 / 21, np.float16)
+    refined = refine(image, probabilities, config)
+    np.testing.assert_array_equal(refined, np.broadcast_to(refined[:1], refined.shape))
+    probabilities[1, 10:14, 10:14] = 0.9
+    refined = refine(image, probabilities, config)
+    np.testing.assert_array_equal(refined[2:], np.broadcast_to(refined[:1], refined[2:].shape))
+
+
 def test_several_images_in_one_lattice_do_not_see_each_other():
     sizes = [(4, 30, 41), (9, 17, 5), (1, 6, 6), (2, 30, 41), (3, 1, 1)]
     images = [noise_image(height, width, seed) for seed, (_, height, width) in enumerate(sizes)]
