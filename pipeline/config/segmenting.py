@@ -202,7 +202,7 @@ class SegmentConfig:
         for stage in ("decode", "propose", "predict", "refine"):
             settings |= {f"{stage}.{name}": value for name, value in asdict(getattr(self, stage)).items()}
         if self.ensemble.fcn is not None:  # which file it is, its fingerprint says
-            settings |= {"ensemble.fcn_kind": self.ensemble.fcn_kind, "ensemble.rule": self.ensemble.ensemble}
+            settings["ensemble.rule"] = self.ensemble.ensemble
         return {name: value for name, value in settings.items() if name not in _RESULT_NEUTRAL}
 
 
