@@ -4,12 +4,16 @@
     python jobs/benchmark.py proposals --data VOC2012 --split train
     python jobs/benchmark.py network --width 1
     python jobs/benchmark.py crops --width 1
+    python jobs/benchmark.py aggregate
+    python jobs/benchmark.py step --width 1
     python jobs/benchmark.py crf --input data/demo/JPEGImages --weights demo
-    python jobs/benchmark.py overhead --input data/demo/JPEGImages
+    python jobs/benchmark.py pipeline --input data/demo/JPEGImages
     python jobs/benchmark.py scale --images 1000000
 
-Prints a table; `--json FILE` keeps it. On a CPU one thread works: the seconds are those of one core. `network` and
-`crops` need no more than torch, numpy, safetensors and the packages of this command line.
+Prints a table; `--json FILE` keeps it. On a CPU one thread works: the seconds are those of one core. `network`,
+`crops`, `aggregate` and `step` need torch, numpy and safetensors, and this command line tyro and rich; without those:
+
+    python -c "from pipeline.benchmarks.network import *; [print(row) for row in run(Network(width=1, micro_batch=64))]"
 """
 
 from __future__ import annotations
@@ -20,6 +24,7 @@ import os
 import platform
 import sys
 from dataclasses import asdict
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +33,9 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from pipeline.config.benchmarks import Crf, Crops, Decode, Network, Overhead, Proposals, Scale
+from pipeline.config.benchmarks import Aggregate, Crf, Crops, Decode, Network, Pipeline, Proposals, Scale, Step
 
-Subcommand = Decode | Proposals | Network | Crops | Crf | Overhead | Scale
+Subcommand = Decode | Proposals | Network | Crops | Aggregate | Step | Crf | Pipeline | Scale
 
 
 def main() -> int:
@@ -45,16 +50,19 @@ def main() -> int:
     benchmark = importlib.import_module(f"pipeline.benchmarks.{type(config).__name__.lower()}")
     rows = benchmark.run(config)
     show(rows)
-    print(f"{machine()}, torch {torch.__version__}; {config}")
+    print(f"{machine()}; {config}")
     if config.json is not None:
-        Path(config.json).write_text(json.dumps({"config": asdict(config), "rows": rows}, indent=1))
+        Path(config.json).write_text(
+            json.dumps({"machine": machine(), "config": asdict(config), "rows": rows}, indent=1)
+        )
     return 0
 
 
 def machine() -> str:
-    """What it ran on."""
-    cores = f"{os.cpu_count()} cores of {platform.processor() or platform.machine()}"
-    return f"{torch.cuda.get_device_name()}, {cores}" if torch.cuda.is_available() else cores
+    """What it ran on, and with which libraries."""
+    device = [torch.cuda.get_device_name()] if torch.cuda.is_available() else []
+    versions = [f"{name} {version(name)}" for name in ("torch", "numpy")]
+    return ", ".join([*device, f"{os.cpu_count()} cores of {platform.processor() or platform.machine()}", *versions])
 
 
 def show(rows: list[dict[str, Any]]) -> None:

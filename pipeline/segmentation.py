@@ -107,9 +107,10 @@ def build_dataset(
 
 def _predict_pool(pools: Pools) -> ActorPoolStrategy:
     """On a GPU two calls at once: one has the device's queue while the other's results are fetched and packed."""
-    calls = 2 if pools.predict_gpus else 1
+    if not pools.predict_gpus:
+        return ActorPoolStrategy(size=pools.predict_workers)
     return ActorPoolStrategy(
-        size=pools.predict_workers, max_concurrent_calls_per_actor=calls, enable_true_multi_threading=calls > 1
+        size=pools.predict_workers, max_concurrent_calls_per_actor=2, enable_true_multi_threading=True
     )
 
 

@@ -5,10 +5,11 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 
-from pipeline.benchmarks import crf, crops, decode, network, proposals
-from pipeline.config.benchmarks import Crf, Crops, Decode, Network, Proposals
+from pipeline.benchmarks import aggregate, crf, crops, decode, network, proposals, step
+from pipeline.config.benchmarks import Aggregate, Crf, Crops, Decode, Network, Proposals, Step
 from pipeline.scenes.dataset import scene_of
 
 
@@ -31,7 +32,28 @@ def test_forms_of_the_network_agree_on_labels():
     assert rows[0]["speed"] == 1.0
     assert rows[1]["equal labels"] > 0.999
     assert rows[2]["equal labels"] > 0.9
-    assert all(row["GFLOP/s"] > 0 for row in rows)
+    assert all(row["of the floor"] == pytest.approx(row["floor, ms"] / row["ms a crop"]) for row in rows)
+
+
+def test_a_networks_operations_are_counted_from_its_layers():
+    net = network.random_network(1 / 16, 3)
+    sides, expected = {}, 0
+    for layer in (m for m in net.modules() if isinstance(m, (torch.nn.Conv2d, torch.nn.ConvTranspose2d))):
+        layer.register_forward_hook(lambda m, i, o: sides.update({m: max(i[0].shape[3], o.shape[3])}))
+    net(torch.zeros(1, 3, 224, 224))
+    for layer, side in sides.items():
+        # 7x7 kernels see or make one pixel only; all others have as many pixels as their map
+        pixels = 1 if layer.kernel_size == (7, 7) else side**2
+        expected += 2 * layer.weight.numel() * pixels
+    assert network.forward_flops(net, crops=2) == 2 * expected
+
+
+def test_a_training_step_and_aggregation_are_held_against_their_floors():
+    slow, _ = step.run(Step(width=1 / 16, classes=3, micro_batch=2, seconds=0.05, device="cpu"))
+    assert slow["speed"] == 1.0
+    copy, *ways = aggregate.run(Aggregate(classes=2, seconds=0.05, device="cpu"))
+    assert copy["of the floor"] == 1.0
+    assert all(way["largest difference"] < 1e-3 for way in ways)
 
 
 def test_crops_compare_with_the_network_alone():
@@ -57,8 +79,8 @@ def test_more_boxes_find_more_objects(voc):
 
 def test_the_networks_benchmarks_need_no_ray_opencv_or_arrow():
     check = (
-        "import sys, pipeline.benchmarks.network, pipeline.benchmarks.crops\n"
-        "sys.exit(any(name in sys.modules for name in ('ray', 'cv2', 'pyarrow')))"
+        "from pipeline.benchmarks import network, crops, aggregate, step; import sys\n"
+        "sys.exit(any(name in sys.modules for name in ('ray', 'cv2', 'pyarrow', 'tyro', 'rich')))"
     )
     root = Path(__file__).parents[1]
     assert subprocess.run([sys.executable, "-c", check], cwd=root, check=False).returncode == 0

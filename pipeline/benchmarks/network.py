@@ -3,53 +3,72 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.benchmark import Measurement, Timer
 from torch.utils.flop_counter import FlopCounterMode
 
+from pipeline.benchmarks.timing import matrix_product, measure
 from pipeline.config.benchmarks import Network
-from pipeline.inference.predictor import choose_device
+from pipeline.inference.predictor import choose_device, fastest_form
 from pipeline.models.deconvnet import CROP_SIZE, DeconvNet
-from pipeline.models.inference_form import inference_form
+from pipeline.models.inference_form import InferenceNet, inference_form
 from pipeline.models.initialise import initialise
 
-MATRIX_SIDE = {"cpu": 2048, "cuda": 8192}
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 def run(config: Network) -> list[dict[str, Any]]:
-    """Forward passes of one micro-batch in several forms; labels are held against the first form's."""
-    device, crops, seconds = choose_device(config.device), config.micro_batch, config.seconds
-    net = random_network(config.width, config.classes)
-    folded, half = (inference_form(net, device, dtype) for dtype in (torch.float32, torch.bfloat16))
-    net = net.to(device)
-    x_NCHW = torch.randn(crops, 3, CROP_SIZE, CROP_SIZE, generator=torch.Generator().manual_seed(1)).to(device)
-    last_NCHW = x_NCHW.contiguous(memory_format=torch.channels_last)
+    """Forward passes of one micro-batch in several forms; labels are held against the first form's.
 
-    forms: dict[str, tuple[Callable[[], Tensor], torch.dtype]] = {
-        "float32, as written": (lambda: net(x_NCHW), torch.float32),
-        "float32, folded, channels last": (lambda: folded(last_NCHW), torch.float32),
-        "bfloat16, folded, channels last": (lambda: half(last_NCHW.bfloat16()), torch.bfloat16),
-    }
+    The floor is the time that a large matrix product of the same type takes for as many operations, in the same run.
+    """
+    device, crops = choose_device(config.device), config.micro_batch
+    net = random_network(config.width, config.classes)
+    x_NCHW = torch.randn(crops, 3, CROP_SIZE, CROP_SIZE, generator=torch.Generator().manual_seed(1)).to(device)
     with torch.inference_mode():
-        with FlopCounterMode(display=False) as counter:
-            reference = net(x_NCHW).argmax(dim=1)
-        flops = counter.get_total_flops()
-        rates = {dtype: _matrix_rate(device, dtype, seconds) for dtype in (torch.float32, torch.bfloat16)}
-        rows = []
-        for name, (forward, dtype) in forms.items():
-            equal = (forward().argmax(dim=1) == reference).float().mean().item()
-            taken = measure(forward, seconds)
-            rows.append({
-                "form": name, "ms a crop": taken.median / crops * 1e3, "spread": taken.iqr / taken.median,
-                "GFLOP/s": flops / taken.median / 1e9, "matrix GFLOP/s": rates[dtype] / 1e9,
-                "of it": flops / taken.median / rates[dtype], "equal labels": equal,
-            })  # fmt: skip
-    for row in rows:
-        row["speed"] = rows[0]["ms a crop"] / row["ms a crop"]
+        works = _forms(net, device, x_NCHW)
+        reference_NHW = works["float32, as written"]().argmax(dim=1)
+        equal = {
+            name: (forward().argmax(dim=1) == reference_NHW).float().mean().item() for name, forward in works.items()
+        }
+        products = {name: matrix_product(device, dtype) for name, dtype in DTYPES.items()}
+        taken = measure(works | {name: product for name, (product, _) in products.items()}, config.seconds)
+    flops = forward_flops(net, crops)
+    rows = []
+    for name in works:
+        dtype = name.split(",")[0]
+        floor = flops * taken[dtype].median / products[dtype][1]
+        rows.append({
+            "form": name, "ms a crop": taken[name].median / crops * 1e3, "spread": taken[name].spread,
+            "floor, ms": floor / crops * 1e3, "of the floor": floor / taken[name].median,
+            "GFLOP/s": flops / taken[name].median / 1e9,
+            "speed": taken["float32, as written"].median / taken[name].median, "equal labels": equal[name],
+        })  # fmt: skip
     return rows
+
+
+def _forms(net: DeconvNet, device: torch.device, x_NCHW: Tensor) -> dict[str, Callable[[], Tensor]]:
+    as_written = net.to(device)
+    forms: dict[str, Callable[[], Tensor]] = {"float32, as written": lambda: as_written(x_NCHW)}
+    for name, dtype in DTYPES.items():
+        last_NCHW = x_NCHW.to(dtype).contiguous(memory_format=torch.channels_last)
+        if device.type == "cuda":
+            plain = InferenceNet(net).to(device, dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
+            forms[f"{name}, inference form without kernels"] = partial(plain, last_NCHW)
+            kernels = inference_form(net, device, dtype)
+            forms[f"{name}, inference form without graph"] = partial(kernels, last_NCHW)
+        forms[f"{name}, inference form"] = partial(fastest_form(net, device, dtype), last_NCHW)
+    return forms
+
+
+def forward_flops(net: DeconvNet, crops: int) -> float:
+    """Floating-point operations of a forward pass, counted without doing them."""
+    with torch.device("meta"), FlopCounterMode(display=False) as counter:
+        DeconvNet(net.num_classes, net.width).eval()(torch.empty(crops, 3, CROP_SIZE, CROP_SIZE))
+    return float(counter.get_total_flops())
 
 
 def random_network(width: float, classes: int) -> DeconvNet:
@@ -58,17 +77,3 @@ def random_network(width: float, classes: int) -> DeconvNet:
     initialise(net, seed=0)
     torch.nn.init.normal_(net.seg_score.weight, generator=torch.Generator().manual_seed(0))
     return net.eval()
-
-
-def _matrix_rate(device: torch.device, dtype: torch.dtype, seconds: float) -> float:
-    """Floating-point operations a second of a large matrix product."""
-    side = MATRIX_SIDE[device.type]
-    a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
-    return 2 * side**3 / measure(lambda: a @ b, seconds).median
-
-
-def measure(work: Callable[[], Any], seconds: float) -> Measurement:
-    """Time calls of `work` for some seconds, after a first one; waits for the device."""
-    work()
-    timer = Timer("work()", globals={"work": work}, num_threads=torch.get_num_threads())
-    return timer.blocked_autorange(min_run_time=seconds)

@@ -41,8 +41,32 @@ class Network:
 
 
 @dataclass(frozen=True)
+class Step(Network):
+    """A training step (forward, backward, SGD) against the processor's own matrix rate in the same run."""
+
+
+@dataclass(frozen=True)
 class Crops(Network):
     """Crops, network and aggregation of an image's 50 proposals against the network alone."""
+
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """As for segment_dataset.py."""
+
+
+@dataclass(frozen=True)
+class Aggregate:
+    """Aggregation of the score maps of an image's 50 proposals against a copy of as many bytes."""
+
+    classes: int = 21
+    """Background included."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Of the score maps."""
+    seconds: float = 5.0
+    """To measure each way for."""
+    device: Literal["auto", "cuda", "cpu"] = "auto"
+    """As for segment_dataset.py."""
+    json: str | None = None
+    """File for the figures."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +116,7 @@ class Scale:
 
 
 @dataclass(frozen=True)
-class Overhead:
+class Pipeline:
     """The main job against the same stage functions in plain processes on the same cores."""
 
     input: str

@@ -52,7 +52,7 @@ class GatheredCanvas:
         return self._scores_CHW
 
 
-def gather(maps_NCSS: Tensor, rectangles_N4: NDArray[np.float64], canvas_CHW: Tensor, aggregation: str) -> None:
+def gather(maps_NCSS: Tensor, rectangles_N4: NDArray[np.float64], canvas_CHW: Tensor, aggregation: str) -> Tensor:
     """Aggregate all score maps of an image (equations 1 and 2); NaN goes where it goes in `aggregate.Canvas`.
 
     Args:
@@ -60,6 +60,9 @@ def gather(maps_NCSS: Tensor, rectangles_N4: NDArray[np.float64], canvas_CHW: Te
         rectangles_N4: fed rectangles in the image's pixels.
         canvas_CHW: float32, contiguous; overwritten.
         aggregation: `max` or `average`.
+
+    Returns:
+        The canvas.
     """
     classes, height, width = canvas_CHW.shape
     device = canvas_CHW.device
@@ -71,6 +74,7 @@ def gather(maps_NCSS: Tensor, rectangles_N4: NDArray[np.float64], canvas_CHW: Te
         maps_NCSS, places_N8, canvas_CHW, len(maps_NCSS), height, width, AVERAGE=aggregation == "average",
         C=classes, CLASSES=triton.next_power_of_2(classes), SIDE=CROP, ROWS=TILE_ROWS, COLUMNS=TILE_COLUMNS,
     )  # fmt: skip
+    return canvas_CHW
 
 
 def _places(rectangles_N4: NDArray[np.float64], height: int, width: int) -> NDArray[np.float64]:

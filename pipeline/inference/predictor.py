@@ -20,6 +20,7 @@ from pipeline.inference.aggregate import Canvas, probabilities
 from pipeline.inference.crops import cut_crops
 from pipeline.inference.ensemble import Ensemble
 from pipeline.inference.graphs import GraphedNet
+from pipeline.models.deconvnet import DeconvNet
 from pipeline.models.inference_form import inference_form, triton_compiles
 from pipeline.models.weights import Checkpoint
 
@@ -51,12 +52,8 @@ class Predictor:
         self.num_classes = checkpoint.info.num_classes
         self._preprocessing = checkpoint.info.preprocessing
         self._dtype = torch.bfloat16 if config.precision == "bfloat16" else torch.float32
-        self._net: Callable[[Tensor], Tensor] = inference_form(checkpoint.net, self.device, self._dtype)
-        self._fetching: torch.cuda.Stream | None = None
-        if self.device.type == "cuda":
-            torch.backends.cudnn.benchmark = True  # micro-batches have one size
-            self._net = GraphedNet(self._net)
-            self._fetching = torch.cuda.Stream()
+        self._net = fastest_form(checkpoint.net, self.device, self._dtype)
+        self._fetching = torch.cuda.Stream() if self.device.type == "cuda" else None
         self._turn = Lock()
         self._config = config
         self.micro_batch = config.micro_batch
@@ -150,6 +147,15 @@ class Predictor:
     def _to_device(self, array: NDArray[Any]) -> Tensor:
         tensor = torch.from_numpy(array)
         return tensor.pin_memory().to(self.device, non_blocking=True) if self.device.type == "cuda" else tensor
+
+
+def fastest_form(net: DeconvNet, device: torch.device, dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
+    """The inference form of a network on a device; on a GPU, in a graph of a micro-batch."""
+    form = inference_form(net, device, dtype)
+    if device.type != "cuda":
+        return form
+    torch.backends.cudnn.benchmark = True  # micro-batches have one size
+    return GraphedNet(form)
 
 
 def prune(scores_CHW: Tensor, label_threshold: float) -> Prediction:

@@ -1,0 +1,65 @@
+"""Timing several works against each other on a machine that may do other things."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+MATRIX_SIDE = {"cpu": 2048, "cuda": 8192}
+SHORTEST = 0.01
+"""Seconds that a timing lasts at least; shorter works are repeated."""
+
+
+@dataclass(frozen=True)
+class Taken:
+    """Seconds of a call: the median, and the interquartile range as a part of it."""
+
+    median: float
+    spread: float
+
+
+def measure(works: Mapping[str, Callable[[], Any]], seconds: float) -> dict[str, Taken]:
+    """Time works in turns, so that what else the machine does falls on all alike; waits for the device.
+
+    Args:
+        works: called once before they are timed.
+        seconds: for each of them; each is timed at least three times.
+    """
+    calls, taken = {}, {}
+    for name, work in works.items():
+        work()
+        first = _seconds(work, 1)
+        calls[name], taken[name] = max(1, int(SHORTEST / first)), [first]
+    end = time.perf_counter() + seconds * len(works)
+    while time.perf_counter() < end or len(next(iter(taken.values()))) < 3:
+        for name, work in works.items():
+            taken[name].append(_seconds(work, calls[name]) / calls[name])
+    quartiles = {name: np.percentile(values, [25, 50, 75]) for name, values in taken.items()}
+    return {name: Taken(float(q[1]), float((q[2] - q[0]) / q[1])) for name, q in quartiles.items()}
+
+
+def _seconds(work: Callable[[], Any], calls: int) -> float:
+    _wait()
+    started = time.perf_counter()
+    for _ in range(calls):
+        work()
+    _wait()
+    return time.perf_counter() - started
+
+
+def _wait() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def matrix_product(device: torch.device, dtype: torch.dtype) -> tuple[Callable[[], Tensor], float]:
+    """A large matrix product to hold networks against, and its floating-point operations."""
+    side = MATRIX_SIDE[device.type]
+    a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
+    return lambda: a @ b, 2.0 * side**3
