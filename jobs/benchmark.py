@@ -8,6 +8,7 @@
     python jobs/benchmark.py step --width 1
     python jobs/benchmark.py crf --input data/demo/JPEGImages --weights demo
     python jobs/benchmark.py pipeline --input data/demo/JPEGImages
+    python jobs/benchmark.py ingest --training-set data/voc_windows
     python jobs/benchmark.py scale --images 1000000
 
 Prints a table; `--json FILE` keeps it. On a CPU one thread works: the seconds are those of one core. `network`,
@@ -33,9 +34,20 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from pipeline.config.benchmarks import Aggregate, Crf, Crops, Decode, Network, Pipeline, Proposals, Scale, Step
+from pipeline.config.benchmarks import (
+    Aggregate,
+    Crf,
+    Crops,
+    Decode,
+    Ingest,
+    Network,
+    Pipeline,
+    Proposals,
+    Scale,
+    Step,
+)
 
-Subcommand = Decode | Proposals | Network | Crops | Aggregate | Step | Crf | Pipeline | Scale
+Subcommand = Decode | Proposals | Network | Crops | Aggregate | Step | Crf | Pipeline | Ingest | Scale
 
 
 def main() -> int:

@@ -102,6 +102,19 @@ class Proposals:
 
 
 @dataclass(frozen=True)
+class Ingest:
+    """Ray Data's delivery of training windows against the same transforms in plain processes on the same cores."""
+
+    training_set: str
+    """Folder made by jobs/build_training_set.py. An epoch of its training windows is measured: some ten thousand
+    examples are needed, or the start of Ray's graph is most of it."""
+    stage: Literal[1, 2] = 2
+    """Whose windows."""
+    json: str | None = None
+    """File for the figures."""
+
+
+@dataclass(frozen=True)
 class Scale:
     """A run of very many images that is nearly done, resumed; no pixels are moved."""
 

@@ -21,7 +21,7 @@ from pipeline.training.order import blocks, epoch_rows, examples_of, first_rows
 from pipeline.training.ray_shares import Dealer
 from pipeline.training.ray_worker import best_uri, renew_statistics, train_worker
 from pipeline.training.state import NETWORK_FILE, load_progress
-from pipeline.training.windows import windows_of_row
+from pipeline.training.windows import batches_of_rows
 
 TRAIN_SETTINGS = {
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "600",  # machines may have to be started first
@@ -157,5 +157,11 @@ def _windows(config: TrainConfig, stage: Stage, split: str, epoch: int, seen: in
         rows = ray.data.from_arrow(blocks(epoch_rows(index, seed=config.seed, epoch=epoch, seen=seen)))
     else:
         rows = ray.data.from_arrow(blocks(first_rows(index, config.val_windows)))
-    windows = rows.flat_map(partial(windows_of_row, stage=stage, training=training))
+    windows = cut_windows(rows, stage, training=training)
     return windows if training else windows.limit(config.val_windows)
+
+
+def cut_windows(rows: ray.data.Dataset, stage: Stage, *, training: bool) -> ray.data.Dataset:
+    """The windows of rows of an index, see `windows.batches_of_rows`; a block of rows is a task."""
+    cut = partial(batches_of_rows, stage=stage, training=training)
+    return rows.map_batches(cut, batch_size=None, batch_format="pyarrow")
