@@ -98,8 +98,8 @@ def _surroundings(loop: dict[str, Any], learner: Learner, feed: Feed) -> Surroun
     def epoch_over(line: Epoch) -> None:
         if feed.rank != 0:
             return
-        history = learner.progress.history
-        if line.val.pixel_accuracy >= max(one["val"]["pixel_accuracy"] for one in history):
+        history = learner.progress.history  # this epoch is its last line
+        if all(line.val.pixel_accuracy > one["val"]["pixel_accuracy"] for one in history[:-1]):
             storage.write_atomic(best_uri(config.output, stage), dump_checkpoint(learner.net, learner.info))
         write_curves(config.output, {**loop["earlier"], f"stage{stage}": history})
         write_events(config.output, stage, asdict(line))
