@@ -7,12 +7,14 @@
     python jobs/benchmark.py aggregate
     python jobs/benchmark.py step --width 1
     python jobs/benchmark.py crf --input data/demo/JPEGImages --weights demo
+    python jobs/benchmark.py crf
     python jobs/benchmark.py pipeline --input data/demo/JPEGImages
     python jobs/benchmark.py ingest --training-set data/voc_windows
     python jobs/benchmark.py scale --images 1000000
 
 Prints a table; `--json FILE` keeps it. On a CPU one thread works: the seconds are those of one core. `network`,
-`crops`, `aggregate` and `step` need torch, numpy and safetensors, and this command line tyro and rich; without those:
+`crops`, `aggregate`, `step` and `crf` without `--input` need torch, numpy and safetensors, and this command line tyro
+and rich; without those:
 
     python -c "from pipeline.benchmarks.network import *; [print(row) for row in run(Network(width=1, micro_batch=64))]"
 """

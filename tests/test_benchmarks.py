@@ -12,7 +12,9 @@ import torch
 from PIL import Image
 
 from pipeline.benchmarks import aggregate, crf, crops, decode, network, proposals, step
+from pipeline.config import ProposeConfig, RefineConfig
 from pipeline.config.benchmarks import Aggregate, Crf, Crops, Decode, Network, Proposals, Step
+from pipeline.crf.refine import refine
 from pipeline.scenes.dataset import scene_of
 from pipeline.training.index import INDEX_SCHEMA, index_uri, write_index
 
@@ -66,11 +68,26 @@ def test_crops_compare_with_the_network_alone():
     assert whole["ms an image"] > 0
 
 
-def test_without_a_threshold_all_classes_go_into_the_crf(photos):
-    rows = crf.run(Crf(str(photos), limit=1))
+def test_every_backend_of_the_crf_gives_pydensecrfs_labels(photos):
+    rows = crf.run(Crf(str(photos), limit=1, propose=ProposeConfig(proposals=5)))
+    assert rows[0]["backend"] == "pydensecrf"
     assert rows[0]["classes"] == 7
     assert rows[0]["equal labels"] == rows[0]["speed"] == 1.0
+    assert all(row["equal labels"] >= 0.9999 for row in rows if row["threshold"] == 0)
     assert all(row["equal labels"] > 0.99 for row in rows)
+    assert {"native", "torch cpu x4"} < {row["backend"] for row in rows}
+
+
+def test_made_up_scores_leave_the_crf_something_to_do(monkeypatch):
+    monkeypatch.setattr(crf, "MADE_UP", (21, 75, 100))
+    rows = crf.run(Crf(limit=2))
+    assert rows[0]["classes"] == 21
+    assert 2 < rows[1]["classes"] < 15
+    assert all(row["equal, worst image"] >= 0.999 for row in rows if row["threshold"] <= 0.1)
+    for image_HW3, scores_CHW in crf._made_up(2):
+        before_HW = scores_CHW.argmax(dim=0).numpy()
+        after_HW = refine(image_HW3, scores_CHW.softmax(dim=0).numpy(), RefineConfig()).argmax(axis=0)
+        assert 0.005 < (before_HW != after_HW).mean() < 0.2
 
 
 def test_more_boxes_find_more_objects(voc):
@@ -105,7 +122,7 @@ def test_ingest_delivers_every_example_by_both_ways(photos, tmp_path, head):
 
 def test_the_networks_benchmarks_need_no_ray_opencv_or_arrow():
     check = (
-        "from pipeline.benchmarks import network, crops, aggregate, step; import sys\n"
+        "from pipeline.benchmarks import network, crops, aggregate, step, crf; import sys\n"
         "sys.exit(any(name in sys.modules for name in ('ray', 'cv2', 'pyarrow', 'tyro', 'rich')))"
     )
     root = Path(__file__).parents[1]

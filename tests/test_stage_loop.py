@@ -15,6 +15,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from pipeline.config import TrainConfig
+from pipeline.images import decode_image, decode_mask
 from pipeline.models.deconvnet import DeconvNet
 from pipeline.models.initialise import initialise
 from pipeline.models.weights import CheckpointInfo, Preprocessing
@@ -24,7 +25,8 @@ from pipeline.training.order import IMAGES_A_BLOCK, blocks, epoch_rows, examples
 from pipeline.training.pace import Pace
 from pipeline.training.stage_loop import Surroundings, train_stage
 from pipeline.training.state import Learner, check_weights, load_state, save_state
-from pipeline.training.steps import share_of_batch, train_steps
+from pipeline.training.steps import share_of_batch, train_steps, validate
+from pipeline.training.windows import cut_window
 
 torch.set_num_threads(1)
 INFO = CheckpointInfo(("background", "a", "b"), 1 / 16)
@@ -226,5 +228,4 @@ def test_from_scratch_it_overfits_to_eight_photographs(voc):
         reached.append(validate(net, [eight], feed=feed).pixel_accuracy)
         if reached[-1] >= 0.92:
             break
-    print(f"pixel accuracy every 25 steps: {[round(one, 3) for one in reached]}")
-    assert max(reached) >= 0.9  # background alone is 0.73
+    assert max(reached) >= 0.9, reached  # background alone is 0.73

@@ -71,14 +71,16 @@ class Aggregate:
 
 @dataclass(frozen=True)
 class Crf:
-    """What leaving improbable classes out of the CRF changes and saves, on a network's own scores."""
+    """The CRF's backends, and what leaving improbable classes out of it changes and saves."""
 
-    input: str
-    """Images, as for segment_dataset.py."""
+    input: str | None = None
+    """Images, as for segment_dataset.py. Default: made-up images and scores of VOC's size, without a network."""
     weights: str = "demo"
     """The network whose scores are used."""
     limit: int = 12
     """Images to measure."""
+    batch: int = 4
+    """Images that `torch` is given at once."""
     json: str | None = None
     """File for the figures."""
     propose: ProposeConfig = field(default_factory=ProposeConfig)
