@@ -2,6 +2,7 @@
 
     python jobs/benchmark.py decode --input VOC2012/JPEGImages
     python jobs/benchmark.py proposals --data VOC2012 --split train
+    python jobs/benchmark.py edges --data BSDS500
     python jobs/benchmark.py network --width 1
     python jobs/benchmark.py crops --width 1
     python jobs/benchmark.py aggregate
@@ -41,6 +42,7 @@ from pipeline.config.benchmarks import (
     Crf,
     Crops,
     Decode,
+    Edges,
     Ingest,
     Network,
     Pipeline,
@@ -49,7 +51,7 @@ from pipeline.config.benchmarks import (
     Step,
 )
 
-Subcommand = Decode | Proposals | Network | Crops | Aggregate | Step | Crf | Pipeline | Ingest | Scale
+Subcommand = Decode | Proposals | Edges | Network | Crops | Aggregate | Step | Crf | Pipeline | Ingest | Scale
 
 
 def main() -> int:

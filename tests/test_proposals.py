@@ -17,7 +17,7 @@ from pipeline.proposals import edgeboxes
 from pipeline.proposals.edgeboxes import propose, raw_boxes, sparse_edges
 from pipeline.proposals.edges import FULL_CONTRAST, gradient_edges, structured_edges, thin_edges
 
-CONFIG = ProposeConfig()
+CONFIG = ProposeConfig(edges="gradient")
 
 
 def noise_image(height, width, seed=0):

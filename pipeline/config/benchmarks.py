@@ -117,6 +117,20 @@ class Ingest:
 
 
 @dataclass(frozen=True)
+class Edges:
+    """Agreement of the edge detectors with people's outlines (BSDS500's F-measure), and their time."""
+
+    data: str
+    """Folder of BSDS500: images/SPLIT/*.jpg and groundTruth/SPLIT/*.mat."""
+    split: str = "val"
+    """Part of it."""
+    limit: int | None = None
+    """Images to measure."""
+    json: str | None = None
+    """File for the figures."""
+
+
+@dataclass(frozen=True)
 class Scale:
     """A run of very many images that is nearly done, resumed; no pixels are moved."""
 

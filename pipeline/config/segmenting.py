@@ -29,8 +29,9 @@ class ProposeConfig:
 
     proposals: int = 50
     """Proposals an image gives to the network: the best-scored ones of those that pass `min-side`."""
-    edges: Literal["gradient", "structured"] = "gradient"
-    """Edge detector: the built-in colour gradient, or OpenCV's structured forests (needs `edge-model`)."""
+    edges: Literal["learned", "gradient", "structured"] = "learned"
+    """Edge detector: the small network that ships with the project, the colour gradient, or OpenCV's structured forests
+    (needs `edge-model`)."""
     edge_model: str | None = None
     """File of OpenCV's structured-forest edge model (model.yml.gz), for `edges structured`."""
     edge_threshold: float = 0.1

@@ -11,22 +11,24 @@ from numpy.typing import NDArray
 from pipeline.config import ProposeConfig
 from pipeline.geometry import extend_boxes
 from pipeline.proposals.edges import gradient_edges, structured_edges
+from pipeline.proposals.learned import learned_edges
 
 FloatArray = NDArray[np.float32]
 
-# Chosen on 179 VOC 2012 train images (305 objects) with `gradient_edges`: recall at IoU 0.5 / 0.7 of the 50 best boxes
-# 0.69 / 0.51, of 2000 0.96 / 0.82, in 0.09 s after 0.06 s for the edges. OpenCV's defaults (alpha 0.65, ratio 3):
-# 0.68 / 0.49 and 0.94 / 0.84 in 0.29 s. Its other defaults were no worse than what was tried in their place.
+# Chosen on 179 VOC 2012 train images (305 objects). With these and `learned_edges`, recall at IoU 0.5 / 0.7 of the 50
+# best boxes is 0.75 / 0.57, of 2000 0.96 / 0.76. Tried on the learned edges and left at OpenCV's defaults: kappa 1.3,
+# edgeMergeThr 0.3 and 0.8, clusterMinMag 0.2 and 1, and edge strengths to the power of 0.5 to 2: within 0.02.
 ALPHA = 0.55
-"""IoU of neighbouring sliding windows: a coarser, faster search than OpenCV's."""
+"""IoU of neighbouring sliding windows: a coarser, faster search than OpenCV's 0.65 at the same recall of 50."""
 MAX_ASPECT_RATIO = 4.0
 """Widest and tallest window. With this ALPHA it gives five aspect ratios; 3 gives three and finds 0.03 less."""
-BETA = 0.75
-"""Non-maximum suppression of boxes (OpenCV's own). 0.7: 0.02 more recall of 50 at IoU 0.5, 0.02 less at 0.7."""
+BETA = 0.7
+"""Non-maximum suppression of boxes. OpenCV's 0.75: 0.03 less recall of 50 at IoU 0.5, 0.01 less at 0.7; 2000 boxes find
+0.05 more at 0.7."""
 MAX_EDGE_FRACTION = 0.08
 """Share of an image's pixels that may be edges: the time of EdgeBoxes grows fast with their number. A third of the
 photographs have a few more, and lose no recall. Noise, text and mosaics have 0.17 to 0.5: with this, 640x480 pixels of
-noise take 0.6 s instead of 6.5."""
+noise take 0.6 s instead of 6.5 with the gradient, which sees edges everywhere in them."""
 SMALLEST_SIDE = 32
 """Images with a shorter side, in pixels, are not searched: EdgeBoxes' smallest box has 1000 pixels."""
 LARGEST_HALF_PERIMETER = 20_000
@@ -93,10 +95,7 @@ def raw_boxes(image_HW3: NDArray[np.uint8], config: ProposeConfig) -> Proposals:
     nothing = Proposals(np.zeros((0, 4), np.float32), np.zeros(0, np.float32))
     if min(height, width) < SMALLEST_SIDE:
         return nothing
-    if config.edges == "structured" and config.edge_model is not None:
-        edges_HW, orientation_HW = structured_edges(image_HW3, config.edge_model)
-    else:
-        edges_HW, orientation_HW = gradient_edges(image_HW3)
+    edges_HW, orientation_HW = _find_edges(image_HW3, config)
     search = cv2.ximgproc.createEdgeBoxes(
         alpha=ALPHA,
         beta=BETA,
@@ -111,6 +110,12 @@ def raw_boxes(image_HW3: NDArray[np.uint8], config: ProposeConfig) -> Proposals:
     boxes_N4 = np.asarray(xywh_N4, np.float32)
     boxes_N4[:, 2:] += boxes_N4[:, :2]
     return Proposals(boxes_N4, np.asarray(scores_N, np.float32).reshape(-1))
+
+
+def _find_edges(image_HW3: NDArray[np.uint8], config: ProposeConfig) -> tuple[FloatArray, FloatArray]:
+    if config.edges == "structured" and config.edge_model is not None:
+        return structured_edges(image_HW3, config.edge_model)
+    return learned_edges(image_HW3) if config.edges == "learned" else gradient_edges(image_HW3)
 
 
 def sparse_edges(edges_HW: FloatArray, threshold: float, max_fraction: float) -> FloatArray:

@@ -1,9 +1,10 @@
-"""Edge detectors for EdgeBoxes: a built-in colour gradient, and OpenCV's structured forests where a model is at hand.
+"""Edge detectors for EdgeBoxes that are not learned here: a colour gradient, and OpenCV's structured forests.
 
-Both return thin edges, strength 0..1, and their orientation: the direction of the edge's *normal*, in radians 0..pi,
-x to the right and y down, so a vertical contour has 0. That is what OpenCV's `computeOrientation` gives and what its
-EdgeBoxes reads when it links edges to contours. Average recall (IoU 0.5 to 0.95) of the 50 best boxes on 179 VOC 2012
-train images: 0.40; orientation turned by 90 degrees: 0.33, mirrored: 0.37.
+`pipeline.proposals.learned` has the default. All return thin edges, strength 0..1, and their orientation: the direction
+of the edge's *normal*, in radians 0..pi, x to the right and y down, so a vertical contour has 0. That is what OpenCV's
+`computeOrientation` gives and what its EdgeBoxes reads when it links edges to contours. Average recall (IoU 0.5 to
+0.95) of the 50 best boxes on 179 VOC 2012 train images with the gradient: 0.40; orientation turned by 90 degrees:
+0.33, mirrored: 0.37.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ FloatArray = NDArray[np.float32]
 
 SCALES = (1.5, 3.0, 6.0)
 """Standard deviations of the Gaussians, in pixels. Fine texture that only the smallest one sees counts a third."""
+RIDGE_SCALE = 2.0
+"""Standard deviation, in pixels, of the Gaussian over a strength map before its ridges' direction is read."""
 FULL_CONTRAST = 50.0
 """Height of an isolated step, in Lab units (black to white is 100), that makes an edge of strength tanh(1) = 0.76."""
 
@@ -53,8 +56,24 @@ def gradient_edges(image_HW3: NDArray[np.uint8]) -> tuple[FloatArray, FloatArray
         yy_HW += np.square(dy_HW3).sum(axis=2) / len(SCALES)
         xy_HW += (dx_HW3 * dy_HW3).sum(axis=2) / len(SCALES)
     contrast_HW = np.sqrt(np.hypot(xx_HW - yy_HW, 2 * xy_HW))
-    orientation_HW = np.mod(np.arctan2(2 * xy_HW, xx_HW - yy_HW) / 2, np.float32(np.pi))
+    orientation_HW = _half_angle(2 * xy_HW, xx_HW - yy_HW)
     return thin_edges(np.tanh(contrast_HW / np.float32(FULL_CONTRAST)), orientation_HW), orientation_HW
+
+
+def normal_orientation(strength_HW: FloatArray) -> FloatArray:
+    """Orientation of the normal of the ridges of a strength map: where its smoothed surface bends down most.
+
+    The bend is the Hessian's lowest eigenvalue. Its direction holds along the whole ridge, top and sides.
+    """
+    smooth_HW = cv2.GaussianBlur(strength_HW, (0, 0), RIDGE_SCALE, borderType=cv2.BORDER_REPLICATE)
+    xx_HW = cv2.Sobel(smooth_HW, cv2.CV_32F, 2, 0, borderType=cv2.BORDER_REPLICATE)
+    yy_HW = cv2.Sobel(smooth_HW, cv2.CV_32F, 0, 2, borderType=cv2.BORDER_REPLICATE)
+    xy_HW = cv2.Sobel(smooth_HW, cv2.CV_32F, 1, 1, borderType=cv2.BORDER_REPLICATE)
+    return _half_angle(-2 * xy_HW, yy_HW - xx_HW)
+
+
+def _half_angle(sine_HW: FloatArray, cosine_HW: FloatArray) -> FloatArray:
+    return np.mod(np.arctan2(sine_HW, cosine_HW) / 2, np.float32(np.pi))
 
 
 def thin_edges(strength_HW: FloatArray, orientation_HW: FloatArray) -> FloatArray:

@@ -1,0 +1,70 @@
+"""Train the learned edge detector on BSDS500, on one core, and score it on the images held out.
+
+    python jobs/train_edges.py --data BSDS500 --output pipeline/checkpoints/edges.safetensors
+
+Writes the network's weights, halves to save space, and a .json beside them: settings, parameters, F-measures. The
+same data, settings and machine give the same file.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import cv2
+import safetensors.torch
+import torch
+import tyro
+
+from pipeline.config import ConfigError
+from pipeline.config.edges import TrainEdgesConfig
+from pipeline.models.edgenet import tensors
+from pipeline.proposals.learned import learned_edges
+from pipeline.proposals.outline_scores import edge_score, match_counts
+from pipeline.training.edges import train
+from pipeline.training.outlines import Outlined, load_outlined
+
+EXIT_DONE, EXIT_ARGUMENTS = 0, 2
+
+
+def main() -> int:
+    """Parse, check, train, write, score."""
+    torch.set_num_threads(1)
+    cv2.setNumThreads(1)
+    try:
+        config = tyro.cli(TrainEdgesConfig, description=__doc__)
+        data = load_outlined(config.data, "train")
+        used, held_out = data[: len(data) - config.hold_out], data[len(data) - config.hold_out :]
+        if not used:
+            print(f"train_edges: {len(data)} images, {config.hold_out} held out: none left", file=sys.stderr)
+            return EXIT_ARGUMENTS
+    except (ConfigError, OSError) as error:
+        print(f"train_edges: {error}", file=sys.stderr)
+        return EXIT_ARGUMENTS
+    weights = {name: tensor.half() for name, tensor in tensors(train(used, config)).items()}
+    record = {
+        "config": asdict(config),
+        "torch": torch.__version__,
+        "parameters": sum(tensor.numel() for tensor in weights.values()),
+        "held out": score(weights, held_out) if held_out else None,
+    }
+    output = Path(config.output)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    safetensors.torch.save_file(weights, output, metadata={"trained": json.dumps(record)})
+    output.with_suffix(".json").write_text(json.dumps(record, indent=1))
+    print(json.dumps(record, indent=1))
+    return EXIT_DONE
+
+
+def score(weights: dict[str, torch.Tensor], held_out: list[Outlined]) -> dict[str, Any]:
+    """F-measures of the weights as they are written, by the form that proposes."""
+    arrays = {name: tensor.float().numpy() for name, tensor in weights.items()}
+    counts = [match_counts(learned_edges(one.image_HW3, arrays)[0], one.outlines_AHW) for one in held_out]
+    return asdict(edge_score(counts)) | {"images": len(held_out)}
+
+
+if __name__ == "__main__":
+    sys.exit(main())
