@@ -52,7 +52,8 @@ def run_stage(config: TrainConfig, stage: Stage, start_uri: str, earlier: dict[s
     """
     examples = examples_of(read_index(index_uri(config.training_set, stage, "train")))
     loop = {"stage": stage, "start_uri": start_uri, "earlier": earlier, "examples": examples}
-    result = _run(config, stage, train_worker, loop, f"stage{stage}")
+    most = config.max_workers or config.workers
+    result = _run(config, stage, train_worker, loop, name=f"stage{stage}", workers=(config.workers, most))
     if result.return_value is not None:
         raise TrainingError(result.return_value + _keep_last(config, stage, result.checkpoint))
     assert result.checkpoint is not None  # a stage that ends has reported an epoch
@@ -75,8 +76,10 @@ def run_statistics(config: TrainConfig, network_uri: str, target_uri: str) -> di
     Raises:
         TrainingError: the worker failed.
     """
-    loop = {"stage": config.stages[-1], "network_uri": network_uri, "target_uri": target_uri}
-    effect: dict[str, Any] = _run(config, config.stages[-1], renew_statistics, loop, "bn_statistics").return_value
+    stage = config.stages[-1]
+    loop = {"stage": stage, "network_uri": network_uri, "target_uri": target_uri}
+    result = _run(config, stage, renew_statistics, loop, name="bn_statistics", workers=(1, 1))
+    effect: dict[str, Any] = result.return_value
     return effect
 
 
@@ -97,18 +100,18 @@ def _keep_last(config: TrainConfig, stage: Stage, checkpoint: ray.train.Checkpoi
 
 
 def _run(
-    config: TrainConfig, stage: Stage, worker: Any, loop: dict[str, Any], name: str
-) -> Any:  # a Result of Ray Train V2
+    config: TrainConfig, stage: Stage, worker: Any, loop: dict[str, Any], *, name: str, workers: tuple[int, int]
+) -> Any:
+    """Run a function on `workers` (at least, at most) and return its Result, which Ray Train's stubs do not know."""
     for setting, value in TRAIN_SETTINGS.items():
         os.environ.setdefault(setting, value)
     ray.data.DataContext.get_current().enable_progress_bars = False  # a line an epoch says more
     use_gpu = ray.cluster_resources().get("GPU", 0) >= 1
     if config.sync_bn and not use_gpu:
         raise TrainingError("--sync-bn needs GPUs, and the cluster has none; leave it out")
-    alone = worker is renew_statistics
-    most = 1 if alone else config.max_workers or config.workers
+    least, most = workers
     cpus = _cpus_each(most)
-    workers: Any = (config.workers, most) if most > config.workers else most  # its stubs know no tuple
+    count: Any = most if least == most else workers  # its stubs know no tuple
     trainer = TorchTrainer(
         worker,
         train_loop_config={
@@ -118,9 +121,7 @@ def _run(
             **loop,
         },
         scaling_config=ray.train.ScalingConfig(
-            num_workers=workers,
-            use_gpu=use_gpu,
-            resources_per_worker=None if use_gpu else {"CPU": cpus},
+            num_workers=count, use_gpu=use_gpu, resources_per_worker=None if use_gpu else {"CPU": cpus}
         ),
         run_config=ray.train.RunConfig(
             name=name,
