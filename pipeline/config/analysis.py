@@ -17,6 +17,7 @@ VARIANTS = {
     "no-crf": "--crf none",
     "average": "--aggregation average",
     "direct": "--window direct",
+    "gradient-edges": "--edges gradient",
 }
 """Rows of the ablation: what each changes in the main job's options."""
 
