@@ -10,6 +10,7 @@ from typing import Any
 
 import ray
 import ray.train
+from pyarrow.fs import FSSpecHandler, PyFileSystem
 from ray.train.torch import TorchTrainer
 
 from pipeline import storage
@@ -125,7 +126,7 @@ def _run(
         ),
         run_config=ray.train.RunConfig(
             name=name,
-            storage_path=storage.absolute(storage.join(config.output, "ray")),
+            **_checkpoints(config.output),
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=config.keep_checkpoints),
             failure_config=ray.train.FailureConfig(max_failures=config.max_failures),
         ),
@@ -134,6 +135,20 @@ def _run(
         return trainer.fit()
     except ray.train.TrainingFailedError as error:
         raise TrainingError(f"the workers failed: {storage.redact(str(error))}") from error
+
+
+def _checkpoints(output: str) -> dict[str, Any]:
+    """Where Ray Train keeps checkpoints.
+
+    On S3 through s3fs: Arrow's client would make a marker object for each folder, which not every store takes.
+    """
+    path = storage.join(output, "ray")
+    if not storage.is_s3(path):
+        return {"storage_path": path}
+    import s3fs  # noqa: PLC0415  (local runs need it not)
+
+    client = s3fs.S3FileSystem(use_listings_cache=False, skip_instance_cache=True)  # settings from the environment
+    return {"storage_path": path.removeprefix("s3://"), "storage_filesystem": PyFileSystem(FSSpecHandler(client))}
 
 
 def _cpus_each(workers: int) -> float:
