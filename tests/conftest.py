@@ -53,11 +53,12 @@ class Head:
 def head() -> Iterator[Head]:
     """One cluster for all tests that ask for it: starting one for each job takes ten seconds each."""
     ray = Path(sys.executable).with_name("ray")
-    port, dashboard = free_port(), free_port()
+    port, dashboard, agent = free_port(), free_port(), free_port()
     environment = {**os.environ, "PATH": f"{ray.parent}:{os.environ['PATH']}", "RAY_TMPDIR": "/tmp/dcn"}
     process = subprocess.Popen(
-        [ray, "start", "--head", "--block", f"--port={port}", f"--dashboard-port={dashboard}", "--num-cpus=2",
-         "--disable-usage-stats"],
+        [ray, "start", "--head", "--block", f"--port={port}", f"--dashboard-port={dashboard}",
+         f"--dashboard-agent-listen-port={agent}",  # its default may be taken by another Ray
+         "--num-cpus=2", "--disable-usage-stats"],
         env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
     )  # fmt: skip
     try:
