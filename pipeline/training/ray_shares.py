@@ -10,6 +10,7 @@ import ray
 import ray.train
 import torch.distributed as dist
 from ray.train.collective import broadcast_from_rank_zero
+from torch import Tensor
 
 from pipeline.training.steps import Batch
 
@@ -47,19 +48,14 @@ class Dealer:
         return self._dealt[split][1][rank]
 
 
-def batches_of(
-    dealer: Any, split: str, *, epoch: int, seen: int, batch_size: int, shuffle: int | None, seed: int = 0
-) -> Iterator[Batch]:
-    """This worker's share of a pass, in batches; every worker must ask.
+def my_share(dealer: Any, split: str, *, epoch: int = 0, seen: int = 0) -> ray.data.DataIterator:
+    """This worker's share of a pass; every worker must ask. Gone through again, it shows the same windows.
 
     Args:
         dealer: a handle of a `Dealer`.
         split: `train` or `val`.
         epoch: number of the epoch.
         seen: examples of it that were shown before.
-        batch_size: windows in each batch; a last smaller one is left out of training.
-        shuffle: windows to draw from at random, or None for their order.
-        seed: of that.
     """
     context = ray.train.get_context()
     rank = context.get_world_rank()
@@ -68,7 +64,23 @@ def batches_of(
     if dist.is_initialized():
         nodes = nodes * context.get_world_size()
         dist.all_gather_object(nodes, ray.get_runtime_context().get_node_id())
-    share = ray.get(dealer.share.remote(call, split, epoch, seen, rank, nodes))
-    shuffled = {} if shuffle is None else {"local_shuffle_buffer_size": shuffle, "local_shuffle_seed": seed}
-    for batch in share.iter_torch_batches(batch_size=batch_size, drop_last=split == "train", device="cpu", **shuffled):
-        yield batch["window"].permute(0, 3, 1, 2), batch["label"]
+    share: ray.data.DataIterator = ray.get(dealer.share.remote(call, split, epoch, seen, rank, nodes))
+    return share
+
+
+def training_batches(share: ray.data.DataIterator, batch_size: int, shuffle: int, seed: int) -> Iterator[Batch]:
+    """Whole batches of a share, drawn at random from `shuffle` windows at a time."""
+    batches = share.iter_torch_batches(
+        batch_size=batch_size, drop_last=True, device="cpu",
+        local_shuffle_buffer_size=shuffle, local_shuffle_seed=seed,
+    )  # fmt: skip
+    return map(_as_batch, batches)
+
+
+def validation_batches(share: ray.data.DataIterator, batch_size: int) -> Iterator[Batch]:
+    """All of a share in batches; the last may be smaller."""
+    return map(_as_batch, share.iter_torch_batches(batch_size=batch_size, device="cpu"))
+
+
+def _as_batch(columns: dict[str, Tensor]) -> Batch:
+    return columns["window"].permute(0, 3, 1, 2), columns["label"]

@@ -25,7 +25,7 @@ from pipeline.training.examples import Stage
 from pipeline.training.index import index_uri, read_index
 from pipeline.training.metrics import Feed, TrainingError
 from pipeline.training.optimizer import make_optimizer, make_schedule
-from pipeline.training.ray_shares import batches_of
+from pipeline.training.ray_shares import my_share, training_batches, validation_batches
 from pipeline.training.stage_loop import Surroundings, train_stage
 from pipeline.training.state import Epoch, Learner, load_state, save_state
 from pipeline.training.steps import Batch, seed_of, share_of_batch, validate
@@ -110,7 +110,7 @@ def _surroundings(loop: dict[str, Any], learner: Learner, feed: Feed) -> Surroun
 
     return Surroundings(
         train=partial(_train_batches, loop, feed),
-        val=partial(_val_batches, loop),
+        val=partial(validation_batches, my_share(loop["dealer"], "val"), config.micro_batch),
         save=partial(_report, learner, feed.rank),
         epoch_over=epoch_over,
         tell=_tell,
@@ -122,14 +122,8 @@ def _train_batches(loop: dict[str, Any], feed: Feed, epoch: int, seen: int) -> I
     config: TrainConfig = loop["config"]
     size = share_of_batch(config.batch_size, feed.rank, feed.workers)
     seed = seed_of(config.seed, loop["stage"], epoch, seen, feed.rank) % 2**32
-    return batches_of(
-        loop["dealer"], "train", epoch=epoch, seen=seen, batch_size=size, shuffle=max(SHUFFLE_WINDOWS, size), seed=seed
-    )
-
-
-def _val_batches(loop: dict[str, Any]) -> Iterator[Batch]:
-    size = loop["config"].micro_batch
-    return batches_of(loop["dealer"], "val", epoch=0, seen=0, batch_size=size, shuffle=None)
+    share = my_share(loop["dealer"], "train", epoch=epoch, seen=seen)
+    return training_batches(share, size, max(SHUFFLE_WINDOWS, size), seed)
 
 
 def _report(learner: Learner, rank: int) -> None:
@@ -151,11 +145,12 @@ def renew_statistics(loop: dict[str, Any]) -> dict[str, Any] | None:
     start = load_checkpoint(storage.read_bytes(loop["network_uri"]), loop["network_uri"])
     net = start.net.to(get_device(), memory_format=torch.channels_last)  # type: ignore[call-overload]
     feed = _feed(config, start.info)
-    before = validate(net, _val_batches(loop), feed=feed)
+    val = my_share(loop["dealer"], "val")
+    before = validate(net, validation_batches(val, config.micro_batch), feed=feed)
     batches = _train_batches(loop, feed, 0, 0)
     wanted = itertools.islice(batches, -(-config.bn_statistics // config.batch_size))
     windows = recompute_statistics(net, wanted, feed=feed, micro_batch=config.micro_batch, seed=config.seed)
-    after = validate(net, _val_batches(loop), feed=feed)
+    after = validate(net, validation_batches(val, config.micro_batch), feed=feed)
     storage.write_atomic(loop["target_uri"], dump_checkpoint(net, start.info))
     _tell(
         f"batch normalisation's statistics over {windows} windows: accuracy on validation windows "
