@@ -11,8 +11,7 @@ from pipeline.inference.ensemble import Ensemble
 from pipeline.inference.predictor import Predictor
 from pipeline.models.members import Member, load_member
 from pipeline.models.weights import Checkpoint, CheckpointError, CheckpointInfo, load_checkpoint
-from pipeline.results import OK
-from pipeline.rows import Row, boxes_of, image_of, pack, timed, to_table
+from pipeline.rows import Row, boxes_of, image_of, pack, run_together
 
 
 class PredictStage:
@@ -31,25 +30,19 @@ class PredictStage:
 
     def __call__(self, table: pa.Table) -> pa.Table:
         """Predict all images of the table together; where that raises, one by one, so that only bad ones fail."""
-        rows = table.to_pylist()
-        good = [row for row in rows if row["status"] == OK]
-        together: list[Row] = [{"status": OK}]
-        timed(together[0], "predict", lambda _: self._predict(good))
-        if together[0]["status"] == OK:
-            for row in good:
-                row["seconds_predict"] = together[0]["seconds_predict"] / len(good)
-        else:
-            for row in good:
-                timed(row, "predict", lambda one: self._predict([one]))
-        return to_table(rows)
+        return run_together(table, "predict", self._predict)
 
-    def _predict(self, rows: list[Row]) -> None:
+    def _predict(self, rows: list[Row]) -> list[Row]:
         predictions = self._predictor.predict([image_of(row) for row in rows], [boxes_of(row) for row in rows])
-        for row, prediction in zip(rows, predictions, strict=True):
-            row["class_ids"] = pack(prediction.class_ids_K)
-            row["probabilities"] = pack(prediction.probabilities_KHW)
-            row["model_fingerprint"] = self._fingerprint
-            row["boxes"] = None
+        return [
+            {
+                "class_ids": pack(prediction.class_ids_K),
+                "probabilities": pack(prediction.probabilities_KHW),
+                "model_fingerprint": self._fingerprint,
+                "boxes": None,
+            }
+            for prediction in predictions
+        ]
 
 
 def load_predict(config: SegmentConfig, gpus: float) -> PredictStage:
