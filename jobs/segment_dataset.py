@@ -10,7 +10,6 @@ finishes what is left. Exit codes: 0 all done, 2 bad arguments, 3 stopped but re
 
 from __future__ import annotations
 
-import argparse
 import os
 import signal
 import sys
@@ -29,7 +28,7 @@ from rich.table import Table
 
 from pipeline import storage
 from pipeline.config import ConfigError, EnsembleConfig, SegmentConfig
-from pipeline.config.recipes import ENSEMBLES, RECIPES
+from pipeline.config.recipes import ENSEMBLES, RECIPES, named_recipe
 from pipeline.crf.refine import check_backend
 from pipeline.lease import BEAT_SECONDS, Lease, LeaseError
 from pipeline.manifest import ManifestError, build_manifest
@@ -77,10 +76,7 @@ def parse(arguments: Sequence[str] | None) -> SegmentConfig:
     Args:
         arguments: of the command line; None for the process's own.
     """
-    arguments = sys.argv[1:] if arguments is None else arguments
-    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    first.add_argument("--recipe", default=SegmentConfig.recipe)
-    name = first.parse_known_args(arguments)[0].recipe
+    name = named_recipe(arguments, SegmentConfig.recipe)
     start = SegmentConfig(input=tyro.MISSING, output=tyro.MISSING)
     if name in ENSEMBLES:
         start = replace(start, ensemble=EnsembleConfig(fcn=tyro.MISSING))

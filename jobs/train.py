@@ -10,7 +10,6 @@ the paper. Exit codes: 0 done, 1 the workers failed or the loss exploded, 2 bad 
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from collections.abc import Sequence
@@ -22,6 +21,7 @@ import tyro
 
 from pipeline import storage
 from pipeline.config import AT_WORK, ConfigError, TrainConfig, recipe_defaults
+from pipeline.config.recipes import named_recipe
 from pipeline.models.background import hold_back_background
 from pipeline.models.deconvnet import DeconvNet
 from pipeline.models.initialise import initialise, load_vgg16
@@ -74,9 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def parse(arguments: Sequence[str] | None) -> TrainConfig:
     """The settings: the recipe's, but for the options that are given."""
-    first_look = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    first_look.add_argument("--recipe", default="paper")
-    recipe = first_look.parse_known_args(arguments)[0].recipe
+    recipe = named_recipe(arguments, TrainConfig.recipe)
     default = recipe_defaults(TrainConfig(tyro.MISSING, tyro.MISSING), recipe)
     return tyro.cli(TrainConfig, args=arguments, default=default, description=__doc__)
 

@@ -5,10 +5,23 @@ A recipe sets where the settings start from. What a user gives wins over it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import argparse
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from pipeline.config.segmenting import SegmentConfig
+
+
+def named_recipe(arguments: Sequence[str] | None, default: str) -> str:
+    """The value of `--recipe` in a job's command line, known or not; the recipe must be known before the rest is read.
+
+    Args:
+        arguments: of the command line; None for the process's own.
+        default: where there is none.
+    """
+    first_look = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    first_look.add_argument("--recipe", default=default)
+    return str(first_look.parse_known_args(arguments)[0].recipe)
 
 
 def deconvnet(config: SegmentConfig) -> SegmentConfig:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import io
 from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+
+from pipeline.report.figures import png
 
 STAGES = ("stage1", "stage2")
 
@@ -31,9 +32,7 @@ def draw_training_set(info: dict[str, Any]) -> bytes:
     _steps(sides, "side of the window (pixels)", {stage: counts["side"] for stage, counts in of_train.items()})
     sides.set_xscale("log", base=2)
     sides.xaxis.set_major_formatter("{x:.0f}")
-    with io.BytesIO() as png:
-        figure.savefig(png, dpi=110)
-        return png.getvalue()
+    return png(figure, dpi=110)
 
 
 def _classes(axes: Axes, title: str, counts: dict[str, Any]) -> None:

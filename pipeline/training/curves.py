@@ -46,6 +46,8 @@ def png_bytes(history: History) -> bytes:
     """Loss, accuracy and mean IoU over the epochs of all stages, training and validation, as a PNG."""
     from matplotlib.figure import Figure  # noqa: PLC0415  (a second to import, and only worker 0 draws)
 
+    from pipeline.report.figures import png  # noqa: PLC0415
+
     rows = table(history)
     x = range(1, len(rows) + 1)
     figure = Figure(figsize=(12, 3.6), layout="constrained")
@@ -63,9 +65,7 @@ def png_bytes(history: History) -> bytes:
         axes.grid(alpha=0.3)
         axes.legend()
     figure.supxlabel("line: next stage; dots: lower learning rate", fontsize=8, color="grey")
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=100)
-    return buffer.getvalue()
+    return png(figure)
 
 
 def write_curves(output_uri: str, history: History) -> None:
