@@ -184,11 +184,11 @@ def test_its_description_counts_what_the_indexes_hold(voc_folder, tmp_path):
 def test_windows_of_the_index_show_their_objects(voc_folder, tmp_path):
     assert main(["--data", str(voc_folder), "--output", str(tmp_path / "out")], in_process) == 0
     row = read_index(index_uri(str(tmp_path / "out"), 1, "train")).to_pylist()[2]
-    red, green = windows_of_row(row, 1, training=False)
-    assert np.abs(red["window"][125, 125].astype(int) - (230, 20, 20)).max() < 10
-    assert np.abs(green["window"][125, 125].astype(int) - (20, 230, 20)).max() < 10
-    assert set(np.unique(red["label"])) == {0, 1, 255}
-    assert set(np.unique(green["label"])) == {0, 2, 255}
+    red, green = windows_of_row(row, 1)
+    assert np.abs(red.image_HW3[125, 125].astype(int) - (230, 20, 20)).max() < 10
+    assert np.abs(green.image_HW3[125, 125].astype(int) - (20, 230, 20)).max() < 10
+    assert set(np.unique(red.label_HW)) == {0, 1, 255}
+    assert set(np.unique(green.label_HW)) == {0, 2, 255}
 
 
 def test_unusable_images_are_reported_and_the_others_kept(voc_folder, tmp_path, capsys):

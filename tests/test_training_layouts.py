@@ -156,8 +156,8 @@ def test_a_training_set_from_coco_brings_its_masks(coco_folder, tmp_path):
         assert row["class_ids"] == [2, 1]
         ball = [21, 21, 100, 100]  # |x - 60| < 40
         np.testing.assert_allclose(row["boxes"][:4], extend_boxes(np.array([ball], float), 1.2)[0])
-        shown, _ = windows_of_row(row, 1, training=False)
-        assert set(np.unique(shown["label"])) == {0, 2, 255}
+        shown, _ = windows_of_row(row, 1)
+        assert set(np.unique(shown.label_HW)) == {0, 2, 255}
     assert len(read_index(index_uri(out, 2, "train"))) == 2
 
 
@@ -219,8 +219,8 @@ def test_sbd_masks_give_classes_and_objects(sbd_folder, tmp_path):
         assert row["class_ids"] == [15, 15]
         tight = np.array([[20, 30, 60, 90], [60, 30, 100, 90]], float)
         np.testing.assert_allclose(np.reshape(row["boxes"], (-1, 4)), extend_boxes(tight, 1.2))
-        for shown in windows_of_row(row, 1, training=True):
-            assert set(np.unique(shown["label"])) == {0, 15}
+        for shown in windows_of_row(row, 1):
+            assert set(np.unique(shown.label_HW)) == {0, 15}
 
 
 def test_of_sbd_only_images_are_taken_that_voc_does_not_have(sbd_folder, tmp_path):

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
-import pyarrow as pa
 import pytest
 from PIL import Image
 
-from pipeline.training import windows
 from pipeline.training.examples import find_objects, stage1_windows, stage2_windows
-from pipeline.training.index import INDEX_SCHEMA
-from pipeline.training.windows import batches_of_rows, cut_window, windows_of_row
+from pipeline.training.windows import cut_window, windows_of_row, windows_of_rows
 
 
 def bilinear(image, ys, xs):
@@ -80,20 +77,16 @@ def row(tmp_path, picture):
     }  # fmt: skip
 
 
-def labels_in(row, stage, *, training):
-    return [set(np.unique(found["label"])) for found in windows_of_row(row, stage, training=training)]
+def labels_in(row, stage):
+    return [(set(np.unique(window.label_HW)), window.repeats) for window in windows_of_row(row, stage)]
 
 
 def test_stage_1_keeps_only_the_class_of_the_centred_object_and_void(row):
-    assert labels_in(row, 1, training=True) == [{0, 3, 255}, {0, 7, 255}, {0, 7, 255}]
+    assert labels_in(row, 1) == [({0, 3, 255}, 1), ({0, 7, 255}, 2)]
 
 
 def test_stage_2_keeps_all_classes(row):
-    assert labels_in(row, 2, training=True) == [{0, 3, 7, 255}] * 3
-
-
-def test_validation_shows_each_window_once(row):
-    assert labels_in(row, 1, training=False) == [{0, 3, 255}, {0, 7, 255}]
+    assert labels_in(row, 2) == [({0, 3, 7, 255}, 1), ({0, 3, 7, 255}, 2)]
 
 
 def test_an_object_with_a_void_rim_at_the_border_by_hand(tmp_path):
@@ -125,37 +118,28 @@ def test_an_object_with_a_void_rim_at_the_border_by_hand(tmp_path):
         "boxes": hard.boxes_N4[0].tolist(), "class_ids": [8], "repeats": [1],
     }  # fmt: skip
     for stage, expected in ((1, one_class), (2, every_class)):
-        (shown,) = windows_of_row(row, stage, training=True)
-        np.testing.assert_array_equal(shown["label"], expected)
+        (shown,) = windows_of_row(row, stage)
+        np.testing.assert_array_equal(shown.label_HW, expected)
 
 
-@pytest.fixture
-def rows(row, tmp_path):
-    """The image of `row` and a lighter one, with 2 and 5 windows."""
-    Image.fromarray(np.asarray(Image.open(row["image_uri"])) // 2 + 128).save(tmp_path / "light.png")
-    boxes = [float(x) for i in range(5) for x in (3 * i, 2 * i, 60 + i, 70)]
-    other = row | {"image_uri": str(tmp_path / "light.png"), "boxes": boxes, "class_ids": [3, 7, 3, 7, 3],
-                   "repeats": [4, 1, 1, 2, 1]}  # fmt: skip
-    return pa.Table.from_pylist(
-        [each | {"overlaps": [1.0] * len(each["class_ids"])} for each in (row, other)], INDEX_SCHEMA
-    )
+def test_windows_of_several_images_are_mixed_as_far_as_memory_allows(row, tmp_path, monkeypatch):
+    rows = []
+    for name, red in (("a", 10), ("b", 20), ("c", 30)):
+        Image.fromarray(np.full((90, 120, 3), red, np.uint8)).save(tmp_path / f"{name}.png")
+        rows.append(row | {"image_uri": str(tmp_path / f"{name}.png"), "boxes": [0.0, 0, 120, 90] * 20,
+                           "class_ids": [3, 7] * 10, "repeats": list(range(red, red + 20))})  # fmt: skip
+    one_by_one = [(*map(np.ndarray.tobytes, window[:2]), window.repeats) for row in rows
+                  for window in windows_of_row(row, 1)]  # fmt: skip
 
+    def reds():
+        found = list(windows_of_rows(rows, 1))
+        assert sorted((w.image_HW3.tobytes(), w.label_HW.tobytes(), w.repeats) for w in found) == sorted(one_by_one)
+        return [int(window.image_HW3[125, 125, 0]) for window in found]
 
-def examples_in(batches):
-    return [
-        (window.tobytes(), label.tobytes()) for batch in batches for window, label in zip(*batch.values(), strict=True)
-    ]
-
-
-@pytest.mark.parametrize("stage", [1, 2])
-def test_batches_hold_each_window_as_often_as_it_is_repeated(rows, stage, monkeypatch):
-    monkeypatch.setattr(windows, "BATCH", 3)
-    monkeypatch.setattr(windows, "POOL", 6)  # of 7 windows
-    one_by_one = [[(w["window"].tobytes(), w["label"].tobytes()) for w in windows_of_row(row, stage, training=training)]
-                  for training in (True, False) for row in rows.to_pylist()]  # fmt: skip
-    batches = list(batches_of_rows(rows, stage, training=True))
-    assert [len(batch["label"]) for batch in batches] == [3, 3, 3, 2, 1]
-    assert sorted(examples_in(batches)) == sorted(one_by_one[0] + one_by_one[1])
-    assert examples_in(batches) != one_by_one[0] + one_by_one[1]
-    assert examples_in(batches) == examples_in(batches_of_rows(rows, stage, training=True))
-    assert examples_in(batches_of_rows(rows, stage, training=False)) == one_by_one[2] + one_by_one[3]
+    together = reds()
+    assert set(together[:20]) == {10, 20, 30}
+    assert together == reds()
+    monkeypatch.setattr("pipeline.training.windows.MIXED_BYTES", 2 * 90 * 120 * 4)
+    two, third = reds()[:40], reds()[40:]
+    assert set(two[:20]) == {10, 20}
+    assert third == [30] * 20

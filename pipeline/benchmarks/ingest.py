@@ -6,20 +6,29 @@ import multiprocessing
 import os
 import time
 from concurrent.futures import ProcessPoolExecutor
+from itertools import chain
 from typing import Any
 
+import numpy as np
 import psutil
 import pyarrow as pa
 
 from pipeline.config.benchmarks import Ingest
+from pipeline.training.examples import Stage
 from pipeline.training.index import index_uri, read_index
-from pipeline.training.windows import BATCH, batches_of_rows
+from pipeline.training.order import blocks, examples_of
+from pipeline.training.parcels import mixed_batches, parcel_size
+from pipeline.training.windows import windows_of_rows
+
+BATCH = 64
+POOL = 1024
+"""Windows to draw from, as in training."""
 
 
 def run(config: Ingest) -> list[dict[str, Any]]:
     """Examples a second and a core, over the same windows on the same cores; start-up of neither is counted."""
     cores = os.cpu_count() or 1
-    results = {f"plain loops, {cores} processes": _plain(config, cores), "Ray Data": _ray(config, cores)}
+    results = {f"plain loops, {cores} processes": _plain(config, cores), "Ray Data": _ray(config)}
     plain_seconds, plain_cpu = next(iter(results.values()))[1:]
     return [
         {
@@ -32,38 +41,56 @@ def run(config: Ingest) -> list[dict[str, Any]]:
 
 def _plain(config: Ingest, cores: int) -> tuple[int, float, float]:
     """Examples, seconds, CPU seconds."""
+    from pipeline.cluster import WORKER_SETTINGS  # noqa: PLC0415  (only this benchmark needs Ray)
+
     index = read_index(index_uri(config.training_set, config.stage, "train"))
-    parts = [index.slice(start, 4) for start in range(0, len(index), 4)]
+    parts = [index.take(np.arange(first, len(index), cores)) for first in range(cores)]
+    # A worker's settings, so that both have the same; what is set in the environment wins, as there.
+    os.environ.update({name: os.environ.get(name, value) for name, value in WORKER_SETTINGS.items()})
     with ProcessPoolExecutor(cores, multiprocessing.get_context("spawn")) as pool:
         list(pool.map(time.sleep, [1.0] * cores))  # each process has started
         cpu = _cpu_seconds()
         started = time.perf_counter()
-        examples = sum(pool.map(_loop, parts, [config] * len(parts)))
+        examples = sum(pool.map(_loop, parts, [config.stage] * cores))
         return examples, time.perf_counter() - started, _cpu_seconds() - cpu
 
 
-def _loop(rows: pa.Table, config: Ingest) -> int:
-    return sum(len(batch["window"]) for batch in batches_of_rows(rows, config.stage, training=True))
+def _loop(rows: pa.Table, stage: Stage) -> int:
+    windows = chain.from_iterable(windows_of_rows(block.to_pylist(), stage) for block in blocks(rows))
+    return sum(len(labels) for _, labels in mixed_batches(windows, BATCH, POOL, 0))
 
 
-def _ray(config: Ingest, cores: int) -> tuple[int, float, float]:
+def _ray(config: Ingest) -> tuple[int, float, float]:
     """Examples, seconds, CPU seconds of all processes, those of the cluster included if it starts here."""
-    import ray  # noqa: PLC0415  (only this benchmark and the jobs it runs need Ray)
+    import ray  # noqa: PLC0415
 
     from pipeline import cluster  # noqa: PLC0415
-    from pipeline.training.ray_stage import cut_windows  # noqa: PLC0415
 
     cluster.start_ray()
-    ray.data.DataContext.get_current().enable_progress_bars = False
-    index = read_index(index_uri(config.training_set, config.stage, "train"))
-    rows = ray.data.from_arrow(index).repartition(max(4, 2 * cores)).materialize()
+    trainer: Any = ray.remote(_Trainer)  # a process of Ray's, as in training
+    trainer = trainer.options(num_cpus=0).remote()
     for _ in range(2):  # the first pass starts the processes
         cpu = _cpu_seconds()
-        started = time.perf_counter()
-        windows = cut_windows(rows, config.stage, training=True)
-        examples = sum(len(batch["window"]) for batch in windows.iter_batches(batch_size=BATCH))
-        seconds, used = time.perf_counter() - started, _cpu_seconds() - cpu
+        examples, seconds = ray.get(trainer.epoch.remote(config))
+        used = _cpu_seconds() - cpu
     return examples, seconds, used
+
+
+class _Trainer:
+    def epoch(self, config: Ingest) -> tuple[int, float]:
+        """Examples, and seconds."""
+        import ray  # noqa: PLC0415
+
+        from pipeline.training.ray_shares import windows_of_share  # noqa: PLC0415
+        from pipeline.training.ray_stage import cut_windows  # noqa: PLC0415
+
+        ray.data.DataContext.get_current().enable_progress_bars = False
+        index = read_index(index_uri(config.training_set, config.stage, "train"))
+        rows = ray.data.from_arrow(blocks(index)).materialize()
+        started = time.perf_counter()
+        share = cut_windows(rows, config.stage, parcel_size(examples_of(index), 1)).iterator()
+        examples = sum(len(labels) for _, labels in mixed_batches(windows_of_share(share), BATCH, POOL, 0))
+        return examples, time.perf_counter() - started
 
 
 def _cpu_seconds() -> float:

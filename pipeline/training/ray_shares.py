@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import chain, takewhile
 from typing import Any
 from uuid import uuid4
 
@@ -10,12 +12,13 @@ import ray
 import ray.train
 import torch.distributed as dist
 from ray.train.collective import broadcast_from_rank_zero
-from torch import Tensor
 
-from pipeline.training.steps import Batch
+from pipeline.training.parcels import Windows, batches_in_order, mixed_batches, windows_of_parcels
+from pipeline.training.steps import Batch, as_batch
+from pipeline.training.windows import Window
 
-Windows = Callable[[str, int, int], ray.data.Dataset]
-"""Makes the windows of a pass: split, epoch, examples seen of it."""
+Parcels = Callable[[str, int, int, int], ray.data.Dataset]
+"""Makes the parcels of windows of a pass: split, epoch, examples seen of it, workers that share it."""
 
 
 @ray.remote(num_cpus=0, max_restarts=-1)
@@ -26,12 +29,12 @@ class Dealer:
     beside the workers, in an actor that Ray Data starts, and not in a training process.
     """
 
-    def __init__(self, windows: Windows) -> None:
-        self._windows = windows
+    def __init__(self, parcels: Parcels) -> None:
+        self._parcels = parcels
         self._dealt: dict[str, tuple[str, list[ray.data.DataIterator]]] = {}
 
     def share(self, call: str, split: str, epoch: int, seen: int, rank: int, nodes: list[str]) -> ray.data.DataIterator:
-        """A worker's share of a pass, of the same number of windows as the others'.
+        """A worker's share of a pass, of as many parcels (`training.parcels`) as the others'.
 
         Args:
             call: the same for all workers that share a pass, and another for every pass.
@@ -43,8 +46,8 @@ class Dealer:
         """
         if self._dealt.get(split, ("", []))[0] != call:
             ray.data.DataContext.get_current().enable_progress_bars = False
-            windows = self._windows(split, epoch, seen)
-            self._dealt[split] = call, windows.streaming_split(len(nodes), equal=True, locality_hints=nodes)
+            parcels = self._parcels(split, epoch, seen, len(nodes))
+            self._dealt[split] = call, parcels.streaming_split(len(nodes), equal=True, locality_hints=nodes)
         return self._dealt[split][1][rank]
 
 
@@ -68,19 +71,26 @@ def my_share(dealer: Any, split: str, *, epoch: int = 0, seen: int = 0) -> ray.d
     return share
 
 
-def training_batches(share: ray.data.DataIterator, batch_size: int, shuffle: int, seed: int) -> Iterator[Batch]:
-    """Whole batches of a share, drawn at random from `shuffle` windows at a time."""
-    batches = share.iter_torch_batches(
-        batch_size=batch_size, drop_last=True, device="cpu",
-        local_shuffle_buffer_size=shuffle, local_shuffle_seed=seed,
-    )  # fmt: skip
-    return map(_as_batch, batches)
+def training_batches(share: ray.data.DataIterator, batch_size: int, pool: int, seed: int) -> Iterator[Batch]:
+    """Whole batches of a share, drawn at random from `pool` windows at a time; one is made while one is used."""
+    batches = mixed_batches(windows_of_share(share), batch_size, pool, seed)
+    return map(as_batch, _one_ahead(takewhile(lambda windows: len(windows[0]) == batch_size, batches)))
 
 
 def validation_batches(share: ray.data.DataIterator, batch_size: int) -> Iterator[Batch]:
     """All of a share in batches; the last may be smaller."""
-    return map(_as_batch, share.iter_torch_batches(batch_size=batch_size, device="cpu"))
+    return map(as_batch, batches_in_order(windows_of_share(share), batch_size))
 
 
-def _as_batch(columns: dict[str, Tensor]) -> Batch:
-    return columns["window"].permute(0, 3, 1, 2), columns["label"]
+def windows_of_share(share: ray.data.DataIterator) -> Iterator[Window]:
+    """All windows of a share of parcels, in the order in which they come."""
+    tables = share.iter_batches(batch_size=None, batch_format="pyarrow")  # type: ignore[arg-type]  # as they come
+    return chain.from_iterable(map(windows_of_parcels, tables))
+
+
+def _one_ahead(batches: Iterator[Windows]) -> Iterator[Windows]:
+    with ThreadPoolExecutor(1) as thread:
+        coming = thread.submit(next, batches, None)
+        while (batch := coming.result()) is not None:
+            coming = thread.submit(next, batches, None)
+            yield batch

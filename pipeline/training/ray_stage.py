@@ -19,16 +19,18 @@ from pipeline.training.examples import Stage
 from pipeline.training.index import index_uri, read_index
 from pipeline.training.metrics import TrainingError
 from pipeline.training.order import blocks, epoch_rows, examples_of, first_rows
+from pipeline.training.parcels import parcel_size, parcels_of_rows
 from pipeline.training.ray_shares import Dealer
 from pipeline.training.ray_worker import best_uri, renew_statistics, train_worker
 from pipeline.training.state import NETWORK_FILE, load_progress
-from pipeline.training.windows import batches_of_rows
 
 TRAIN_SETTINGS = {
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "600",  # machines may have to be started first
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",  # else workers' lines are shown twice
 }
 """Of Ray Train, unless the environment says otherwise."""
+CUT_CPUS = 0.5
+"""Of a task that cuts windows: from one block to the next it waits for Ray Data, 0.2 s each time; two fill a CPU."""
 
 
 @dataclass(frozen=True)
@@ -157,8 +159,8 @@ def _cpus_each(workers: int) -> float:
     return int(share) if share >= 1 else max(0.1, round(share, 2))
 
 
-def _windows(config: TrainConfig, stage: Stage, split: str, epoch: int, seen: int) -> ray.data.Dataset:
-    """Windows uint8 `[250, 250, 3]` and labels `[250, 250]` of an index, each image decoded once a pass.
+def _windows(config: TrainConfig, stage: Stage, split: str, epoch: int, seen: int, workers: int) -> ray.data.Dataset:
+    """Windows of an index in parcels, each image decoded once a pass.
 
     Args:
         config: the settings.
@@ -166,18 +168,17 @@ def _windows(config: TrainConfig, stage: Stage, split: str, epoch: int, seen: in
         split: `train`: an epoch in its own order, from the example `seen` on; `val`: the first windows of the index.
         epoch: number of the epoch (`train` only).
         seen: examples of it that were shown before (`train` only).
+        workers: that share them.
     """
-    training = split == "train"
     index = read_index(index_uri(config.training_set, stage, split))
-    if training:
-        rows = ray.data.from_arrow(blocks(epoch_rows(index, seed=config.seed, epoch=epoch, seen=seen)))
-    else:
+    if split == "val":  # a window a parcel: shares differ by one at most
         rows = ray.data.from_arrow(blocks(first_rows(index, config.val_windows)))
-    windows = cut_windows(rows, stage, training=training)
-    return windows if training else windows.limit(config.val_windows)
+        return cut_windows(rows, stage, 1).limit(config.val_windows)
+    left = epoch_rows(index, seed=config.seed, epoch=epoch, seen=seen)
+    return cut_windows(ray.data.from_arrow(blocks(left)), stage, parcel_size(examples_of(left), workers))
 
 
-def cut_windows(rows: ray.data.Dataset, stage: Stage, *, training: bool) -> ray.data.Dataset:
-    """The windows of rows of an index, see `windows.batches_of_rows`; a block of rows is a task."""
-    cut = partial(batches_of_rows, stage=stage, training=training)
-    return rows.map_batches(cut, batch_size=None, batch_format="pyarrow")
+def cut_windows(rows: ray.data.Dataset, stage: Stage, size: int) -> ray.data.Dataset:
+    """The windows of rows of an index, see `parcels.parcels_of_rows`; a block of rows is a task."""
+    cut = partial(parcels_of_rows, stage=stage, size=size)
+    return rows.map_batches(cut, batch_size=None, batch_format="pyarrow", num_cpus=CUT_CPUS)

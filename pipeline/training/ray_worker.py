@@ -31,7 +31,7 @@ from pipeline.training.state import Epoch, Learner, load_state, save_state
 from pipeline.training.steps import Batch, seed_of, share_of_batch, validate
 from pipeline.training.window_sheet import some_windows, write_sheet
 
-SHUFFLE_WINDOWS = 1024  # windows of one image follow each other; 1024 of them are 250 MB
+POOL = 1024  # windows to draw batches from, 250 MB; those of one image follow each other
 
 
 def best_uri(output: str, stage: Stage) -> str:
@@ -123,7 +123,7 @@ def _train_batches(loop: dict[str, Any], feed: Feed, epoch: int, seen: int) -> I
     size = share_of_batch(config.batch_size, feed.rank, feed.workers)
     seed = seed_of(config.seed, loop["stage"], epoch, seen, feed.rank) % 2**32
     share = my_share(loop["dealer"], "train", epoch=epoch, seen=seen)
-    return training_batches(share, size, max(SHUFFLE_WINDOWS, size), seed)
+    return training_batches(share, size, max(POOL, size), seed)
 
 
 def _report(learner: Learner, rank: int) -> None:

@@ -10,7 +10,9 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from statistics import median
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -23,6 +25,12 @@ Batch = tuple[Tensor, Tensor]
 EXPLODED = 10.0
 """Losses above so many times ln(classes), that of a network which knows nothing, are no learning."""
 EXPLODED_STEPS = 20
+
+
+def as_batch(windows: tuple[NDArray[np.uint8], NDArray[np.uint8]]) -> Batch:
+    """Windows uint8 `[N, 250, 250, 3]` and their labels as tensors of the same memory."""
+    images_NHW3, labels_NHW = map(torch.from_numpy, windows)
+    return images_NHW3.permute(0, 3, 1, 2), labels_NHW
 
 
 def random_crops(windows: Batch, generator: torch.Generator) -> Batch:

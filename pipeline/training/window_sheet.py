@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -16,7 +15,8 @@ from pipeline import storage
 from pipeline.classes import voc_palette
 from pipeline.training.examples import Stage
 from pipeline.training.metrics import Feed
-from pipeline.training.steps import Batch, central_crops
+from pipeline.training.parcels import batches_in_order
+from pipeline.training.steps import Batch, as_batch, central_crops
 from pipeline.training.windows import windows_of_row
 
 WINDOWS = 12
@@ -29,12 +29,9 @@ UInt8Array = NDArray[np.uint8]
 def some_windows(index: pa.Table, stage: Stage) -> Batch | None:
     """The first window of images spread over an index; None if it has none."""
     picked = np.unique(np.linspace(0, len(index) - 1, min(WINDOWS, len(index))).round().astype(int))
-    rows: list[dict[str, Any]] = index.take(picked).to_pylist()
-    firsts = [next(windows_of_row(row, stage, training=False)) for row in rows]
-    if not firsts:
-        return None
-    images_NHW3 = torch.from_numpy(np.stack([one["window"] for one in firsts]))
-    return images_NHW3.permute(0, 3, 1, 2), torch.from_numpy(np.stack([one["label"] for one in firsts]))
+    firsts = (next(windows_of_row(row, stage)) for row in index.take(picked).to_pylist())
+    shown = next(batches_in_order(firsts, WINDOWS), None)
+    return shown and as_batch(shown)
 
 
 @torch.inference_mode()

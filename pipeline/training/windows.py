@@ -9,14 +9,11 @@ labelled what is there and inference throws scores there away. The random 224x22
 
 from __future__ import annotations
 
-import zlib
-from collections.abc import Iterator, Mapping
-from itertools import islice
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 
 from pipeline.classes import VOID
@@ -27,11 +24,22 @@ from pipeline.training.index import load_pair
 
 FloatArray = NDArray[np.floating]
 UInt8Array = NDArray[np.uint8]
+Pair = tuple[UInt8Array, UInt8Array]
+"""An image `[H, W, 3]` and its labels `[H, W]`."""
 
-BATCH = 64
-"""Windows handed over at once: 16 MB."""
-POOL = 512
-"""Windows among which a task mixes: 128 MB."""
+MIXED_BYTES = 256 * 2**20
+"""Decoded images that a task holds at once, about: 340 of VOC's, 5 of 12 megapixels."""
+
+
+class Window(NamedTuple):
+    """A training window."""
+
+    image_HW3: UInt8Array
+    """RGB, `[250, 250, 3]`."""
+    label_HW: UInt8Array
+    """`[250, 250]`; 255 is void."""
+    repeats: int
+    """How often an epoch shows it, for class balance."""
 
 
 def cut_window(image_HW3: UInt8Array, label_HW: UInt8Array, box_4: FloatArray) -> tuple[UInt8Array, UInt8Array]:
@@ -66,52 +74,51 @@ def _labels_at(label_HW: UInt8Array, rows: FloatArray, columns: FloatArray) -> U
     return picked
 
 
-def windows_of_row(row: Mapping[str, Any], stage: Stage, *, training: bool) -> Iterator[dict[str, UInt8Array]]:
+def windows_of_row(row: Mapping[str, Any], stage: Stage) -> Iterator[Window]:
     """All windows of one image of an index (`training.index`), decoded once, one after the other.
 
     Args:
         row: a row of the index.
         stage: whose label rule applies: stage 1 keeps only the class of the centred object, stage 2 keeps all.
-        training: show each window as often as the class balance says; else once.
-
-    Yields:
-        `window`, uint8 `[250, 250, 3]`, and `label`, uint8 `[250, 250]`.
     """
-    cv2.setNumThreads(1)  # a process of the pool has one CPU
-    image_HW3, label_HW = load_pair(row["image_uri"], row["class_mask_uri"], DecodeConfig().max_megapixels)
-    boxes_N4 = np.asarray(row["boxes"], dtype=np.float32).reshape(-1, 4)
-    for box_4, class_id, repeats in zip(boxes_N4, row["class_ids"], row["repeats"], strict=True):
-        window, label = cut_window(image_HW3, label_HW, box_4)
-        if stage == 1:
-            label = stage1_labels(label, int(class_id))
-        for _ in range(repeats if training else 1):
-            yield {"window": window, "label": label}
+    pair = _load(row)
+    for number in range(len(row["repeats"])):
+        yield _window(row, pair, number, stage)
 
 
-def batches_of_rows(rows: pa.Table, stage: Stage, *, training: bool) -> Iterator[dict[str, UInt8Array]]:
-    """All windows of some images, in batches: what Ray Data costs, it costs for each item that a task hands over.
+def windows_of_rows(rows: Iterable[Mapping[str, Any]], stage: Stage) -> Iterator[Window]:
+    """All windows of some images, each decoded once, in an order that mixes the images.
 
-    For training, the examples of every `POOL` windows are mixed, repeats among them, which costs no copy more than
-    putting batches together does. The order depends on the rows alone.
+    A batch of windows of few images would be a poor sample. As many images are mixed as fit into `MIXED_BYTES`.
 
     Args:
-        rows: rows of the index (`training.index`).
+        rows: rows of the index.
         stage: as for `windows_of_row`.
-        training: as for `windows_of_row`.
-
-    Yields:
-        `window`, uint8 `[N, 250, 250, 3]`, and `label`, uint8 `[N, 250, 250]`; N is `BATCH`, or less where a pool ends.
     """
-    cut = (
-        window
-        for row in rows.to_pylist()
-        for window in zip(windows_of_row(row, stage, training=False), row["repeats"], strict=True)
-    )
-    generator = np.random.default_rng(zlib.crc32("".join(rows["image_uri"].to_pylist()).encode()))
-    while pool := list(islice(cut, POOL)):
-        order = np.arange(len(pool))
-        if training:
-            order = generator.permutation(np.repeat(order, [repeats for _, repeats in pool]))
-        for start in range(0, len(order), BATCH):
-            picked = [pool[i][0] for i in order[start : start + BATCH]]
-            yield {name: np.stack([example[name] for example in picked]) for name in ("window", "label")}
+    decoded: list[tuple[Mapping[str, Any], Pair]] = []
+    for row in rows:
+        decoded.append((row, _load(row)))
+        if sum(image_HW3.nbytes + label_HW.nbytes for _, (image_HW3, label_HW) in decoded) >= MIXED_BYTES:
+            yield from _mixed(decoded, stage)
+            decoded = []
+    yield from _mixed(decoded, stage)
+
+
+def _mixed(decoded: Sequence[tuple[Mapping[str, Any], Pair]], stage: Stage) -> Iterator[Window]:
+    numbers = [(place, number) for place, (row, _) in enumerate(decoded) for number in range(len(row["repeats"]))]
+    for place, number in np.random.default_rng(0).permutation(np.reshape(numbers, (-1, 2))).tolist():
+        row, pair = decoded[place]
+        yield _window(row, pair, number, stage)
+
+
+def _load(row: Mapping[str, Any]) -> Pair:
+    cv2.setNumThreads(1)  # a process of the pool has one CPU
+    return load_pair(row["image_uri"], row["class_mask_uri"], DecodeConfig().max_megapixels)
+
+
+def _window(row: Mapping[str, Any], pair: Pair, number: int, stage: Stage) -> Window:
+    box_4 = np.asarray(row["boxes"][4 * number : 4 * number + 4], dtype=np.float32)
+    window, label = cut_window(*pair, box_4)
+    if stage == 1:
+        label = stage1_labels(label, row["class_ids"][number])
+    return Window(window, label, row["repeats"][number])
