@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from pipeline.config import TrainConfig, recipe_defaults
+from pipeline.config import ConfigError, TrainConfig, recipe_defaults
 from pipeline.models.deconvnet import DeconvNet
 from pipeline.models.weights import Preprocessing
 from pipeline.training.bn_statistics import recompute_statistics
@@ -160,10 +160,29 @@ def some_batches(count=2, n=5):
     ]  # fmt: skip
 
 
-def test_micro_batches_cover_the_batch_and_mark_the_last():
-    pieces = list(micro_batches(some_batches(1, 5)[0], 2))
-    assert [len(images) for (images, _), _ in pieces] == [2, 2, 1]
-    assert [last for _, last in pieces] == [False, False, True]
+@pytest.mark.parametrize(
+    ("examples", "size", "expected"),
+    [(64, 16, [16] * 4), (7, 3, [3, 4]), (5, 3, [3, 2]), (3, 2, [3]), (2, 16, [2]), (17, 16, [17])],
+)
+def test_micro_batches_cover_the_batch_mark_the_last_and_leave_none_alone(examples, size, expected):
+    numbers = torch.arange(examples)
+    pieces = list(micro_batches((numbers, -numbers), size))
+    assert [len(images) for (images, _), _ in pieces] == expected
+    assert torch.cat([images for (images, _), _ in pieces]).tolist() == numbers.tolist()
+    assert all(torch.equal(images, -labels) for (images, labels), _ in pieces)
+    assert [last for _, last in pieces] == [False] * (len(expected) - 1) + [True]
+
+
+@pytest.mark.parametrize(("batch_size", "micro_batch", "workers"), [(5, 4, 1), (7, 2, 2), (6, 2, 3)])
+def test_whatever_settings_are_taken_batch_normalisation_gets_through_a_step(batch_size, micro_batch, workers):
+    config = replace(CONFIG, batch_size=batch_size, micro_batch=micro_batch, workers=workers)
+    net = nn.Sequential(nn.Conv2d(3, 3, 224), nn.BatchNorm2d(3), nn.ConvTranspose2d(3, 3, 224))  # as fc6: one value
+    for rank in range(workers):
+        batch = some_batches(1, share_of_batch(config.batch_size, rank, workers))
+        assert train(net, torch.optim.SGD(net.parameters(), 0.0), batch, config.micro_batch).crops == len(batch[0][0])
+    for refused in ({"micro_batch": 1}, {"batch_size": 2 * workers - 1}):
+        with pytest.raises(ConfigError, match=r"must be at least 2"):
+            replace(config, **refused)
 
 
 def test_micro_batches_give_the_step_of_the_whole_batch():
@@ -230,13 +249,13 @@ def test_shares_of_a_batch_add_up(workers):
 def test_new_statistics_are_the_mean_over_the_micro_batches():
     net = nn.Sequential(nn.BatchNorm2d(3))
     net[0].weight.data = torch.tensor([2.0, 3.0, 4.0])
-    colours = torch.randint(0, 256, (7, 3, 1, 1), dtype=torch.uint8, generator=torch.Generator().manual_seed(3))
-    batch = (colours.expand(7, 3, 250, 250), torch.zeros(7, 250, 250, dtype=torch.uint8))  # crops change nothing
+    colours = torch.randint(0, 256, (8, 3, 1, 1), dtype=torch.uint8, generator=torch.Generator().manual_seed(3))
+    batch = (colours.expand(8, 3, 250, 250), torch.zeros(8, 250, 250, dtype=torch.uint8))  # crops change nothing
     momentum = net[0].momentum
     feed = Feed(Preprocessing(mean=(0, 0, 0), std=(1, 1, 1)), num_classes=3)
-    assert recompute_statistics(net, [batch], feed=feed, micro_batch=3, seed=0) == 7
-    values = colours.double().view(7, 3)
-    pieces = [values[0:3], values[3:6], values[6:7]]
+    assert recompute_statistics(net, [batch], feed=feed, micro_batch=3, seed=0) == 8
+    values = colours.double().view(8, 3)
+    pieces = [values[0:3], values[3:6], values[6:8]]
     means = torch.stack([piece.mean(0) for piece in pieces]).mean(0)
     variances = torch.stack([piece.var(0, correction=0) for piece in pieces]).mean(0)  # N or N - 1: of 50,176 pixels
     assert net[0].running_mean.tolist() == pytest.approx(means.tolist(), rel=2e-3)

@@ -77,7 +77,7 @@ class TrainConfig:
     batch_size: int = 64
     """Examples a step over all workers together, however many there are."""
     micro_batch: int = 16
-    """Examples that go through the network at once; gradients add up to `batch-size`."""
+    """Examples that go through the network at once, at least 2; gradients add up to `batch-size`."""
     learning_rate: float = 0.01
     """First learning rate of each stage."""
     momentum: float = 0.9
@@ -133,11 +133,13 @@ class TrainConfig:
         require(min(self.lr_steps) >= 1, "lr_steps", self.lr_steps, "must be at least 1 each")
         if self.iterations is not None:
             require(min(self.iterations) >= 1, "iterations", self.iterations, "must be at least 1 each")
-        for name in ("batch_size", "micro_batch", "workers", "val_windows", "keep_checkpoints"):
+        for name in ("workers", "val_windows", "keep_checkpoints"):
             require(getattr(self, name) >= 1, name, getattr(self, name), "must be at least 1")
         most = self.workers if self.max_workers is None else self.max_workers
         require(most >= self.workers, "max_workers", most, "must be at least `workers`")
-        require(self.batch_size >= most, "batch_size", self.batch_size, "must be at least the number of workers")
+        # Batch normalisation has no variance of the one value that fc6 gives for one crop.
+        require(self.micro_batch >= 2, "micro_batch", self.micro_batch, "must be at least 2")
+        require(self.batch_size >= 2 * most, "batch_size", self.batch_size, "must be at least 2 for each worker")
         require(self.max_failures >= -1, "max_failures", self.max_failures, "must be -1 or more")
         for name in ("bn_statistics", "checkpoint_minutes", "bias_lr_factor", "weight_decay"):
             require(getattr(self, name) >= 0, name, getattr(self, name), "must be 0 or more")

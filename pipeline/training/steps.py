@@ -60,11 +60,16 @@ def share_of_batch(batch_size: int, rank: int, workers: int) -> int:
 
 
 def micro_batches(batch: Batch, size: int) -> Iterator[tuple[Batch, bool]]:
-    """A batch in pieces of at most `size` examples, each with whether it is the last."""
+    """A batch in pieces of `size` examples, each with whether it is the last.
+
+    One example that would be left over goes into the piece before: batch normalisation has no variance of the single
+    value that `fc6` gives for one crop.
+    """
     examples = len(batch[0])
-    for start in range(0, examples, size):
-        end = start + size
-        yield (batch[0][start:end], batch[1][start:end]), end >= examples
+    start = 0
+    for end in (*range(size, examples - 1, size), examples):
+        yield (batch[0][start:end], batch[1][start:end]), end == examples
+        start = end
 
 
 def seed_of(*parts: int) -> int:
