@@ -35,15 +35,17 @@ def test_panels_of_a_run_are_written_for_images_with_a_ground_truth(tmp_path):
         (tmp_path / folder).mkdir(parents=True)
     labels = np.ones((8, 12), np.uint8)
     rows = []
-    for name in ("a", "b", "c"):
+    for name in ("a", "b", "c", "d", "e"):
         Image.fromarray(np.zeros((8, 12, 3), np.uint8)).save(tmp_path / "photos" / f"{name}.png")
         uri = str(tmp_path / "photos" / f"{name}.png")
         rows.append({"image_id": f"{name}.png", "uri": uri, "status": "ok", "mask": encode_mask(labels, voc_palette()),
                      "pixel_counts": [0, 96], "mean_probability": [None, 1.0]})  # fmt: skip
+        truth = labels.T if name == "d" else labels  # of another size
         if name != "a":
-            (tmp_path / "voc" / "SegmentationClass" / f"{name}.png").write_bytes(encode_mask(labels, voc_palette()))
+            (tmp_path / "voc" / "SegmentationClass" / f"{name}.png").write_bytes(encode_mask(truth, voc_palette()))
+    Image.fromarray(np.zeros((9, 12, 3), np.uint8)).save(tmp_path / "photos" / "e.png")  # changed since the run
     write_rows(str(tmp_path / "run"), rows, ("background", "cat"))
-    assert write_panels(str(tmp_path / "run"), str(tmp_path / "voc"), 0) == []
+    assert write_panels("there is no run", "nor truth", 0) == []
     written = write_panels(str(tmp_path / "run"), str(tmp_path / "voc"), 5)
     assert written == [str(tmp_path / "run" / "panels" / f"{name}.png") for name in ("b", "c")]
     with Image.open(written[0]) as picture:

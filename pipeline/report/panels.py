@@ -54,9 +54,13 @@ def panel(image_HW3: UInt8Array, masks: Sequence[UInt8Array], class_names: Seque
 def write_panels(output_uri: str, ground_truth_uri: str, count: int) -> list[str]:
     """Panels of photograph, ground truth and result for the first `count` images by id that have a ground truth.
 
+    Those are left out whose three pictures are not of one size; with a count of 0 nothing is read.
+
     Returns:
         Where they were written: OUTPUT/panels/<name>.png.
     """
+    if not count:
+        return []
     class_names, truths = read_class_names(output_uri), truth_uris(ground_truth_uri)
     ids = sorted(row["image_id"] for row in scan_results(output_uri, ["image_id"]))
     wanted = set([one for one in ids if truth_name(one) in truths][:count])
@@ -66,6 +70,8 @@ def write_panels(output_uri: str, ground_truth_uri: str, count: int) -> list[str
             name = truth_name(row["image_id"])
             image_HW3 = decode_image(storage.read_bytes(row["uri"]), DecodeConfig().max_megapixels)
             masks = [decode_mask(storage.read_bytes(truths[name])), decode_mask(row["mask"])]
+            if any(mask_HW.shape != image_HW3.shape[:2] for mask_HW in masks):
+                continue
             buffer = io.BytesIO()
             Image.fromarray(panel(image_HW3, masks, class_names)).save(buffer, "PNG")
             written.append(storage.join(output_uri, "panels", f"{name}.png"))
