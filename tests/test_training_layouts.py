@@ -237,6 +237,25 @@ def test_of_sbd_only_images_are_taken_that_voc_does_not_have(sbd_folder, tmp_pat
     assert [pair.image_uri for pair in images.val] == [f"{voc}/JPEGImages/2008_000003.jpg"]
 
 
+def test_a_label_means_the_same_in_all_folders_or_they_are_refused(coco_folder, sbd_folder, tmp_path):
+    own = tmp_path / "own"
+    for folder in ("JPEGImages", "SegmentationClass"):
+        (own / folder).mkdir(parents=True)
+    names = ("background", "box", "ball")
+
+    def classes_of(*folders, **settings):
+        return list_images(TrainingSetConfig(tuple(map(str, folders)), str(tmp_path / "out"), **settings)).class_names
+
+    for folders in ((own, coco_folder), (coco_folder, sbd_folder)):  # masks of VOC's classes
+        with pytest.raises(ValueError, match=r"aeroplane.*--classes"):
+            classes_of(*folders)
+    (own / "classes.txt").write_text("\n".join(names))
+    assert classes_of(own, coco_folder) == names
+    with pytest.raises(ValueError, match=r"classes differ: background, box, ball in .*own; .* in .*sbd"):
+        classes_of(own, sbd_folder)
+    assert classes_of(own, sbd_folder, coco_folder, classes=str(own / "classes.txt")) == names
+
+
 def test_matrix_files_that_are_no_masks_are_named(tmp_path):
     file = tmp_path / "x.mat"
     savemat(file, {"GTcls": {"Segmentation": np.zeros((4, 5))}})

@@ -25,8 +25,8 @@ class TrainingSetConfig:
     val_split: str = "val"
     """The same for validation."""
     classes: str | None = None
-    """File with one class name a line, background first. Default: COCO's categories, `classes.txt` of the first folder,
-    else VOC's 21."""
+    """File with one class name a line, background first. Default: what the folders say, which must agree: COCO's
+    categories, a folder's `classes.txt`, else VOC's 21."""
     limit: int | None = None
     """Take only the first images of each split."""
     min_iou: float = 0.5

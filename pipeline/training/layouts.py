@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Literal, NamedTuple
 
@@ -48,16 +48,18 @@ def list_images(config: TrainingSetConfig) -> Images:
     pairs: dict[str, list[Pair]] = {split: [] for split in SPLITS}
     from_sbd: list[Pair] = []
     of_voc: set[str] = set()
-    class_lists: list[tuple[str, ...]] = [] if config.classes is None else [read_class_list(config.classes)]
+    class_lists = {} if config.classes is None else {config.classes: read_class_list(config.classes)}
     for number, root in enumerate(config.data):
         layout = layout_of(root)
+        if layout != "coco" and config.classes is None:
+            class_lists[root] = _classes_beside(root)
         if layout == "sbd":
             from_sbd += sbd_pairs(root)
             continue
         for split, name in zip(SPLITS, (config.train_split, config.val_split), strict=True):
             if layout == "coco":
                 found, names = _coco_pairs(root, name, storage.join(config.output, "masks", str(number), split))
-                class_lists.append(names)
+                class_lists[f"{root}, {name}"] = names
             else:
                 found = voc_pairs(root, name, all_if_unlisted=split == "train")
                 of_voc |= {_name(pair) for pair in found}
@@ -65,8 +67,7 @@ def list_images(config: TrainingSetConfig) -> Images:
     pairs["train"] += [pair for pair in from_sbd if _name(pair) not in of_voc]
     if not pairs["train"]:
         raise ValueError(f"{', '.join(config.data)}: no image is listed for training, and no mask found")
-    names = _agreed(class_lists, config.data)
-    return Images(pairs["train"][: config.limit], pairs["val"][: config.limit], names)
+    return Images(pairs["train"][: config.limit], pairs["val"][: config.limit], _agreed(class_lists))
 
 
 def layout_of(root: str) -> Layout:
@@ -84,15 +85,21 @@ def layout_of(root: str) -> Layout:
     )
 
 
-def _agreed(class_lists: Sequence[tuple[str, ...]], roots: Sequence[str]) -> tuple[str, ...]:
-    """The one list of classes: the file asked for or COCO's categories, else beside the first folder, else VOC's."""
-    if not class_lists:
-        beside = storage.join(roots[0], "classes.txt")
-        return read_class_list(beside) if storage.exists(beside) else VOC_CLASSES
-    for names in class_lists[1:]:
-        if names != class_lists[0]:
-            raise ValueError(f"the classes differ: {', '.join(class_lists[0])}; and {', '.join(names)}")
-    return class_lists[0]
+def _classes_beside(root: str) -> tuple[str, ...]:
+    beside = storage.join(root, "classes.txt")
+    return read_class_list(beside) if storage.exists(beside) else VOC_CLASSES
+
+
+def _agreed(class_lists: Mapping[str, tuple[str, ...]]) -> tuple[str, ...]:
+    """The one list of classes of all that has one: a label must mean the same in every mask."""
+    (where, names), *others = class_lists.items()
+    for elsewhere, other_names in others:
+        if other_names != names:
+            raise ValueError(
+                f"the classes differ: {', '.join(names)} in {where}; {', '.join(other_names)} in {elsewhere}. "
+                "A folder of masks without classes.txt has VOC's; --classes tells what masks hold"
+            )
+    return names
 
 
 def voc_pairs(root: str, split: str, *, all_if_unlisted: bool) -> list[Pair]:
