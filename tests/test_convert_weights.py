@@ -53,8 +53,12 @@ def old_blob(values: np.ndarray) -> bytes:
     return b"".join(number(i + 1, n) for i, n in enumerate(four)) + data
 
 
+def new_shape(*dimensions: int) -> bytes:
+    return nested(7, nested(1, b"".join(varint(n % 2**64) for n in dimensions)))
+
+
 def new_blob(values: np.ndarray, *, double: bool = False) -> bytes:
-    shape = nested(7, nested(1, b"".join(map(varint, values.shape))))
+    shape = new_shape(*values.shape)
     return shape + (nested(8, values.astype("<f8").tobytes()) if double else nested(5, values.astype("<f4").tobytes()))
 
 
@@ -246,6 +250,9 @@ def without(blobs: Blobs, name: str) -> Blobs:
         ("deconvnet", lambda b: nested(2, nested(6, old_blob(b["conv1_1"][0]))), "before 2014"),
         ("deconvnet", lambda b: nested(100, nested(1, b"x") + nested(7, new_blob(b["fc7"][1])[:-4])), "no .caffemodel"),
         ("deconvnet", lambda b: nested(100, nested(1, b"x") + nested(7, nested(7, nested(1, b"\x07")))), "0 values"),
+        ("deconvnet", lambda b: nested(100, nested(1, b"x") + nested(7, nested(5, b"sixbyt"))), "1.5 values"),
+        ("deconvnet", lambda b: nested(100, nested(1, b"x") + nested(7, nested(5, b"four") + new_shape(-1, -1))),
+         "shape (-1, -1)"),
     ],
 )  # fmt: skip
 def test_files_that_do_not_fit_are_refused_with_the_reason(inference, tmp_path, capsys, kind, spoil, said):

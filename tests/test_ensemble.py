@@ -118,11 +118,14 @@ def test_long_images_do_not_grow_without_end():
 def test_files_that_are_no_member_are_refused(fcn_file, checkpoint):
     resnet = io.BytesIO()
     torch.save({"conv1.weight": torch.zeros(3)}, resnet)
+    whole = io.BytesIO()  # as training scripts save it
+    torch.save({"epoch": 3, "model": {LAST_LAYER: torch.zeros(21, 4, 1, 1)}}, whole)
     for data, kind, said in (
         (resnet.getvalue(), "auto", "--fcn-kind"),
         (resnet.getvalue(), "fcn_resnet50", "lacks classifier.4.weight"),
         (safetensors.torch.save({LAST_LAYER: torch.zeros(21, 4)}), "fcn_resnet50", "no fcn_resnet50"),
         (b"nonsense", "deeplabv3_resnet50", "neither"),
+        (whole.getvalue(), "fcn_resnet50", r"state_dict\(\) alone"),
         (dump_checkpoint(checkpoint.net, checkpoint.info), "auto", "must be an FCN"),
         (fcn_file[:-8], "auto", "damaged"),
     ):

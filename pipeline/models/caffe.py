@@ -77,13 +77,14 @@ def read_caffemodel(data: bytes, name: str = "the file") -> dict[str, CaffeLayer
 
 def _array(blob: Any, what: str) -> Blob:
     """A blob's values in its shape; float32 whatever precision they are stored with."""
-    values: NDArray[Any] = np.frombuffer(b"".join(blob.data), "<f4")
-    if len(blob.double_data):
-        values = np.frombuffer(b"".join(blob.double_data), "<f8")
+    data, dtype = (blob.double_data, np.dtype("<f8")) if len(blob.double_data) else (blob.data, np.dtype("<f4"))
+    values = b"".join(data)
     shape = tuple(blob.shape.dim) if blob.HasField("shape") else (blob.num, blob.channels, blob.height, blob.width)
-    if values.size != prod(shape):
-        raise CheckpointError(f"{what} has {values.size} values for its shape {shape}; copy the file again")
-    return values.astype(np.float32, copy=False).reshape(shape)
+    if len(values) != prod(shape) * dtype.itemsize or min(shape, default=0) < 0:
+        raise CheckpointError(
+            f"{what} has {len(values) / dtype.itemsize:g} values for its shape {shape}; copy the file again"
+        )
+    return np.frombuffer(values, dtype).astype(np.float32, copy=False).reshape(shape)
 
 
 # Field types and labels under short names: what is "bytes" here may be a packed list in Caffe's own schema. Both are
