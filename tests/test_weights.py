@@ -46,6 +46,17 @@ def test_a_checkpoint_comes_back_with_its_description(net, data):
     assert load_checkpoint(dump_checkpoint(net, INFO)).fingerprint == loaded.fingerprint
 
 
+def test_a_loaded_network_can_be_trained_on_and_shares_nothing_with_the_next(data):
+    trained, other = load_checkpoint(data).net.train(), load_checkpoint(data).net
+    trained(torch.randn(2, 3, 224, 224)).mean().backward()
+    for (name, parameter), untouched in zip(trained.named_parameters(), other.parameters(), strict=True):
+        assert parameter.grad is not None, name
+        parameter.data.add_(1)
+        assert (parameter - untouched).min() > 0.5, name
+    counts = {int(m.num_batches_tracked) for m in trained.modules() if isinstance(m, torch.nn.BatchNorm2d)}
+    assert counts == {1}
+
+
 def test_half_precision_halves_the_file_and_keeps_the_scores(net, data):
     half = dump_checkpoint(net, INFO, torch.float16)
     assert len(half) < 0.6 * len(data)

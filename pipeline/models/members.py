@@ -89,12 +89,13 @@ def load_member(data: bytes, name: str, kind: Kind = "auto") -> Member:
     import torchvision  # noqa: PLC0415  (takes seconds, and most processes need none of its networks)
 
     num_classes = len(state[LAST_LAYER])
-    net: nn.Module = torchvision.models.get_model(
-        kind, weights=None, weights_backbone=None, num_classes=num_classes, aux_loss=False
-    )
+    with torch.device("meta"):  # see `fill`
+        net: nn.Module = torchvision.models.get_model(
+            kind, weights=None, weights_backbone=None, num_classes=num_classes, aux_loss=False
+        )
     try:
         net.load_state_dict(
-            {key: value.float() if value.is_floating_point() else value for key, value in state.items()}
+            {key: value.float() if value.is_floating_point() else value for key, value in state.items()}, assign=True
         )
     except RuntimeError as error:
         raise CheckpointError(f"{name} is no {kind} of torchvision: {str(error)[:300]}") from error
@@ -111,6 +112,7 @@ def _load_fcn8s(data: bytes, name: str) -> Member:
         ) from error
     if info.architecture != "fcn8s":
         raise CheckpointError(f"{name} is a {info.architecture}; the ensemble's other half must be an FCN")
-    net = FCN8s(info.num_classes, info.width).eval()
+    with torch.device("meta"):
+        net = FCN8s(info.num_classes, info.width).eval()
     fill(net, info, data, name)
     return Member(net, info.preprocessing, info.num_classes, fingerprint(data), info.class_names)
