@@ -7,6 +7,7 @@ import torch
 
 from pipeline import storage
 from pipeline.config import PredictConfig, SegmentConfig
+from pipeline.gpus import check_gpu
 from pipeline.inference.ensemble import Ensemble
 from pipeline.inference.predictor import Predictor
 from pipeline.models.members import Member, load_member
@@ -56,9 +57,8 @@ def load_predict(config: SegmentConfig, gpus: float) -> PredictStage:
         RuntimeError: a GPU was given and not forbidden, and torch sees none.
         CheckpointError: the weights cannot be used.
     """
-    if gpus and config.predict.device != "cpu" and not torch.cuda.is_available():
-        raise RuntimeError("this process was given a GPU, but torch sees none: look at the driver and at torch's "
-                           "build, or choose --device cpu")  # fmt: skip
+    if config.predict.device != "cpu":
+        check_gpu(gpus, "--device cpu")
     # One thread: threads of several processes on one core wait for each other at every layer.
     torch.set_num_threads(1)
     checkpoint = load_checkpoint(storage.read_bytes(config.weights), config.weights)

@@ -20,6 +20,7 @@ from pipeline.attempts import Work
 from pipeline.classes import voc_palette
 from pipeline.config import DecodeConfig, ProposeConfig, RefineConfig
 from pipeline.crf.refine import check_backend, refine_batch
+from pipeline.gpus import check_gpu
 from pipeline.images import decode_image, encode_mask, resize_labels, working_size
 from pipeline.lease import Lease
 from pipeline.proposals.edgeboxes import propose
@@ -67,9 +68,7 @@ def load_refine(config: RefineConfig, num_classes: int, gpus: float) -> Work:
     if config.crf == "torch":
         import torch  # noqa: PLC0415  (half a gigabyte that the other backends do not need)
 
-        if gpus and not torch.cuda.is_available():
-            raise RuntimeError("this process was given a GPU, but torch sees none: look at the driver and at torch's "
-                               "build, or choose --refine-gpus 0")  # fmt: skip
+        check_gpu(gpus, "--refine-gpus 0")
         torch.set_num_threads(1)
     device = "cuda" if gpus else "cpu"
     return partial(refine_stage, config=config, num_classes=num_classes, device=device)

@@ -1,5 +1,6 @@
 """The stages as functions of tables, without Ray: what becomes of good rows, bad rows and bad outputs."""
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -8,16 +9,16 @@ import pytest
 import torch
 from PIL import Image
 
-from pipeline.config import DecodeConfig, PredictConfig, ProposeConfig, RefineConfig
+from pipeline.config import DecodeConfig, PredictConfig, ProposeConfig, RefineConfig, SegmentConfig
 from pipeline.images import decode_mask
 from pipeline.lease import LeaseError, take_lease
 from pipeline.models.deconvnet import DeconvNet
 from pipeline.models.initialise import initialise
 from pipeline.models.weights import Checkpoint, CheckpointInfo
-from pipeline.predict_stage import PredictStage
+from pipeline.predict_stage import PredictStage, load_predict
 from pipeline.results import read_errors, read_results
 from pipeline.rows import ROW_SCHEMA, image_of, start_rows
-from pipeline.stages import decode_stage, mean_per_class, propose_stage, refine_stage, write_stage
+from pipeline.stages import decode_stage, load_refine, mean_per_class, propose_stage, refine_stage, write_stage
 
 torch.set_num_threads(1)
 CLASSES = ("background", "a", "b")
@@ -136,6 +137,16 @@ def test_mean_probability_of_each_class_over_its_pixels():
     labels = np.array([[0, 0, 2], [2, 2, 2]], np.uint8)
     confidence = np.array([[0.5, 0.7, 0.2], [0.4, 0.6, 0.8]], np.float32)
     assert mean_per_class(labels, confidence, 4) == [pytest.approx(0.6), None, pytest.approx(0.5), None]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_missing_is_told_before_the_first_image():
+    for load, instead in (
+        (partial(load_predict, SegmentConfig("in", "out", "no weights")), "--device cpu"),
+        (partial(load_refine, RefineConfig(crf="torch"), 3), "--refine-gpus 0"),
+    ):
+        with pytest.raises(RuntimeError, match=f"given a GPU, but torch sees none.* choose {instead}"):
+            load(0.5)
 
 
 def test_the_jobs_functions_do_not_import_ray():
