@@ -32,10 +32,9 @@ from pipeline.config.recipes import ENSEMBLES, RECIPES, named_recipe
 from pipeline.crf.refine import check_backend
 from pipeline.lease import BEAT_SECONDS, Lease, LeaseError
 from pipeline.manifest import ManifestError, build_manifest
-from pipeline.models.members import Member
 from pipeline.models.weights import CheckpointError, CheckpointInfo, fingerprint, read_info
 from pipeline.pools import ClusterError, Outlook, PoolError, outlook
-from pipeline.predict_stage import joint_fingerprint, load_other
+from pipeline.predict_stage import check_network, joint_fingerprint, load_other
 from pipeline.probe import PROBED
 from pipeline.results import RESULTS_SCHEMA, finished_ids
 from pipeline.rows import STAGES
@@ -59,7 +58,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         check_backend(config.refine)
         data = storage.read_bytes(config.weights)
         info = read_info(data, config.weights)
-        networks = joint_fingerprint(fingerprint(data), check_networks(config, info))
+        check_network(info, config.weights)
+        # The ensemble's other network is loaded once here, so that a file that cannot be used is told before the run.
+        networks = joint_fingerprint(fingerprint(data), load_other(config, info))
         manifest = build_manifest(config.input, config.limit)
         if config.dry_run:
             return show_plan(config, info, manifest)
@@ -87,22 +88,6 @@ def parse(arguments: Sequence[str] | None) -> SegmentConfig:
         default=RECIPES.get(name, RECIPES[SegmentConfig.recipe])(start),  # tyro tells which names there are
         config=(tyro.conf.OmitArgPrefixes,),
     )
-
-
-def check_networks(config: SegmentConfig, info: CheckpointInfo) -> Member | None:
-    """Load the ensemble's other network once here, so that a file that cannot be used is told before the run starts.
-
-    Raises:
-        CheckpointError: the networks cannot be used, or not together.
-    """
-    if info.architecture != "deconvnet":
-        raise CheckpointError(f"{config.weights} is a {info.architecture}; it can be given as --fcn")
-    if not info.batch_statistics:
-        raise CheckpointError(
-            f"{config.weights} comes from a training file without batch normalisation's statistics; train on from it "
-            "first, or convert the inference file"
-        )
-    return load_other(config, info)
 
 
 def work(config: SegmentConfig, info: CheckpointInfo, run: RunRecord) -> int:

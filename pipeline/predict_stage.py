@@ -62,9 +62,25 @@ def load_predict(config: SegmentConfig, gpus: float) -> PredictStage:
     # One thread: threads of several processes on one core wait for each other at every layer.
     torch.set_num_threads(1)
     checkpoint = load_checkpoint(storage.read_bytes(config.weights), config.weights)
+    check_network(checkpoint.info, config.weights)
     member = load_other(config, checkpoint.info)
     ensemble = Ensemble(member, config.ensemble.ensemble) if member is not None else None
     return PredictStage(checkpoint, config.predict, config.refine.label_threshold, ensemble)
+
+
+def check_network(info: CheckpointInfo, uri: str) -> None:
+    """Make sure that a network can segment, by its description.
+
+    Raises:
+        CheckpointError: it is no DeconvNet, or one without batch normalisation's statistics.
+    """
+    if info.architecture != "deconvnet":
+        raise CheckpointError(f"{uri} is a {info.architecture}; it can be given as --fcn")
+    if not info.batch_statistics:
+        raise CheckpointError(
+            f"{uri} comes from a training file without batch normalisation's statistics; train on from it first, or "
+            "convert the inference file"
+        )
 
 
 def load_other(config: SegmentConfig, info: CheckpointInfo) -> Member | None:

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.config import PredictConfig
+from pipeline.config import ConfigError, PredictConfig
 from pipeline.geometry import fed_rectangles
 from pipeline.inference.aggregate import Canvas, probabilities
 from pipeline.inference.crops import cut_crops
@@ -250,5 +250,5 @@ def test_preprocessing_orders_and_scales_channels():
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_asking_for_a_missing_gpu_says_what_to_do():
-    with pytest.raises(RuntimeError, match="--device"):
+    with pytest.raises(ConfigError, match="--device"):
         choose_device("cuda")

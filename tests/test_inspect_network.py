@@ -1,5 +1,6 @@
 """The decoder's activations against a walk through the network, and the job that draws them."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +11,10 @@ from PIL import Image
 
 from jobs.inspect_network import main
 from pipeline.models.deconvnet import DeconvNet, pool, unpool
+from pipeline.models.weights import dump_checkpoint, load_checkpoint
 from pipeline.report.activations import decoder_maps, representative
 from pipeline.scenes.dataset import scene_of
+from pipeline.shipped import weights_uri
 
 
 @pytest.fixture(scope="module")
@@ -77,3 +80,17 @@ def test_the_job_draws_both_pictures(tmp_path: Path, capsys):
     assert exit_code(main, "--image", str(tmp_path / "truth.png"), "--truth", str(tmp_path / "none.png"),
                      "--output", str(tmp_path / "out")) == 2  # fmt: skip
     assert "none.png" in capsys.readouterr().err
+
+
+def test_a_network_that_cannot_segment_and_a_missing_gpu_are_told(tmp_path: Path, capsys):
+    Image.fromarray(scene_of(7, "val", 0).image_HW3).save(tmp_path / "scene.png")
+    checkpoint = load_checkpoint(Path(weights_uri("demo")).read_bytes())
+    unfinished = dump_checkpoint(checkpoint.net, replace(checkpoint.info, batch_statistics=False))
+    (tmp_path / "unfinished.safetensors").write_bytes(unfinished)
+    files = ["--image", str(tmp_path / "scene.png"), "--output", str(tmp_path / "out"), "--base=--proposals 1"]
+    assert exit_code(main, *files, "--weights", str(tmp_path / "unfinished.safetensors")) == 2
+    assert "statistics" in capsys.readouterr().err
+    if not torch.cuda.is_available():
+        assert exit_code(main, *files, "--base=--device cuda") == 2
+        assert "torch sees no GPU" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipeline.config import PredictConfig
+from pipeline.config import ConfigError, PredictConfig
 from pipeline.crf.labels import keep_labels
 from pipeline.geometry import fed_rectangles
 from pipeline.inference.aggregate import Canvas, probabilities
@@ -176,8 +176,8 @@ def choose_device(name: str) -> torch.device:
     """The torch device of a `PredictConfig.device` setting.
 
     Raises:
-        RuntimeError: `cuda` was asked for and there is none.
+        ConfigError: `cuda` was asked for and there is none.
     """
     if name == "cuda" and not torch.cuda.is_available():
-        raise RuntimeError("device is cuda, but torch sees no GPU here; use `--device auto` or `--device cpu`")
+        raise ConfigError("device is cuda, but torch sees no GPU here; use `--device auto` or `--device cpu`")
     return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
