@@ -57,6 +57,18 @@ def test_a_loaded_network_can_be_trained_on_and_shares_nothing_with_the_next(dat
     assert counts == {1}
 
 
+def test_preprocessing_copies_its_constants_to_a_device_once_and_serves_training_too(monkeypatch):
+    crops = torch.arange(2 * 3 * 4).view(2, 3, 2, 2)
+    preprocessing = Preprocessing("BGR", (1.0, 2.0, 3.0), (4.0, 5.0, 8.0))
+    expected = [[(crops[n, 2 - c] - (1, 2, 3)[c]) / (4, 5, 8)[c] for c in range(3)] for n in range(2)]
+    with torch.inference_mode():
+        assert preprocessing(crops).tolist() == torch.stack([torch.stack(one) for one in expected]).tolist()
+    monkeypatch.setattr(torch, "tensor", None)
+    fed = preprocessing(crops)
+    torch.nn.functional.conv2d(fed, torch.ones(1, 3, 1, 1, requires_grad=True)).sum().backward()
+    assert fed[1, 0, 0, 0] == (20 - 1) / 4
+
+
 def test_half_precision_halves_the_file_and_keeps_the_scores(net, data):
     half = dump_checkpoint(net, INFO, torch.float16)
     assert len(half) < 0.6 * len(data)

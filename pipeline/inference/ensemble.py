@@ -5,9 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.models.members import Member
@@ -52,7 +50,6 @@ class Ensemble:
         return self
 
     @torch.inference_mode()
-    def __call__(self, image_HW3: NDArray[np.uint8], deconvnet_CHW: Tensor) -> Tensor:
-        """Scores of the ensemble (`combine`) for an RGB image; one forward pass of the FCN, on the scores' device."""
-        image_3HW = torch.from_numpy(np.array(image_HW3)).to(deconvnet_CHW.device).permute(2, 0, 1)
+    def __call__(self, image_3HW: Tensor, deconvnet_CHW: Tensor) -> Tensor:
+        """Scores of the ensemble (`combine`) for an RGB uint8 image on the scores' device; one pass of the FCN."""
         return combine(deconvnet_CHW, self.member.scores(image_3HW), self.rule)

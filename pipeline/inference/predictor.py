@@ -67,7 +67,8 @@ class Predictor:
         with self._turn:
             scores = self.aggregate(images, boxes)
             if self._ensemble is not None:
-                scores = [self._ensemble(image, scores_CHW) for image, scores_CHW in zip(images, scores, strict=True)]
+                pixels = [self._image_to_device(image) for image in images]
+                scores = [self._ensemble(*one) for one in zip(pixels, scores, strict=True)]
             queued = torch.cuda.current_stream().record_event() if self._fetching else None
         if self._fetching is None or queued is None:
             return [prune(scores_CHW, self._label_threshold) for scores_CHW in scores]
@@ -94,7 +95,7 @@ class Predictor:
         """
         if len(images) != len(boxes):
             raise ValueError(f"{len(images)} images and {len(boxes)} lists of boxes")
-        pixels = [self._to_device(np.array(image)).permute(2, 0, 1) for image in images]
+        pixels = [self._image_to_device(image) for image in images]
         rectangles = [fed_rectangles(b, self._config.window) for b in boxes]
         canvases = [self._canvas(image, len(r)) for image, r in zip(pixels, rectangles, strict=True)]
         crops_of = [(i, rectangle) for i, per_image in enumerate(rectangles) for rectangle in per_image]
@@ -143,6 +144,9 @@ class Predictor:
             start = end
         crops_N3HW = self._preprocessing(torch.cat(parts)).to(self._dtype, memory_format=torch.channels_last)
         return self._net(crops_N3HW)
+
+    def _image_to_device(self, image_HW3: Image) -> Tensor:
+        return self._to_device(np.array(image_HW3)).permute(2, 0, 1)
 
     def _to_device(self, array: NDArray[Any]) -> Tensor:
         tensor = torch.from_numpy(array)

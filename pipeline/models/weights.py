@@ -11,6 +11,7 @@ import json
 import pickle
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from functools import lru_cache
 from typing import Any, Literal
 
 import safetensors.torch
@@ -44,10 +45,15 @@ class Preprocessing:
         """Network input, float32 `[N, 3, H, W]`, of RGB crops with values 0..255 (uint8 or float)."""
         if self.channels == "BGR":
             crops_N3HW = crops_N3HW.flip(1)
-        device = crops_N3HW.device
-        mean = torch.tensor(self.mean, device=device).view(1, 3, 1, 1)
-        std = torch.tensor(self.std, device=device).view(1, 3, 1, 1)
+        mean, std = (_per_channel(values, crops_N3HW.device) for values in (self.mean, self.std))
         return (crops_N3HW.float() - mean) / std
+
+
+@lru_cache(maxsize=64)
+@torch.inference_mode(mode=False)
+def _per_channel(values: tuple[float, ...], device: torch.device) -> Tensor:
+    """`[1, C, 1, 1]`, kept: to make it on a GPU waits until all that is queued there is done."""
+    return torch.tensor(values, dtype=torch.float32, device=device).view(1, -1, 1, 1)
 
 
 @dataclass(frozen=True)
