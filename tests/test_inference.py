@@ -2,6 +2,7 @@
 
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from pipeline.config import ConfigError, PredictConfig
 from pipeline.geometry import fed_rectangles
 from pipeline.inference.aggregate import Canvas, probabilities
 from pipeline.inference.crops import cut_crops
+from pipeline.inference.graphs import GraphedNet
 from pipeline.inference.predictor import Predictor, choose_device
 from pipeline.models.deconvnet import DeconvNet
 from pipeline.models.initialise import initialise
@@ -213,6 +215,33 @@ def test_memory_that_runs_out_halves_the_micro_batch_and_changes_nothing(checkpo
     refused = sum(size > 2 for size in sizes)
     predictor.aggregate(images, boxes)
     assert sum(size > 2 for size in sizes) == refused  # it remembers
+
+
+def test_memory_that_runs_out_gives_up_what_was_recorded_for_more_crops(checkpoint, monkeypatch):
+    """A neighbour on the GPU takes its memory for a moment. A CPU has no graphs: replaying is running the network."""
+    images, boxes = (2 * some for some in some_images())
+    predictor = Predictor(checkpoint, PredictConfig(device="cpu", micro_batch=8), 0.0)
+    expected, net, recorded, cuts = predictor.aggregate(images, boxes), predictor._net, [], []
+
+    class OnCpu(GraphedNet):
+        def _record(self, crops_N3HW):
+            self.forget()
+            recorded.append(len(crops_N3HW))
+            self._crops_N3HW, self._size = crops_N3HW.clone(), len(crops_N3HW)
+            self._scores_NCHW = net(self._crops_N3HW)
+            self._graph = SimpleNamespace(replay=lambda: self._scores_NCHW.copy_(net(self._crops_N3HW)))
+
+    def cut_with_a_neighbour(*arguments):
+        cuts.append(arguments)
+        if len(cuts) == 4:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return cut_crops(*arguments)
+
+    predictor._net = OnCpu(net)
+    monkeypatch.setattr("pipeline.inference.predictor.cut_crops", cut_with_a_neighbour)
+    for one, other in zip(predictor.aggregate(images, boxes), expected, strict=True):
+        torch.testing.assert_close(one, other)
+    assert recorded == [8, 4]
 
 
 def test_memory_that_does_not_suffice_for_one_crop_is_an_error(checkpoint):

@@ -7,7 +7,8 @@ the very calls that were recorded.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -35,22 +36,40 @@ class GraphedNet:
         self._graph.replay()
         return self._scores_NCHW[: len(crops_N3HW)]
 
-    def _record(self, crops_N3HW: Tensor) -> None:
-        self._graph = None
+    def forget(self) -> None:
+        """Give the recording's memory back; the next call records anew, for as many crops as it has."""
+        self._graph, self._size = None, 0
         self._crops_N3HW = self._scores_NCHW = torch.empty(0)
+
+    def _record(self, crops_N3HW: Tensor) -> None:
+        self.forget()
         inputs_N3HW = crops_N3HW.clone(memory_format=torch.channels_last)
         # Before: cuDNN chooses its algorithms, Triton compiles, and memory that does not suffice runs out here, not in
         # the middle of a recording. On a stream of its own, as torch asks for.
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
+        with torch.cuda.stream(stream), _fastest_convolutions():
             for _ in range(2):
                 self._net(inputs_N3HW)
         torch.cuda.current_stream().wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
         # Recording first frees what the calls above left in torch's cache, for it allocates as much again from a pool
         # of its own. `thread_local`: other threads may copy results meanwhile.
-        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+        with torch.cuda.graph(graph, capture_error_mode="thread_local"), _fastest_convolutions():
             scores_NCHW = self._net(inputs_N3HW)
         self._crops_N3HW, self._scores_NCHW = inputs_N3HW, scores_NCHW
         self._graph, self._size = graph, len(inputs_N3HW)
+
+
+@contextmanager
+def _fastest_convolutions() -> Iterator[None]:
+    """Let cuDNN time its algorithms.
+
+    Only for recordings: an ensemble's other network sees images of any size, and each new size would be timed too.
+    """
+    before = torch.backends.cudnn.benchmark
+    torch.backends.cudnn.benchmark = True
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = before

@@ -122,6 +122,8 @@ class Predictor:
                 if self.micro_batch == 1:
                     raise
                 self.micro_batch //= 2
+                if isinstance(self._net, GraphedNet):  # else smaller micro-batches are padded and free no memory
+                    self._net.forget()
                 torch.cuda.empty_cache()
                 continue
             yield scores_NCHW, start
@@ -156,10 +158,7 @@ class Predictor:
 def fastest_form(net: DeconvNet, device: torch.device, dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
     """The inference form of a network on a device; on a GPU, in a graph of a micro-batch."""
     form = inference_form(net, device, dtype)
-    if device.type != "cuda":
-        return form
-    torch.backends.cudnn.benchmark = True  # micro-batches have one size
-    return GraphedNet(form)
+    return GraphedNet(form) if device.type == "cuda" else form
 
 
 def prune(scores_CHW: Tensor, label_threshold: float) -> Prediction:
