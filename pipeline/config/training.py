@@ -91,7 +91,8 @@ class TrainConfig:
     schedule: Literal["plateau", "steps"] = "plateau"
     """When the learning rate is divided by 10: when validation accuracy stops improving, or every `lr-steps` steps."""
     plateau_patience: int = 1
-    """Plateau: epochs without a better validation accuracy after which the learning rate falls."""
+    """Plateau: so many epochs in a row without a better validation accuracy are let pass; the next lets the learning
+    rate fall."""
     lr_steps: tuple[int, int] = (9000, 10000)
     """Steps: so many after which the learning rate falls, in stage 1 and in stage 2."""
     min_learning_rate: float = 1e-5
