@@ -209,11 +209,11 @@ def split_names(ground_truth_uri: str, split: str | None, known: set[str]) -> se
         return known
     uri = storage.join(ground_truth_uri, "ImageSets", "Segmentation", f"{split}.txt")
     try:
-        names = set(storage.read_bytes(uri).decode().split())
+        names = set(listing.read_names(uri))
     except FileNotFoundError as error:
         raise EvaluationError(f"there is no split {split}: {uri} does not exist") from error
-    except UnicodeDecodeError as error:
-        raise EvaluationError(f"{uri} is no list of names: {error}") from error
+    except ValueError as error:
+        raise EvaluationError(str(error)) from error
     if not names:
         raise EvaluationError(f"{uri} lists no image")
     unknown = sorted(names - known)

@@ -24,6 +24,20 @@ class StoredFile(NamedTuple):
     size: int
 
 
+def read_names(uri: str) -> list[str]:
+    """The names in a UTF-8 text file, one a line; they may hold spaces.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is no UTF-8 text; the message names it.
+    """
+    try:
+        lines = storage.read_bytes(uri).decode("utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{uri} is no list of names: {error}") from error
+    return [line.strip() for line in lines if line.strip()]
+
+
 def is_glob(uri: str) -> bool:
     """Say whether `uri` is a pattern: `*` and `?` stay in one folder, `**` crosses folders."""
     return "*" in uri or "?" in uri

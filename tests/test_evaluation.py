@@ -128,6 +128,16 @@ def test_a_split_limits_what_is_compared_and_asked_for(tmp_path: Path):
     assert evaluation.confusion.sum() == 1
 
 
+def test_a_list_may_hold_names_with_spaces_and_start_with_a_byte_order_mark(tmp_path: Path):
+    write_truth(tmp_path / "voc", {"y z": labels([1]), "w": labels([1])}, val=["\ufeffy z", "w"])
+    write_results(tmp_path / "run", {"y%20z.png": labels([1])})
+    evaluation = evaluate_results(str(tmp_path / "run"), str(tmp_path / "voc"), "val")
+    assert (evaluation.images, evaluation.missing) == (1, ("w",))
+    (tmp_path / "voc/ImageSets/Segmentation/val.txt").write_bytes(b"\xff\xfe")
+    with pytest.raises(EvaluationError, match=r"val\.txt is no list of names"):
+        evaluate_results(str(tmp_path / "run"), str(tmp_path / "voc"), "val")
+
+
 def test_another_size_is_a_problem_of_its_image_only(tmp_path: Path):
     write_truth(tmp_path / "voc", {"a": labels([1, 1]), "b": labels([1, 1])})
     write_results(tmp_path / "run", {"a.jpg": labels([1, 1]), "b.jpg": labels([1], [1])})

@@ -179,11 +179,10 @@ def _files_by_name(folder: str, suffixes: tuple[str, ...]) -> dict[str, str]:
 def _listed_names(root: str, split: str) -> list[str]:
     uri = storage.join(root, "ImageSets", "Segmentation", f"{split}.txt")
     try:
-        lines = storage.read_bytes(uri).decode().splitlines()
+        return listing.read_names(uri)
     except FileNotFoundError as error:
         raise FileNotFoundError(
             f"{uri} does not exist: name another list by train-split or val-split, write this one "
             f"(an image name a line; may be empty), or remove {root}/ImageSets to train on every "
             "mask"
         ) from error
-    return [line.strip() for line in lines if line.strip()]
