@@ -99,6 +99,16 @@ def test_a_checkpoint_of_another_network_is_refused(data):
         load_checkpoint(rewritten(data, architecture="fcn"))
     with pytest.raises(CheckpointError, match="incomplete"):
         load_checkpoint(rewritten(data, preprocessing={"channels": "RGB"}))
+    for changes, said in (
+        ({"preprocessing": {"channels": "RGB", "mean": [1, 2], "std": [1, 2, 3]}}, "damaged description"),
+        ({"width": "wide"}, "damaged description"),
+        ({"width": float("nan")}, "impossible network of 3 classes"),
+        ({"class_names": ["background"]}, "impossible network of 1 classes"),
+    ):
+        with pytest.raises(CheckpointError, match=said):
+            read_info(rewritten(data, **changes))
+    with pytest.raises(CheckpointError, match="damaged description"):
+        read_info(data.replace(b'width\\":', b'width\\";'))
 
 
 def test_other_files_are_refused(data):

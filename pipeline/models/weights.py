@@ -9,7 +9,7 @@ import hashlib
 import io
 import json
 import pickle
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from typing import Any, Literal
@@ -171,24 +171,38 @@ def read_info(data: bytes, name: str = "the checkpoint") -> CheckpointInfo:
             f"{name} is a safetensors file, but its metadata lack `{METADATA_KEY}`: classes, width, preprocessing; "
             "export it with jobs/train.py"
         )
-    return _parse_info(json.loads(metadata[METADATA_KEY]), name)
+    return _parse_info(metadata[METADATA_KEY], name)
 
 
-def _parse_info(described: dict[str, Any], name: str) -> CheckpointInfo:
+def _parse_info(text: str, name: str) -> CheckpointInfo:
     try:
-        if described["architecture"] not in ARCHITECTURES:
-            raise CheckpointError(f"{name} is a {described['architecture']}; known are {', '.join(ARCHITECTURES)}")
+        described = json.loads(text)
         fed = described["preprocessing"]
-        return CheckpointInfo(
-            class_names=tuple(described["class_names"]),
+        mean, std = (_three(fed[key]) for key in ("mean", "std"))
+        info = CheckpointInfo(
+            class_names=tuple(map(str, described["class_names"])),
             width=float(described["width"]),
-            preprocessing=Preprocessing(fed["channels"], tuple(fed["mean"]), tuple(fed["std"])),
+            preprocessing=Preprocessing(fed["channels"], mean, std),
             trained_on=str(described.get("trained_on", "")),
             architecture=described["architecture"],
             batch_statistics=bool(described.get("batch_statistics", True)),
         )
-    except (KeyError, TypeError) as error:
-        raise CheckpointError(f"{name} has an incomplete description: {error!r} in `{METADATA_KEY}`") from error
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise CheckpointError(
+            f"{name} has an incomplete or damaged description: {error!r} in `{METADATA_KEY}`"
+        ) from error
+    if info.architecture not in ARCHITECTURES:
+        raise CheckpointError(f"{name} is a {info.architecture}; known are {', '.join(ARCHITECTURES)}")
+    if not 0 < info.width <= 4 or info.num_classes < 2:
+        raise CheckpointError(
+            f"{name} describes an impossible network of {info.num_classes} classes, width {info.width}"
+        )
+    return info
+
+
+def _three(values: Iterable[float]) -> tuple[float, float, float]:
+    first, second, third = map(float, values)
+    return first, second, third
 
 
 def load_state_dict(data: bytes, name: str) -> dict[str, Tensor]:
