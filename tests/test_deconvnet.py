@@ -103,8 +103,12 @@ def test_deconv3x3_is_torchs_transposed_convolution():
 
 
 def trained_looking(net: DeconvNet, seed: int = 0) -> DeconvNet:
+    """Random weights that keep activations at the same size, so that every layer shows in the scores."""
     generator = torch.Generator().manual_seed(seed)
     for module in net.modules():
+        if isinstance(module, torch.nn.Conv2d | torch.nn.ConvTranspose2d):
+            torch.nn.init.normal_(module.weight, std=(2 / module.weight[0].numel()) ** 0.5, generator=generator)
+            torch.nn.init.normal_(module.bias, std=0.1, generator=generator)
         if isinstance(module, torch.nn.BatchNorm2d):
             for name, low, high in (("weight", 0.5, 1.5), ("bias", -0.5, 0.5), ("running_mean", -0.3, 0.3),
                                     ("running_var", 0.3, 2.0)):  # fmt: skip
@@ -132,6 +136,18 @@ def test_the_network_computes_what_its_layer_table_says():
     assert expected.std() > 1e-3
     for scores in (got, quick):
         assert (scores - expected).norm() / expected.norm() < 1e-4
+
+
+def test_every_layer_of_the_network_that_is_compared_shows_in_its_scores():
+    net = trained_looking(DeconvNet(5, width=1 / 16))
+    x = torch.randn(1, 3, 224, 224, generator=torch.Generator().manual_seed(0))
+    layers = [net.encoder["1"].conv1_1, net.encoder["5"].conv5_3, net.fc6, net.fc7, net.fc6_deconv]
+    with torch.inference_mode():
+        expected = net(x)
+        for layer in [*layers, net.decoder["5"].deconv5_1]:
+            layer.bn.bias += 0.01
+            assert (net(x) - expected).norm() / expected.norm() > 5e-4
+            layer.bn.bias -= 0.01
 
 
 def test_folding_batch_normalisation_keeps_the_scores():
