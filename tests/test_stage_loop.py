@@ -80,7 +80,7 @@ def train(folder: Path, config: TrainConfig, kill_at: int | None = None) -> Lear
 
 @pytest.mark.parametrize("schedule", ["plateau", "steps"])
 def test_a_run_killed_within_an_epoch_and_resumed_is_the_undisturbed_run(tmp_path, schedule):
-    config = replace(CONFIG, schedule=schedule, lr_steps=(4, 4), iterations=(8, 8))
+    config = replace(CONFIG, schedule=schedule, lr_steps=(2, 2), iterations=(8, 8))
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     whole.mkdir()
     broken.mkdir()

@@ -54,8 +54,8 @@ def train_stage(
         TrainingError: the loss is no number any more, or exploded; the same on all workers.
     """
     while not _over(learner, config, stage):
-        rate = learner.optimizer.param_groups[0]["lr"]
         trained = _rest_of_epoch(learner, model, config=config, stage=stage, feed=feed, around=around)
+        rate = learner.optimizer.param_groups[0]["lr"]  # at the end: a resumed epoch does not know the beginning's
         _share_buffers(learner.net)
         validated = validate(learner.net, around.val(), feed=feed)
         if isinstance(learner.schedule, ReduceLROnPlateau):

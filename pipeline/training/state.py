@@ -30,6 +30,7 @@ class Epoch:
 
     epoch: int
     learning_rate: float
+    """After its last step."""
     seconds: float
     """Of training, without validation."""
     train: Metrics
