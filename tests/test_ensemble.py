@@ -188,6 +188,12 @@ def test_networks_of_different_classes_are_refused(tmp_path, fcn_file, capsys):
     for others in (CLASSES[:3], (*CLASSES[:3], "d")):
         with pytest.raises(CheckpointError, match="different classes"):
             load_other(config, CheckpointInfo(others, 1.0))
+    kind = "deeplabv3_mobilenet_v3_large"  # its files have no names
+    net = torchvision.models.get_model(kind, weights=None, weights_backbone=None, num_classes=5, aux_loss=False)
+    torch.save(net.state_dict(), tmp_path / "five.pth")
+    ensemble = replace(config.ensemble, fcn=str(tmp_path / "five.pth"), fcn_kind=kind)
+    with pytest.raises(CheckpointError, match=r"deconvnet\.safetensors 4 .*five\.pth 5"):
+        load_other(replace(config, ensemble=ensemble), CheckpointInfo(CLASSES, 1.0))
     arguments = ["--recipe", "edeconvnet", "--input", str(tmp_path), "--output", str(tmp_path / "out")]
     assert exit_code(main, *arguments, "--fcn", str(tmp_path / "fcn.safetensors")) == 2  # the demo's classes
     assert "different classes" in capsys.readouterr().err

@@ -176,9 +176,9 @@ def test_what_cannot_be_evaluated_is_said(tmp_path: Path):
 
 
 def test_ground_truth_of_other_classes_is_refused(tmp_path: Path):
-    write_truth(tmp_path / "voc", {"a": labels([0, 20])})
+    write_truth(tmp_path / "voc", {"a": labels([0, 4])})
     write_results(tmp_path / "run", {"a.jpg": labels([0, 1])})
-    with pytest.raises(EvaluationError, match=r"a\.png holds label 20, but the results have only 4 classes"):
+    with pytest.raises(EvaluationError, match=r"a\.png holds label 4, but the results have only 4 classes"):
         evaluate_results(str(tmp_path / "run"), str(tmp_path / "voc"))
 
 

@@ -185,16 +185,36 @@ def test_whatever_settings_are_taken_batch_normalisation_gets_through_a_step(bat
             replace(config, **refused)
 
 
+def coloured(labels: list[int]):
+    """Windows of one colour each, labelled by it, so that a crop is like any other."""
+    numbers = torch.tensor(labels, dtype=torch.uint8)
+    return (60 * numbers).view(-1, 1, 1, 1).expand(-1, 3, 250, 250), numbers.view(-1, 1, 1).expand(-1, 250, 250)
+
+
 def test_micro_batches_give_the_step_of_the_whole_batch():
     ends = []
-    for micro_batch in (5, 2):
+    for micro_batch in (5, 3, 2):
         net = Tiny()
         net.load_state_dict({"score.weight": torch.full((3, 3, 1, 1), 0.1), "score.bias": torch.zeros(3)})
-        train(net, torch.optim.SGD(net.parameters(), 0.1, 0.9), some_batches(), micro_batch)
+        train(net, torch.optim.SGD(net.parameters(), 0.1, 0.9), [coloured([0, 1, 2, 2, 1])] * 2, micro_batch)
         ends.append(net.score.weight.detach().clone())
-    # crops are drawn per micro-batch from the same generator, so only their pixels differ: the labels here are noise,
-    # and the gradient of noise is small; the steps must agree to that noise
-    torch.testing.assert_close(ends[0], ends[1], atol=2e-3, rtol=0)
+    assert (ends[0] - 0.1).abs().min() > 1e-3
+    for end in ends[1:]:
+        torch.testing.assert_close(end, ends[0], atol=1e-6, rtol=1e-5)
+
+
+def test_the_loss_of_a_pass_is_the_mean_over_windows_and_goes_on_where_one_worker_counted():
+    net = Tiny()
+    net.score.bias.data = torch.tensor([2.0, 0.0, 0.0])
+    images, labels = coloured([0, 0, 0, 1])
+    tally = Tally(net, FEED)
+    for part in (slice(0, 3), slice(3, 4)):
+        tally.count(net, images[part] * 0, labels[part])
+    right = math.log(math.exp(2) + 2) - 2
+    assert tally.metrics().loss == pytest.approx((3 * right + right + 2) / 4, rel=1e-5)
+    resumed = [Tally(net, replace(FEED, rank=rank), tally.totals()) for rank in (0, 1)]
+    assert [one.totals()["loss_and_crops"][1] for one in resumed] == [4, 0]  # all workers add theirs up
+    assert [np.sum(one.totals()["confusion"]) for one in resumed] == [4 * 250 * 250, 0]
 
 
 def test_metrics_count_what_the_network_says():
