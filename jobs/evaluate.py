@@ -1,11 +1,12 @@
 """Compare a run's results with ground truth in VOC's layout: IoU of each class, mean IoU, pixel accuracy.
 
     python jobs/evaluate.py --results runs/voc --ground-truth data/VOC2012 --split val --trimap 20
+    python jobs/evaluate.py --results runs/photos --panels 20
     python jobs/evaluate.py --results runs/voc_test --submission submissions/voc_test
 
 Prints tables and writes the figures, the confusion matrix and the names of images left out as JSON
-(default RESULTS/run/evaluation.json). `--submission` writes the masks as the VOC server takes them, which needs no
-ground truth. Exit codes: 0 compared or written, 2 bad arguments or missing data.
+(default RESULTS/run/evaluation.json). `--panels` draws pictures and `--submission` writes the masks as the VOC server
+takes them; neither needs a ground truth. Exit codes: 0 compared or written, 2 bad arguments or missing data.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ def main() -> int:
     config = tyro.cli(EvaluateConfig, description=__doc__)
     try:
         left_out = compare(config, config.ground_truth) if config.ground_truth is not None else 0
+        draw_panels(config)
         if config.submission is not None:
             submit(config.results, config.submission)
     except (EvaluationError, ResultsError, ImageError, storage.StorageError, OSError) as error:
@@ -59,13 +61,19 @@ def compare(config: EvaluateConfig, ground_truth: str) -> int:
         **evaluation.summary(),
     }
     storage.write_atomic(target, json.dumps(content, indent=1).encode())
-    panels = write_panels(config.results, ground_truth, config.panels)
     show(evaluation, target)
     if evaluation.trimaps.any():
         console.print(f"mean IoU near boundaries: {draw_trimap(evaluation, storage.parent(target))}")
-    if panels:
-        console.print(f"{len(panels)} pictures, photograph, truth and result: {storage.parent(panels[0])}")
     return len(evaluation.missing) + len(evaluation.problems)
+
+
+def draw_panels(config: EvaluateConfig) -> None:
+    """Draw the pictures that are asked for; says where they are."""
+    if not config.panels:
+        return
+    panels = write_panels(config.results, config.ground_truth, config.split, config.panels)
+    shown = "photograph and result" if config.ground_truth is None else "photograph, truth and result"
+    console.print(f"{len(panels)} pictures, {shown}: {storage.join(config.results, 'panels')}")
 
 
 def draw_trimap(evaluation: Evaluation, folder: str) -> str:

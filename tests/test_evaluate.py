@@ -75,6 +75,16 @@ def test_a_submission_needs_no_ground_truth(monkeypatch, capsys, tmp_path: Path)
     assert caught.value.code == 2
 
 
+@pytest.mark.parametrize("option", ["--split val", "--trimap 5", "--require-all", "--json e.json"])
+def test_what_needs_a_ground_truth_is_not_ignored_without_one(option, monkeypatch, capsys, tmp_path: Path):
+    with pytest.raises(SystemExit) as caught:
+        run(monkeypatch, "--results", tmp_path, "--panels", 2, *option.split())
+    assert caught.value.code == 2
+    printed = capsys.readouterr().err
+    assert option.split()[0].lstrip("-") in printed.replace("_", "-")
+    assert "needs `ground-truth`" in printed
+
+
 def test_the_papers_figures_stand_beside_those_of_vocs_classes(monkeypatch, capsys, tmp_path: Path):
     write_truth(tmp_path / "voc", {"a": labels([0, 20])})
     write_results(tmp_path / "run", {"a.jpg": labels([0, 20])}, VOC_CLASSES)

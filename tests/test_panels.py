@@ -45,8 +45,16 @@ def test_panels_of_a_run_are_written_for_images_with_a_ground_truth(tmp_path):
             (tmp_path / "voc" / "SegmentationClass" / f"{name}.png").write_bytes(encode_mask(truth, voc_palette()))
     Image.fromarray(np.zeros((9, 12, 3), np.uint8)).save(tmp_path / "photos" / "e.png")  # changed since the run
     write_rows(str(tmp_path / "run"), rows, ("background", "cat"))
-    assert write_panels("there is no run", "nor truth", 0) == []
-    written = write_panels(str(tmp_path / "run"), str(tmp_path / "voc"), 5)
-    assert written == [str(tmp_path / "run" / "panels" / f"{name}.png") for name in ("b", "c")]
+    run, voc = str(tmp_path / "run"), str(tmp_path / "voc")
+    written = write_panels(run, voc, None, 5)
+    assert written == [f"{run}/panels/{name}.png.png" for name in ("b", "c")]
+    assert write_panels("there is no run", "nor truth", None, 0) == []
     with Image.open(written[0]) as picture:
         assert picture.size[0] == 3 * 12 + 2 * GAP
+    (tmp_path / "voc" / "ImageSets" / "Segmentation").mkdir(parents=True)
+    (tmp_path / "voc" / "ImageSets" / "Segmentation" / "val.txt").write_text("c")
+    assert write_panels(run, voc, "val", 5) == written[1:]
+    without_truth = write_panels(run, None, None, 2)
+    assert without_truth == [f"{run}/panels/{name}.png.png" for name in ("a", "b")]
+    with Image.open(without_truth[0]) as picture:
+        assert picture.size[0] == 2 * 12 + GAP

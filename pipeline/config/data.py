@@ -42,18 +42,23 @@ class EvaluateConfig:
     """Also score only the pixels within 1, 2, ... so many pixels of a boundary of the ground truth. Adds a table and a
     figure beside the JSON, trimap.png. 0: not."""
     panels: int = 0
-    """Write pictures of photograph, ground truth and result side by side for so many images, RESULTS/panels/*.png."""
+    """Write pictures of photograph, ground truth (if there is one) and result side by side for so many images, the first
+    by name: RESULTS/panels/<image id>.png."""
     require_all: bool = False
     """Exit with code 2 when an image of the ground truth has no result or could not be compared."""
     submission: str | None = None
-    """Folder for the masks in the layout of the VOC server, which needs no `ground-truth`. Must not hold any yet."""
+    """Folder for the masks in the layout of the VOC server. Must not hold any yet."""
 
     def __post_init__(self) -> None:
         require(self.panels >= 0, "panels", self.panels, "must be 0 or more")
         require(0 <= self.trimap <= 100, "trimap", self.trimap, "must lie in 0..100")
+        if self.ground_truth is not None:
+            return
         require(
-            self.ground_truth is not None or self.submission is not None,
+            self.submission is not None or self.panels > 0,
             "ground_truth",
-            self.ground_truth,
-            "give `ground-truth`, `submission` or both",
+            None,
+            "give it, or `panels` or `submission`, which can do without",
         )
+        for name in ("split", "json", "trimap", "require_all"):
+            require(not getattr(self, name), name, getattr(self, name), "it needs `ground-truth`")

@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 from pipeline import storage
 from pipeline.classes import VOID, voc_palette
 from pipeline.config import DecodeConfig
-from pipeline.evaluation import truth_name, truth_uris
+from pipeline.evaluation import split_names, truth_name, truth_uris
 from pipeline.images import decode_image, decode_mask
 from pipeline.results import read_class_names, scan_results
 
@@ -51,30 +51,39 @@ def panel(image_HW3: UInt8Array, masks: Sequence[UInt8Array], class_names: Seque
     return np.asarray(sheet)
 
 
-def write_panels(output_uri: str, ground_truth_uri: str, count: int) -> list[str]:
-    """Panels of photograph, ground truth and result for the first `count` images by id that have a ground truth.
+def write_panels(output_uri: str, ground_truth_uri: str | None, split: str | None, count: int) -> list[str]:
+    """Panels of photograph, ground truth and result for the first `count` images by id.
 
-    Those are left out whose three pictures are not of one size; with a count of 0 nothing is read.
+    Args:
+        output_uri: a run's output folder.
+        ground_truth_uri: only images with a mask in its `SegmentationClass` are shown; None: all, without a truth.
+        split: only images of this list of the ground truth.
+        count: of panels, at most; those are left out whose pictures are not of one size. With 0 nothing is read.
 
     Returns:
-        Where they were written: OUTPUT/panels/<name>.png.
+        Where they were written: OUTPUT/panels/<image id>.png.
     """
     if not count:
         return []
-    class_names, truths = read_class_names(output_uri), truth_uris(ground_truth_uri)
+    class_names = read_class_names(output_uri)
     ids = sorted(row["image_id"] for row in scan_results(output_uri, ["image_id"]))
-    wanted = set([one for one in ids if truth_name(one) in truths][:count])
+    truths: dict[str, str] = {}
+    if ground_truth_uri is not None:
+        truths = truth_uris(ground_truth_uri)
+        shown = split_names(ground_truth_uri, split, set(truths))
+        ids = [one for one in ids if truth_name(one) in shown]
+    wanted = set(ids[:count])
     written = []
     for row in scan_results(output_uri, ["image_id", "uri", "mask"]):
         if row["image_id"] in wanted:
-            name = truth_name(row["image_id"])
             image_HW3 = decode_image(storage.read_bytes(row["uri"]), DecodeConfig().max_megapixels)
-            masks = [decode_mask(storage.read_bytes(truths[name])), decode_mask(row["mask"])]
+            truth = [truths[truth_name(row["image_id"])]] if truths else []
+            masks = [*(decode_mask(storage.read_bytes(uri)) for uri in truth), decode_mask(row["mask"])]
             if any(mask_HW.shape != image_HW3.shape[:2] for mask_HW in masks):
                 continue
             buffer = io.BytesIO()
             Image.fromarray(panel(image_HW3, masks, class_names)).save(buffer, "PNG")
-            written.append(storage.join(output_uri, "panels", f"{name}.png"))
+            written.append(storage.join(output_uri, "panels", f"{row['image_id']}.png"))
             storage.write_atomic(written[-1], buffer.getvalue())
     return sorted(written)
 
