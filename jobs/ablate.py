@@ -34,7 +34,7 @@ from pipeline.results import ResultsError
 
 Row = dict[str, Any]
 
-console = Console(soft_wrap=True)
+console = Console(soft_wrap=True, markup=False)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

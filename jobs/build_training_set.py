@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -24,6 +25,7 @@ from rich.table import Table
 from pipeline import storage
 from pipeline.config import ConfigError, TrainingSetConfig
 from pipeline.pools import ClusterError
+from pipeline.proposals.edgeboxes import check_edges
 from pipeline.report.training_set import draw_training_set
 from pipeline.training.build import MakePart, failures, plan_parts, read_parts, unfinished
 from pipeline.training.examples import Stage, balance
@@ -33,6 +35,7 @@ from pipeline.training.statistics import describe
 
 STAGES: tuple[Stage, ...] = (1, 2)
 ERRORS_LISTED = 20
+PROGRESS_SECONDS = 30
 
 Work = Callable[[pa.Table], pa.Table]
 Runner = Callable[[Work, pa.Table], None]
@@ -43,6 +46,7 @@ def main(arguments: Sequence[str] | None = None, run: Runner | None = None) -> i
     """Parse, check, cut, write, report; `run` is Ray unless another runner is given."""
     config = tyro.cli(TrainingSetConfig, args=arguments, description=__doc__, config=(tyro.conf.OmitArgPrefixes,))
     try:
+        check_edges(config.propose)
         images = list_images(config)
         take_folder(config, images.class_names)
     except (OSError, ValueError) as error:
@@ -86,7 +90,7 @@ def take_folder(config: TrainingSetConfig, class_names: Sequence[str]) -> None:
 
 
 def on_ray(work: Work, parts: pa.Table) -> None:
-    """Run over the cluster that RAY_ADDRESS names, or over this machine's CPUs."""
+    """Run over the cluster that RAY_ADDRESS names, or over this machine's CPUs; tells how far it is."""
     import ray  # noqa: PLC0415  (takes seconds; bad arguments should be told at once)
 
     from pipeline import cluster  # noqa: PLC0415
@@ -95,8 +99,12 @@ def on_ray(work: Work, parts: pa.Table) -> None:
     rows = ray.data.from_arrow([parts.slice(row, 1) for row in range(len(parts))])
     dataset = rows.map_batches(work, batch_size=None, batch_format="pyarrow", num_cpus=1)
     dataset.set_name("build_training_set")
-    for _ in dataset.iter_batches(batch_size=None, batch_format="pyarrow"):
-        pass  # three numbers a part; the windows are in the files
+    done, told = 0, time.monotonic()
+    for counts in dataset.iter_batches(batch_size=None, batch_format="pyarrow"):
+        done += len(counts)  # three numbers a part; the windows are in the files
+        if time.monotonic() - told > PROGRESS_SECONDS:
+            told = time.monotonic()
+            print(f"{done} of {len(parts)} blocks of images done", flush=True)
 
 
 def write_training_set(rows: pa.Table, class_names: Sequence[str], config: TrainingSetConfig) -> dict[str, Any]:
@@ -135,13 +143,13 @@ def _with_windows(rows: pa.Table, stage: Stage) -> pa.Table:
 def report(info: dict[str, Any], output: str) -> None:
     """Print the classes before and after balance, the distributions, and what went wrong."""
     columns = [(f"stage{stage}", split) for split in SPLITS for stage in STAGES]
-    console = Console()
+    console = Console(soft_wrap=True, markup=False)
     console.print(_classes_table(info, columns, output))
     console.print(_distributions_table(info, columns))
     for split, images in info["images"].items():
         console.print(f"{split}: {images['listed']} images, {images['failed']} of them unusable")
     for error in info["errors"]:
-        console.print(f"  {error['image_uri']}: {error['error_type']}: {error['error_message']}", markup=False)
+        console.print(f"  {error['image_uri']}: {error['error_type']}: {error['error_message']}")
 
 
 def _classes_table(info: dict[str, Any], columns: Sequence[tuple[str, str]], output: str) -> Table:

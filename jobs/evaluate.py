@@ -30,7 +30,7 @@ from pipeline.submission import write_submission
 EXIT_DONE, EXIT_ARGUMENTS = 0, 2
 SHOWN_DISTANCES = (1, 2, 3, 5, 10, 20, 50, 100)  # of the bands around boundaries; the JSON has all
 
-console = Console(soft_wrap=True)
+console = Console(soft_wrap=True, markup=False)
 
 
 def main() -> int:

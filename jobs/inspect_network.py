@@ -47,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         uri = weights_uri(config.weights)
         checkpoint = load_checkpoint(storage.read_bytes(uri), uri)
-        image_HW3 = decode_image(storage.read_bytes(config.image), DecodeConfig().max_megapixels)
+        image_HW3 = read_image(config.image)
         masks = {} if config.truth is None else {"truth": read_truth(config.truth, image_HW3, checkpoint)}
         for name, options in config.results().items():
             arguments = ["--input", config.image, "--output", config.output, "--weights", config.weights, *options]
@@ -95,6 +95,18 @@ def predicted(config: SegmentConfig) -> pa.Table:
     table = start_rows(pa.table({"image_id": ["image"], "uri": [config.input]}))
     table = propose_stage(decode_stage(table, config.decode), config.propose)
     return load_predict(config, gpus=0)(table)
+
+
+def read_image(uri: str) -> UInt8Array:
+    """The image, upright RGB.
+
+    Raises:
+        ImageError: it cannot be decoded; the message names it.
+    """
+    try:
+        return decode_image(storage.read_bytes(uri), DecodeConfig().max_megapixels)
+    except ImageError as error:
+        raise ImageError(error.kind, f"{uri}: {error}") from error
 
 
 def read_truth(uri: str, image_HW3: UInt8Array, checkpoint: Checkpoint) -> UInt8Array:

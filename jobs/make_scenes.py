@@ -24,7 +24,7 @@ def main() -> int:
     try:
         for _ in write_dataset(config):
             made += 1
-    except ConfigError as error:
+    except (ConfigError, OSError) as error:
         print(f"make_scenes: {error}", file=sys.stderr)
         return 2
     seconds = time.monotonic() - started

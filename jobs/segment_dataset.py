@@ -36,7 +36,8 @@ from pipeline.models.weights import CheckpointError, CheckpointInfo, fingerprint
 from pipeline.pools import ClusterError, Outlook, PoolError, outlook
 from pipeline.predict_stage import check_network, joint_fingerprint, load_other
 from pipeline.probe import PROBED
-from pipeline.results import RESULTS_SCHEMA, finished_ids
+from pipeline.proposals.edgeboxes import check_edges
+from pipeline.results import RESULTS_SCHEMA, finished_ids, read_errors
 from pipeline.rows import STAGES
 from pipeline.run_record import RunRecord, RunRecordError, Summary, open_run
 from pipeline.shipped import weights_uri
@@ -46,8 +47,9 @@ EXIT_DONE, EXIT_ARGUMENTS, EXIT_STOPPED, EXIT_ERRORS = 0, 2, 3, 4
 BAD_ARGUMENTS = (ConfigError, ManifestError, CheckpointError, RunRecordError, LeaseError, storage.StorageError, OSError)
 PROBE_FROM = 100  # images; with fewer, timing the stages takes longer than a better plan saves
 ERRORS_BEFORE_STOPPING = 10  # fewer failures than this say nothing about a rate
+SHOWN = 8  # class names in a line, kinds of failures in a list
 
-console = Console(soft_wrap=True)
+console = Console(soft_wrap=True, markup=False)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -56,6 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         config = with_absolute_paths(options)
         check_backend(config.refine)
+        check_edges(config.propose)
         data = storage.read_bytes(config.weights)
         info = read_info(data, config.weights)
         check_network(info, config.weights)
@@ -94,7 +97,7 @@ def work(config: SegmentConfig, info: CheckpointInfo, run: RunRecord) -> int:
     """Do what is left of a run that this process owns; returns the exit code."""
     todo = run.todo()
     console.print(
-        f"{len(run.manifest)} images, {len(run.manifest) - len(todo)} done before; {info.num_classes} classes; "
+        f"{len(run.manifest)} images, {len(run.manifest) - len(todo)} done before; {classes(info)}; "
         f"results go to {run.output}"
     )
     summary = Summary()
@@ -183,6 +186,12 @@ def segment(config: SegmentConfig, info: CheckpointInfo, lease: Lease, todo: pa.
     return EXIT_DONE
 
 
+def classes(info: CheckpointInfo) -> str:
+    """What the network tells apart: a network that was not meant shows at once."""
+    more = ", ..." if info.num_classes > SHOWN else ""
+    return f"{info.num_classes} classes ({', '.join(info.class_names[:SHOWN])}{more})"
+
+
 def promise(expected: Outlook, images: int, price: float | None) -> str:
     """How long a run will take, and what it will cost."""
     hours = images / expected.images_per_second / 3600
@@ -203,7 +212,7 @@ def show_plan(config: SegmentConfig, info: CheckpointInfo, manifest: pa.Table) -
     except (ClusterError, PoolError) as error:
         return complain(error)
     done = pc.sum(pc.is_in(manifest["image_id"], value_set=finished_ids(config.output))).as_py()
-    console.print(f"{len(manifest)} images, {done} done before; {info.num_classes} classes")
+    console.print(f"{len(manifest)} images, {done} done before; {classes(info)}")
     console.print(f"first ids: {', '.join(manifest['image_id'][:5].to_pylist())}")
     console.print(f"stages: {' -> '.join(STAGES)} -> write; {pools.describe()}")
     files = -(-(len(manifest) - done) // config.rows_per_file)
@@ -221,24 +230,37 @@ def report(run: RunRecord, summary: Summary, code: int) -> int:
     """Audit the output, write and print the summary; returns the exit code."""
     found = run.audit()
     content = run.write_summary(summary, found)
-    table = Table("stage", "rows", "seconds", "seconds a row", "alone, before the run", box=None)
+    alone = content["seconds_alone"]
+    table = Table("stage", "images", "seconds", "seconds an image", *["alone, before the run"] * bool(alone), box=None)
     for stage, totals in content["stages"].items():
         each = totals["seconds"] / totals["rows"] if totals["rows"] else 0.0
-        alone = f"{content['seconds_alone'][stage]:.3f}" if content["seconds_alone"] else ""
-        table.add_row(stage, f"{totals['rows']:.0f}", f"{totals['seconds']:.1f}", f"{each:.3f}", alone)
+        before = [f"{alone[stage]:.3f}"] if alone else []
+        table.add_row(stage, f"{totals['rows']:.0f}", f"{totals['seconds']:.1f}", f"{each:.3f}", *before)
     console.print(table)
     console.print(
         f"{found.ok} of {found.total} images done, {found.failed} failed, {found.missing} left; "
         f"{content['seconds']:.1f} s, {content['images_per_second']:.2f} images/s"
     )
     if found.failed:
-        console.print(f"why they failed: {storage.join(run.output, 'errors')}")
+        show_failures(run.output)
     if code == EXIT_DONE and found.failed and not found.ok:
         return EXIT_ERRORS
     if code == EXIT_DONE and not found.complete:
         console.print(f"the audit found images missing or doubled: {found}")
         return EXIT_STOPPED
     return code
+
+
+def show_failures(output: str) -> None:
+    """Print why images failed: how many of each kind, and one of them."""
+    console.print(f"why they failed, image by image: {storage.join(output, 'errors')}")
+    kinds = read_errors(output).group_by(["error_stage", "error_type"], use_threads=False)
+    table = kinds.aggregate([("image_id", "count"), ("image_id", "first"), ("error_message", "first")])
+    for row in table.sort_by([("image_id_count", "descending")]).slice(0, SHOWN).to_pylist():
+        console.print(
+            f"  {row['image_id_count']} in {row['error_stage']}: {row['error_type']}; "
+            f"{row['image_id_first']}: {row['error_message_first']}"
+        )
 
 
 def complain(error: Exception) -> int:

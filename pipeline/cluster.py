@@ -21,6 +21,8 @@ WORKER_SETTINGS = {
     # fifth of the time of the network and of the CRF.
     "MALLOC_MMAP_THRESHOLD_": str(2**30),
     "MALLOC_TRIM_THRESHOLD_": str(2**32),
+    # Else each pass of a training prints Ray Data's plan for it among the lines that say how the training goes.
+    "RAY_DATA_LOG_LEVEL": "WARNING",
 }
 """Of every process that works for a job, unless the environment says otherwise."""
 LOCAL_ATTEMPTS = 3
@@ -55,6 +57,17 @@ def start_ray() -> None:
     except Exception as error:  # Ray raises many types here, plain Exception among them
         where = f"the cluster at RAY_ADDRESS={address} cannot be reached" if address else "Ray cannot start here"
         raise ClusterError(f"{where}: {error}") from error
+    _quieten()
+
+
+def _quieten() -> None:
+    """Leave Ray Data's routine to its log files: what the run does, the jobs say themselves."""
+    import ray.data  # noqa: F401, PLC0415  (sets these loggers up)
+
+    for handler in logging.getLogger("ray.data").handlers:
+        if isinstance(handler, logging.StreamHandler):
+            handler.setLevel(logging.WARNING)
+    logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)  # warns that bars were switched off
 
 
 def machines() -> list[dict[str, float]]:

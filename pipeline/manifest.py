@@ -88,6 +88,8 @@ def _sorted_and_unique(rows: pa.Table, limit: int | None) -> pa.Table:
     if same >= 0:
         (image_id, other_id), (uri, other_uri) = (column.to_pylist() for column in rows[same : same + 2].columns)
         assert image_id == other_id
+        if uri == other_uri:
+            raise ManifestError(f"{uri} is listed twice; remove one of the two rows")
         raise ManifestError(f"image id {image_id!r} belongs to both {uri} and {other_uri}; every image needs an "
                             "id of its own (a manifest may say it in a column image_id)")  # fmt: skip
     kept = rows if limit is None else rows[:limit]

@@ -241,7 +241,7 @@ def test_structured_edges_reach_edgeboxes(stump):
 def test_a_missing_edge_model_is_named(tmp_path):
     path = str(tmp_path / "model.yml.gz")
     config = replace(CONFIG, edges="structured", edge_model=path)
-    with pytest.raises(FileNotFoundError, match=r"model\.yml\.gz.*edges gradient"):
+    with pytest.raises(FileNotFoundError, match=r"model\.yml\.gz.*--edges learned or gradient"):
         propose(scene_image(), config)
 
 

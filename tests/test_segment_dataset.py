@@ -192,7 +192,8 @@ def test_what_is_missing_is_made_again_and_equal(run, photos, head):
         (["--input", "{photos}", "--proposals", "0"], "proposals is 0"),
         (["--input", "{photos}", "--crf", "fast"], "crf"),
         (["--input", "{photos}", "--refine-gpus", "0.5"], "only `crf torch`"),
-        (["--input", "{photos}", "--edges", "structured"], "edge_model"),
+        (["--input", "{photos}", "--edges", "structured"], "--edge-model is None"),
+        (["--input", "{photos}", "--edges", "structured", "--edge-model", "gone.yml"], "gone.yml"),
     ],
 )
 def test_bad_arguments_are_told_before_anything_is_written(photos, tmp_path, arguments, message, capsys):

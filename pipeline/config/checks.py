@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 class ConfigError(ValueError):
-    """A setting is out of its range; the message names the setting, its value and what is allowed."""
+    """A setting is out of its range; the message names the setting as an option, its value and what is allowed."""
 
 
 def require(ok: bool, name: str, value: object, allowed: str) -> None:
@@ -14,4 +14,4 @@ def require(ok: bool, name: str, value: object, allowed: str) -> None:
         ConfigError: `ok` is false.
     """
     if not ok:
-        raise ConfigError(f"{name} is {value}; {allowed}")
+        raise ConfigError(f"--{name.replace('_', '-')} is {value}; {allowed}")

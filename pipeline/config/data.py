@@ -42,8 +42,8 @@ class EvaluateConfig:
     """Also score only the pixels within 1, 2, ... so many pixels of a boundary of the ground truth. Adds a table and a
     figure beside the JSON, trimap.png. 0: not."""
     panels: int = 0
-    """Write pictures of photograph, ground truth (if there is one) and result side by side for so many images, the first
-    by name: RESULTS/panels/<image id>.png."""
+    """Draw photograph, ground truth (if there is one) and result side by side, for so many images, the first by name:
+    RESULTS/panels/<image id>.png."""
     require_all: bool = False
     """Exit with code 2 when an image of the ground truth has no result or could not be compared."""
     submission: str | None = None

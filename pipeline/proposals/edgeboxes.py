@@ -8,9 +8,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.config import ProposeConfig
+from pipeline.config import ConfigError, ProposeConfig
 from pipeline.geometry import extend_boxes
-from pipeline.proposals.edges import gradient_edges, structured_edges
+from pipeline.proposals.edges import gradient_edges, load_forest, structured_edges
 from pipeline.proposals.learned import learned_edges
 
 FloatArray = NDArray[np.float32]
@@ -110,6 +110,19 @@ def raw_boxes(image_HW3: NDArray[np.uint8], config: ProposeConfig) -> Proposals:
     boxes_N4 = np.asarray(xywh_N4, np.float32)
     boxes_N4[:, 2:] += boxes_N4[:, :2]
     return Proposals(boxes_N4, np.asarray(scores_N, np.float32).reshape(-1))
+
+
+def check_edges(config: ProposeConfig) -> None:
+    """Make sure that the edge detector can be loaded in this process, before a million images fail one by one.
+
+    Raises:
+        ConfigError: its file is missing or no edge model.
+    """
+    if config.edges == "structured" and config.edge_model is not None:
+        try:
+            load_forest(config.edge_model)
+        except (OSError, ValueError) as error:
+            raise ConfigError(str(error)) from error
 
 
 def _find_edges(image_HW3: NDArray[np.uint8], config: ProposeConfig) -> tuple[FloatArray, FloatArray]:

@@ -113,19 +113,24 @@ def structured_edges(image_HW3: NDArray[np.uint8], model_path: str) -> tuple[Flo
         FileNotFoundError: there is no such file.
         ValueError: the file is no structured-forest model.
     """
-    forest = _forest(model_path)
+    forest = load_forest(model_path)
     strength_HW = forest.detectEdges(np.divide(image_HW3, 255, dtype=np.float32))
     orientation_HW = forest.computeOrientation(strength_HW)
     return np.clip(forest.edgesNms(strength_HW, orientation_HW, r=2, s=0, m=1), 0, 1), orientation_HW
 
 
 @lru_cache(maxsize=1)
-def _forest(model_path: str) -> Any:
-    """Load a structured forest once a process; check first, for OpenCV divides by zero on a file that is not one."""
+def load_forest(model_path: str) -> Any:
+    """Load a structured forest once a process; check first, for OpenCV divides by zero on a file that is not one.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is no structured-forest model.
+    """
     if not Path(model_path).is_file():
         raise FileNotFoundError(
-            f"no edge model at {model_path}: give the path of OpenCV's model.yml.gz as `edge-model`, "
-            "or use `edges gradient`, which needs none"
+            f"no edge model at {model_path}: give the path of OpenCV's model.yml.gz as --edge-model, "
+            "or use --edges learned or gradient, which need none"
         )
     if not _is_forest(model_path):
         raise ValueError(

@@ -163,5 +163,11 @@ def load_info(training_set: str) -> dict[str, Any]:
     Raises:
         FileNotFoundError: the folder has none.
     """
-    info: dict[str, Any] = json.loads(storage.read_bytes(info_uri(training_set)))
+    try:
+        info: dict[str, Any] = json.loads(storage.read_bytes(info_uri(training_set)))
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            f"{training_set} holds no finished training set (training_set.json); jobs/build_training_set.py makes one, "
+            "and finishes one that was stopped"
+        ) from error
     return info
