@@ -44,7 +44,7 @@ def _classes(axes: Axes, title: str, counts: dict[str, Any]) -> None:
     axes.margins(y=0.01)
     axes.tick_params(axis="y", labelsize=8)
     axes.set_title(title)
-    axes.legend(loc="lower center", bbox_to_anchor=(0.5, -0.2), ncols=2, fontsize=8, frameon=False)
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, 0), borderaxespad=2.2, ncols=2, fontsize=8, frameon=False)
 
 
 def _steps(axes: Axes, title: str, distributions: dict[str, dict[str, Any]]) -> None:
