@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import pyarrow as pa
 import ray
+import ray.data
 from ray._private.state import state
 from tenacity import Retrying, stop_after_attempt
 
@@ -43,6 +44,7 @@ def start_ray() -> None:
     """
     for name, value in LOCAL_SETTINGS.items():
         os.environ.setdefault(name, value)
+    _quieten()
     if ray.is_initialized():
         return
     address = os.environ.get("RAY_ADDRESS")
@@ -57,13 +59,11 @@ def start_ray() -> None:
     except Exception as error:  # Ray raises many types here, plain Exception among them
         where = f"the cluster at RAY_ADDRESS={address} cannot be reached" if address else "Ray cannot start here"
         raise ClusterError(f"{where}: {error}") from error
-    _quieten()
 
 
 def _quieten() -> None:
-    """Leave Ray Data's routine to its log files: what the run does, the jobs say themselves."""
-    import ray.data  # noqa: F401, PLC0415  (sets these loggers up)
-
+    """Leave Ray Data's routine to its log files: what a run does, the jobs say themselves, in a line now and then."""
+    ray.data.DataContext.get_current().enable_progress_bars = False
     for handler in logging.getLogger("ray.data").handlers:
         if isinstance(handler, logging.StreamHandler):
             handler.setLevel(logging.WARNING)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from functools import partial, wraps
 from typing import Any, ClassVar
@@ -76,8 +75,6 @@ def build_dataset(
     """
     context = DataContext.get_current()
     context.execution_options.preserve_order = False  # waiting for the slowest row would idle the GPU
-    context.enable_rich_progress_bars, context.use_ray_tqdm = True, False
-    context.enable_progress_bars = sys.stdout.isatty()  # in a log, one line a minute says it (`pipeline.watch`)
     guard = partial(_guard, ledger=ledger, max_attempts=config.max_attempts)
     return (
         _blocks(manifest)
