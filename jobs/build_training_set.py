@@ -4,7 +4,7 @@
 
 Writes an index of windows for each stage and split, and training_set.json and .png with the counts; no pixels are
 copied. The same command again goes on where it was stopped, and tries again the images that failed.
-Exit codes: 0 done, 1 no cluster, 2 wrong arguments or folders, 4 not one image could be used.
+Exit codes: 0 done, 1 no cluster, 2 wrong arguments or folders, 4 not one image or window to train on.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def main(arguments: Sequence[str] | None = None, run: Runner | None = None) -> i
     rows = read_parts(parts)
     info = write_training_set(rows, images.class_names, config)
     report(info, storage.absolute(config.output))
-    return 4 if len(failures(rows)) == len(rows) else 0
+    return 4 if not windows_of(info, "train") else 0
 
 
 def take_folder(config: TrainingSetConfig, class_names: Sequence[str]) -> None:
@@ -150,6 +150,28 @@ def report(info: dict[str, Any], output: str) -> None:
         console.print(f"{split}: {images['listed']} images, {images['failed']} of them unusable")
     for error in info["errors"]:
         console.print(f"  {error['image_uri']}: {error['error_type']}: {error['error_message']}")
+    for remark in remarks(info):
+        console.print(f"note: {remark}")
+
+
+def windows_of(info: dict[str, Any], split: str) -> int:
+    """Windows of a split, of both stages together."""
+    return sum(info["windows"][f"stage{stage}"][split]["windows"] for stage in STAGES)
+
+
+def remarks(info: dict[str, Any]) -> list[str]:
+    """What a user should know before the training, and could miss in the tables."""
+    first = info["class_names"][0]
+    found = {
+        f"label 0 is background in training and results, and the list of classes calls it {first}": (
+            "background" not in first.lower()
+        ),
+        "there is nothing to train on: the masks that could be read show no object": not windows_of(info, "train"),
+        "there are no validation windows, and train.py needs some: list images in ImageSets/Segmentation/val.txt": (
+            not windows_of(info, "val")
+        ),
+    }
+    return [text for text, holds in found.items() if holds]
 
 
 def _classes_table(info: dict[str, Any], columns: Sequence[tuple[str, str]], output: str) -> Table:

@@ -35,6 +35,7 @@ from pipeline.models.weights import (
 from pipeline.pools import ClusterError
 from pipeline.training.examples import Stage
 from pipeline.training.index import load_info
+from pipeline.training.layouts import SPLITS
 from pipeline.training.metrics import TrainingError
 
 EXIT_DONE, EXIT_FAILED, EXIT_ARGUMENTS, EXIT_STOPPED = 0, 1, 2, 3
@@ -46,7 +47,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Parse, check, train the stages one after the other, export."""
     try:
         config = parse(arguments)
-        class_names = tuple(load_info(config.training_set)["class_names"])
+        info = load_info(config.training_set)
+        check_windows(config, info)
+        class_names = tuple(info["class_names"])
         start = first_network(config, class_names)
         history = take_up(config)
     except (ConfigError, CheckpointError, storage.StorageError, OSError, ValueError) as error:
@@ -70,6 +73,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     storage.write_atomic(target, export(config, start, best))
     print(f"mean IoU on validation windows {best['val']['mean_iou']:.3f}; network: {target}")
     return EXIT_DONE
+
+
+def check_windows(config: TrainConfig, info: dict[str, Any]) -> None:
+    """Make sure that each stage has something to learn from, and something to choose its best network by.
+
+    Raises:
+        ConfigError: a stage has no training or no validation windows.
+    """
+    for stage in config.stages:
+        for split in SPLITS:
+            if not info["windows"][f"stage{stage}"][split]["windows"]:
+                raise ConfigError(
+                    f"{config.training_set} holds no {split} windows for stage {stage}: annotate and list images for "
+                    f"it (ImageSets/Segmentation/{split}.txt in VOC's layout) and build the training set anew"
+                )
 
 
 def parse(arguments: Sequence[str] | None) -> TrainConfig:

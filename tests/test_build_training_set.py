@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 from jobs.build_training_set import main
+from jobs.train import main as train
 from pipeline import storage
 from pipeline.geometry import box_iou, extend_boxes
 from pipeline.pools import ClusterError
@@ -220,6 +221,26 @@ def test_the_job_fails_only_when_every_image_does(voc_folder, tmp_path):
     assert main(["--data", str(voc_folder), "--output", str(tmp_path / "out")], in_process) == 4
     assert load_info(str(tmp_path / "out"))["images"]["train"] == {"listed": 3, "failed": 3}
     assert len(read_index(index_uri(str(tmp_path / "out"), 2, "train"))) == 0
+
+
+def test_what_a_training_would_stumble_over_is_said(voc_folder, tmp_path, capsys):
+    (voc_folder / "classes.txt").write_text("red\ngreen\nblue\n")  # no background: every label means another class
+    write_lists(voc_folder, train=list("abc"), val=[])
+    arguments = ["--data", str(voc_folder), "--output", str(tmp_path / "out")]
+    assert main(arguments, in_process) == 0
+    printed = capsys.readouterr().out
+    assert "calls it red" in printed
+    assert "no validation windows" in printed
+    assert train(["--training-set", str(tmp_path / "out"), "--output", str(tmp_path / "run")]) == 2
+    assert "holds no val windows for stage 1" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_masks_without_objects_give_nothing_to_train_on(voc_folder, tmp_path, capsys):
+    for name in BOXES:
+        write_image(voc_folder, name, [])
+    assert main(["--data", str(voc_folder), "--output", str(tmp_path / "out")], in_process) == 4
+    assert "nothing to train on" in capsys.readouterr().out
 
 
 def test_several_folders_and_a_limit(voc_folder, tmp_path):

@@ -119,6 +119,12 @@ def test_results_are_joined_by_name(tmp_path: Path):
     assert evaluation.problems == ()
 
 
+def test_names_may_have_spaces(tmp_path: Path):
+    write_truth(tmp_path / "voc", {"süd tirol": labels([0, 1])}, val=["süd tirol"])
+    write_results(tmp_path / "run", {"Ferien%202019/süd%20tirol.jpg": labels([0, 1])})
+    assert evaluate_results(str(tmp_path / "run"), str(tmp_path / "voc"), "val").images == 1
+
+
 def test_a_split_limits_what_is_compared_and_asked_for(tmp_path: Path):
     truth = {name: labels([1]) for name in ("a", "b", "c", "d")}
     write_truth(tmp_path / "voc", truth, val=["a", "b"])
