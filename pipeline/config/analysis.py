@@ -32,8 +32,8 @@ class AblateConfig:
     data: str
     """Data set in VOC's layout: JPEGImages, SegmentationClass, ImageSets/Segmentation for `split`."""
     output: str
-    """Folder for the table, the figure and a run of the main job for each variant. The same command again finishes
-    what is left."""
+    """Folder for the table, the figure and a run of the main job for each variant.
+    The same command again finishes what is left."""
     weights: str = "demo"
     """As the main job's."""
     split: str | None = None
@@ -43,8 +43,8 @@ class AblateConfig:
     base: str = ""
     """Options of the main job that all variants share, written --base='--precision bfloat16'."""
     also: tuple[str, ...] = ()
-    """More variants, each as NAME='OPTIONS OF THE MAIN JOB', such as structured='--edges structured --edge-model
-    model.yml.gz'. A name that is there already gets these options."""
+    """More variants, each as NAME='OPTIONS OF THE MAIN JOB', such as
+    structured='--edges structured --edge-model model.yml.gz'. A name that is there already gets these options."""
     only: tuple[str, ...] = ()
     """Names of the variants to run. Default: all."""
     trimap: int = 5

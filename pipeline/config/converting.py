@@ -13,7 +13,7 @@ class ConvertConfig:
     source: str
     """The `.caffemodel`."""
     kind: Literal["deconvnet", "fcn8s", "vgg16"]
-    """What it holds: `deconvnet`: the DeconvNet release, training or inference form. `fcn8s`: FCN-8s on VGG-16.
+    """What it holds: `deconvnet`: the DeconvNet release, training or inference form; `fcn8s`: FCN-8s on VGG-16;
     `vgg16`: VGG-16 for ImageNet, which becomes a network to train from (`jobs/train.py --init`)."""
     output: str
     """The checkpoint to write (.safetensors)."""

@@ -39,8 +39,8 @@ class EvaluateConfig:
     json: str | None = None
     """File for the figures. Default: RESULTS/run/evaluation.json."""
     trimap: int = 0
-    """Also score only the pixels within 1, 2, ... so many pixels of a boundary of the ground truth. Adds a table and a
-    figure beside the JSON, trimap.png. 0: not."""
+    """Also score only the pixels within 1, 2, ... so many pixels of a boundary of the ground truth.
+    Adds a table, and a figure beside the JSON, trimap.png. 0: not."""
     panels: int = 0
     """Draw photograph, ground truth (if there is one) and result side by side, for so many images, the first by name:
     RESULTS/panels/<image id>.png."""

@@ -13,8 +13,8 @@ class DecodeConfig:
     """Bytes to RGB."""
 
     max_side: int = 640
-    """Images with a longer side are scaled down to it, in pixels, for proposals, network and CRF; masks keep the
-    original size. 0: never scale."""
+    """Images with a longer side are scaled down to it, in pixels, for proposals, network and CRF;
+    masks keep the original size. 0: never scale."""
     max_megapixels: float = 200.0
     """Images with more pixels than this, in millions, are refused as decompression bombs."""
 
@@ -30,8 +30,8 @@ class ProposeConfig:
     proposals: int = 50
     """Proposals an image gives to the network: the best-scored ones of those that pass `min-side`."""
     edges: Literal["learned", "gradient", "structured"] = "learned"
-    """Edge detector: the small network that ships with the project, the colour gradient, or OpenCV's structured forests
-    (needs `edge-model`)."""
+    """Edge detector: the small network that ships with the project, the colour gradient,
+    or OpenCV's structured forests (needs `edge-model`)."""
     edge_model: str | None = None
     """File of OpenCV's structured-forest edge model (model.yml.gz), for `edges structured`."""
     edge_threshold: float = 0.1
@@ -69,8 +69,8 @@ class PredictConfig:
     aggregation: Literal["max", "average"] = "max"
     """How overlapping score maps are combined: pixel-wise maximum (equation 1) or average (equation 2)."""
     precision: Literal["float32", "bfloat16"] = "float32"
-    """Of the network's weights and maps. `bfloat16` is for GPUs and CPUs with AMX, much slower on others, and changes
-    few labels (see `docs/performance.md`)."""
+    """Of the network's weights and maps. `bfloat16` is for GPUs and CPUs with AMX, much slower on others,
+    and changes few labels (see `docs/performance.md`)."""
     micro_batch: int = 16
     """Crops that go through the network at once, whatever images they come from."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -85,16 +85,17 @@ class EnsembleConfig:
     """EDeconvNet: a fully convolutional network beside DeconvNet (paper section 5)."""
 
     fcn: str | None = None
-    """File of the other network: an FCN-8s of jobs/convert_weights.py, or a state dict of torchvision's (`.pth`,
-    `.safetensors`) with DeconvNet's classes in the same order. None: DeconvNet alone."""
+    """File of the other network: an FCN-8s of jobs/convert_weights.py,
+    or a state dict of torchvision's (`.pth`, `.safetensors`) with DeconvNet's classes in the same order.
+    None: DeconvNet alone."""
     fcn_kind: Literal[
         "auto", "fcn8s", "fcn_resnet50", "fcn_resnet101", "deeplabv3_resnet50", "deeplabv3_resnet101",
         "deeplabv3_mobilenet_v3_large",
     ] = "auto"  # fmt: skip
     """What `fcn` holds; `auto`: the file says it itself. torchvision's files don't."""
     ensemble: Literal["mean", "product"] = "mean"
-    """How the two are combined: mean of their probabilities (paper) or product of their scores, the other network's
-    clamped at 0 (release)."""
+    """How the two are combined: mean of their probabilities (paper)
+    or product of their scores, the other network's clamped at 0 (release)."""
 
 
 @dataclass(frozen=True)
@@ -102,8 +103,9 @@ class RefineConfig:
     """Fully connected CRF (Kraehenbuehl and Koltun 2011); the defaults are the DeconvNet release's."""
 
     crf: Literal["native", "pydensecrf", "torch", "none"] = "native"
-    """CRF backend. `native`: this project's compiled one; `pydensecrf`: the authors'; `torch`: several images at once
-    on a GPU (`refine-gpus`). All three compute the same. `none` takes the most probable class of each pixel."""
+    """CRF backend. `native`: this project's compiled one; `pydensecrf`: the authors';
+    `torch`: several images at once on a GPU (`refine-gpus`). All three compute the same.
+    `none` takes the most probable class of each pixel."""
     crf_iterations: int = 10
     """Mean-field iterations."""
     gaussian_sxy: float = 3.0
@@ -117,8 +119,8 @@ class RefineConfig:
     bilateral_weight: float = 5.0
     """Appearance kernel: weight."""
     label_threshold: float = 0.1
-    """Classes whose probability stays below this in the whole image are left out of the CRF, which costs time per
-    class. Background always stays. 0: keep all."""
+    """Classes whose probability stays below this in the whole image are left out of the CRF,
+    which costs time per class. Background always stays. 0: keep all."""
 
     def __post_init__(self) -> None:
         require(self.crf_iterations >= 1, "crf_iterations", self.crf_iterations, "must be at least 1")
@@ -134,15 +136,15 @@ class SegmentConfig:
     """The main job: a data set of images to label masks."""
 
     input: str
-    """Images: a folder (with all its subfolders), a pattern such as `photos/**/*.jpg`, or a Parquet or CSV manifest
-    with a `uri` column."""
+    """Images: a folder (with all its subfolders), a pattern such as `photos/**/*.jpg`, an S3 Inventory,
+    or a Parquet or CSV manifest with a `uri` column. Local or s3://."""
     output: str
     """Folder for results, masks, errors and the run's record. The same command again finishes what is left."""
     weights: str = "demo"
     """A checkpoint (.safetensors), or `demo`: the small one that ships with the project (see `docs/results.md`)."""
     recipe: Literal["deconvnet", "deconvnet+crf", "edeconvnet", "edeconvnet+crf", "release"] = "deconvnet+crf"
-    """A row of the paper's table, or the authors' released code: where the settings start from. Settings that are given
-    win; `--recipe NAME --help` shows what it stands for."""
+    """A row of the paper's table, or the authors' released code: where the settings start from.
+    Settings that are given win; `--recipe NAME --help` shows what it stands for."""
     limit: int | None = None
     """Take only the first so many images of the sorted input."""
     masks: bool = True
@@ -162,20 +164,20 @@ class SegmentConfig:
     rows_per_file: int = 128
     """Images in a Parquet file of results."""
     plan: Literal["auto", "guess"] = "auto"
-    """How the numbers of processes that are not given are found. `auto`: each stage is timed on a few images first, in
-    runs of 100 images and more; `guess`: by the proportions of a small network."""
+    """How the numbers of processes that are not given are found. `auto`: each stage is timed on a few images first,
+    in runs of 100 images and more; `guess`: by the proportions of a small network."""
     price: float | None = None
     """What an hour of the whole cluster costs, in any currency; with it, the plan tells what the run will cost."""
     predict_workers: int = 0
     """Processes that run the network, one a GPU where there are GPUs. 0: sized from the cluster."""
     predict_gpus: float | None = None
-    """GPUs of each of these processes; below 1, several share one. Default: 1 where there are GPUs and `device` is not
-    `cpu`, else 0."""
+    """GPUs of each of these processes; below 1, several share one.
+    Default: 1 where there are GPUs and `device` is not `cpu`, else 0."""
     refine_workers: int = 0
     """Processes that run the CRF. 0: sized from the cluster."""
     refine_gpus: float | None = None
-    """GPUs of each of these processes, for `crf torch`. Default: 0.1, beside a process that runs the network, where
-    there are GPUs and `device` is not `cpu`, else 0."""
+    """GPUs of each of these processes, for `crf torch`. Default: 0.1, beside a process that runs the network,
+    where there are GPUs and `device` is not `cpu`, else 0."""
     decode: DecodeConfig = field(default_factory=DecodeConfig)
     propose: ProposeConfig = field(default_factory=ProposeConfig)
     predict: PredictConfig = field(default_factory=PredictConfig)

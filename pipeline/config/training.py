@@ -15,9 +15,10 @@ class TrainingSetConfig:
 
     data: tuple[str, ...]
     """Folders, local or s3://, each in one of three layouts. PASCAL VOC: JPEGImages, SegmentationClass,
-    SegmentationObject (optional; objects are then the connected parts of a class), ImageSets/Segmentation (optional;
-    all masks are then taken for training). SBD: img, cls, inst; all for training but what the VOC folders hold. COCO:
-    annotations/instances_<split>.json and the images in <split> or images."""
+    SegmentationObject (optional: objects are else the connected parts of a class),
+    ImageSets/Segmentation (optional: all masks are else taken for training).
+    SBD: img, cls, inst; all for training but what the VOC folders hold.
+    COCO: annotations/instances_<split>.json and the images in <split> or images."""
     output: str
     """Folder, local or s3://, for the two indexes of windows: new, or begun with these same settings."""
     train_split: str = "train"
@@ -25,8 +26,8 @@ class TrainingSetConfig:
     val_split: str = "val"
     """The same for validation."""
     classes: str | None = None
-    """File with one class name a line, background first. Default: what the folders say, which must agree: COCO's
-    categories, a folder's `classes.txt`, else VOC's 21."""
+    """File with one class name a line, background first. Default: what the folders say,
+    which must agree: COCO's categories, a folder's `classes.txt`, else VOC's 21."""
     limit: int | None = None
     """Take only the first images of each split."""
     min_iou: float = 0.5
@@ -34,8 +35,8 @@ class TrainingSetConfig:
     windows_per_image: int = 20
     """Stage 2: at most so many windows of an image, the best-scored ones of each object in turn."""
     any_windows_per_image: int = 0
-    """Stage 2, not in the paper: also so many of the proposals that inference would look at, whatever they overlap. A
-    network without ImageNet's features otherwise never learns what is no object."""
+    """Stage 2, not in the paper: also so many of the proposals that inference would look at, whatever they overlap.
+    A network without ImageNet's features otherwise never learns what is no object."""
     max_repeats: int = 10
     """Class balance: an example of a rare class is repeated up to so many times an epoch."""
     propose: ProposeConfig = field(default_factory=ProposeConfig)
@@ -100,8 +101,8 @@ class TrainConfig:
     val_windows: int = 2000
     """Validation windows looked at after each epoch, at most."""
     bn_statistics: int = 0
-    """Training windows over which batch normalisation's statistics are computed anew before the export; 0: keep the
-    running averages of training."""
+    """Training windows over which batch normalisation's statistics are computed anew before the export.
+    0: keep the running averages of training."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """bfloat16: autocast; for GPUs and for CPUs with AMX."""
     sync_bn: bool = False
@@ -111,13 +112,14 @@ class TrainConfig:
     export_precision: Literal["float32", "float16"] = "float32"
     """Of the exported network's numbers; float16 halves the file."""
     export_background: float = 0.0
-    """Share of the background's score that is subtracted from all scores in the exported network, 0..1. It changes no
-    window's probabilities, but the maximum over proposals: above 0, background wins less often. Not in the paper."""
+    """Share of the background's score that is subtracted from all scores in the exported network, 0..1.
+    It changes no window's probabilities, but the maximum over proposals: above 0, background wins less often.
+    Not in the paper."""
     workers: int = 1
     """Training processes; one a GPU, where there are GPUs."""
     max_workers: int | None = None
-    """Elastic: start with as many workers as there is room for, `workers` to this many, and take in more when machines
-    come. None: exactly `workers`."""
+    """Elastic: start with as many workers as there is room for, `workers` to this many,
+    and take in more when machines come. None: exactly `workers`."""
     max_failures: int = 3
     """How often lost workers are replaced and the stage goes on from its last checkpoint; -1: always."""
     checkpoint_minutes: float = 30.0
