@@ -4,7 +4,7 @@
 
 Writes an index of windows for each stage and split, and training_set.json and .png with the counts; no pixels are
 copied. The same command again goes on where it was stopped, and tries again the images that failed.
-Exit codes: 0 done, 1 no cluster, 2 wrong arguments or folders, 4 not one image or window to train on.
+Exit codes: 0 done, 1 no cluster, 2 wrong arguments or folders, 3 stopped, 4 not one image or window to train on.
 """
 
 from __future__ import annotations
@@ -62,6 +62,9 @@ def main(arguments: Sequence[str] | None = None, run: Runner | None = None) -> i
     except ClusterError as error:
         print(f"build_training_set: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("build_training_set: stopped; the same command goes on from here", file=sys.stderr)
+        return 3
     rows = read_parts(parts)
     info = write_training_set(rows, images.class_names, config)
     report(info, storage.absolute(config.output))

@@ -70,6 +70,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         run = open_run(config, networks, info.class_names, manifest, console.print)
     except BAD_ARGUMENTS as error:
         return complain(error)
+    except KeyboardInterrupt:  # listing millions of images takes a while
+        console.print("stopped; the same command goes on from here")
+        return EXIT_STOPPED
     with run.lease.kept_alive():
         return work(config, info, run)
 

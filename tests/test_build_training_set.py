@@ -300,10 +300,16 @@ def test_a_stopped_job_goes_on_and_ends_with_the_same_bytes(voc_folder, tmp_path
     def the_rest(work, parts):
         made.extend(work(parts)["part_uri"].to_pylist())
 
+    def by_hand(work, parts):
+        raise KeyboardInterrupt
+
     assert main(stopped, first_two) == 1
+    assert main(stopped, by_hand) == 3
     assert main(stopped, the_rest) == 0
     assert len(made) == len(set(made)) == 4
-    assert "2 of 4 blocks of images were done before" in capsys.readouterr().out
+    printed = capsys.readouterr()
+    assert "2 of 4 blocks of images were done before" in printed.out
+    assert "stopped; the same command goes on" in printed.err
     for name in names:
         bytes_of = [storage.read_bytes(f"{store}/{output}/{name}.parquet") for output in ("whole", "stopped")]
         assert bytes_of[0] == bytes_of[1]
