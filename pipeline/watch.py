@@ -45,6 +45,7 @@ class Watch:
         self._lease, self._progress, self._total, self._stall_timeout = lease, progress, total, stall_timeout
         self._tell, self._stop, self._period = tell, stop, period
         self._started = self._told = time.monotonic()
+        self._first: tuple[float, int] | None = None  # when images were first seen done, and how many
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
         self._thread.start()
@@ -80,16 +81,19 @@ class Watch:
 
     def _tell_progress(self) -> None:
         now = time.monotonic()
-        seconds = now - self._started
-        if now - self._told < min(LONGEST_SILENCE, seconds / 5):
+        done = self.last.done.get(LAST_STAGE, 0)
+        if done and self._first is None:
+            self._first = now, done
+        if now - self._told < min(LONGEST_SILENCE, (now - self._started) / 5):
             return None
         self._told = now
-        done = self.last.done.get(LAST_STAGE, 0)
         through = ", ".join(f"{stage} {images}" for stage, images in self.last.done.items())
-        if not done:
+        if self._first is None:
             return self._tell(f"starting; images through the stages so far: {through or 'none'}")
-        left = timedelta(seconds=round(seconds / done * (self._total - done)))
+        since, before = self._first  # what Ray and the networks took to start says nothing about the rate
+        speed = ""
+        if done > before:
+            rate = (done - before) / (now - since)
+            speed = f", {rate:.2f} images/s, {timedelta(seconds=round((self._total - done) / rate))} left"
         lost = f", {self.last.lost} attempts lost" if self.last.lost else ""
-        return self._tell(
-            f"{done} of {self._total} images, {done / seconds:.2f} images/s, {left} left{lost} ({through})"
-        )
+        return self._tell(f"{done} of {self._total} images{speed}{lost} ({through})")
