@@ -239,7 +239,8 @@ def report(run: RunRecord, summary: Summary, code: int) -> int:
         each = totals["seconds"] / totals["rows"] if totals["rows"] else 0.0
         before = [f"{alone[stage]:.3f}"] if alone else []
         table.add_row(stage, f"{totals['rows']:.0f}", f"{totals['seconds']:.1f}", f"{each:.3f}", *before)
-    console.print(table)
+    if any(totals["rows"] for totals in content["stages"].values()):
+        console.print(table)
     console.print(
         f"{found.ok} of {found.total} images done, {found.failed} failed, {found.missing} left; "
         f"{content['seconds']:.1f} s, {content['images_per_second']:.2f} images/s"
