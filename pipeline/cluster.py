@@ -63,7 +63,10 @@ def start_ray() -> None:
 
 def _quieten() -> None:
     """Leave Ray Data's routine to its log files: what a run does, the jobs say themselves, in a line now and then."""
-    ray.data.DataContext.get_current().enable_progress_bars = False
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    # Else it tells users to set an argument of a call that is not theirs.
+    context.issue_detectors_config.high_memory_detector_config.detection_time_interval_s = -1
     for handler in logging.getLogger("ray.data").handlers:
         if isinstance(handler, logging.StreamHandler):
             handler.setLevel(logging.WARNING)

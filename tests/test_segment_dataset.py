@@ -95,7 +95,10 @@ def test_every_image_is_in_results_or_errors_and_the_job_ends_well(run):
 
 
 def test_bad_images_say_what_is_wrong_with_them(run):
-    _, output = run
+    process, output = run
+    for name, kind in BAD.items():
+        assert f"1 in decode: {kind}; {name}: " in process.stdout
+    assert "Execution plan" not in process.stderr  # Ray Data's own lines stay in its log
     for row in read_errors(str(output)).to_pylist():
         assert (row["status"], row["error_stage"], row["error_type"]) == ("failed", "decode", BAD[row["image_id"]])
         assert len(row["error_message"]) > 10
