@@ -48,6 +48,8 @@ def start_ray() -> None:
     if ray.is_initialized():
         return
     address = os.environ.get("RAY_ADDRESS")
+    if address == "local":  # asks for a Ray of its own
+        address = None
     environment = {name: os.environ.get(name, value) for name, value in WORKER_SETTINGS.items()}
     environment |= storage.worker_environment()
     # Ray gives a cluster on this machine 30 seconds to start, which a busy machine may not keep.
