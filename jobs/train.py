@@ -62,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ClusterError, TrainingError) as error:
         print(f"train: {error}", file=sys.stderr)
         return EXIT_FAILED
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit):  # the latter is what Ray Train makes of Ctrl-C
         print("train: stopped; the same command goes on from the last checkpoint", file=sys.stderr)
         return EXIT_STOPPED
     best = max(history[f"stage{config.stages[-1]}"], key=lambda line: line["val"]["pixel_accuracy"])
