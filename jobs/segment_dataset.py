@@ -32,9 +32,15 @@ from pipeline.config.recipes import ENSEMBLES, RECIPES, named_recipe
 from pipeline.crf.refine import check_backend
 from pipeline.lease import BEAT_SECONDS, Lease, LeaseError
 from pipeline.manifest import ManifestError, build_manifest
-from pipeline.models.weights import CheckpointError, CheckpointInfo, fingerprint, read_info
+from pipeline.models.description import (
+    CheckpointError,
+    CheckpointInfo,
+    check_network,
+    fingerprint,
+    joint_fingerprint,
+    read_info,
+)
 from pipeline.pools import ClusterError, Outlook, PoolError, outlook
-from pipeline.predict_stage import check_network, joint_fingerprint, load_other
 from pipeline.probe import PROBED
 from pipeline.proposals.edgeboxes import check_edges
 from pipeline.results import RESULTS_SCHEMA, finished_ids, read_errors
@@ -62,8 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         data = storage.read_bytes(config.weights)
         info = read_info(data, config.weights)
         check_network(info, config.weights)
-        # The ensemble's other network is loaded once here, so that a file that cannot be used is told before the run.
-        networks = joint_fingerprint(fingerprint(data), load_other(config, info))
+        networks = joint_fingerprint(fingerprint(data), check_other(config, info))
         manifest = build_manifest(config.input, config.limit)
         if config.dry_run:
             return show_plan(config, info, manifest)
@@ -94,6 +99,23 @@ def parse(arguments: Sequence[str] | None) -> SegmentConfig:
         default=RECIPES.get(name, RECIPES[SegmentConfig.recipe])(start),  # tyro tells which names there are
         config=(tyro.conf.OmitArgPrefixes,),
     )
+
+
+def check_other(config: SegmentConfig, info: CheckpointInfo) -> str | None:
+    """Load the ensemble's other network once here, so that a file that cannot be used is told before the run starts.
+
+    Returns:
+        Its fingerprint; None where there is no other network.
+
+    Raises:
+        CheckpointError: it cannot be used, or not with the first.
+    """
+    if config.ensemble.fcn is None:
+        return None
+    from pipeline.predict_stage import load_other  # noqa: PLC0415  (torch takes seconds; one network needs it not here)
+
+    other = load_other(config, info)
+    return other.fingerprint if other else None
 
 
 def work(config: SegmentConfig, info: CheckpointInfo, run: RunRecord) -> int:

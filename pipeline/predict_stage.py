@@ -10,6 +10,7 @@ from pipeline.config import PredictConfig, SegmentConfig
 from pipeline.gpus import check_gpu
 from pipeline.inference.ensemble import Ensemble
 from pipeline.inference.predictor import Predictor
+from pipeline.models.description import check_network, joint_fingerprint
 from pipeline.models.members import Member, load_member
 from pipeline.models.weights import Checkpoint, CheckpointError, CheckpointInfo, load_checkpoint
 from pipeline.rows import Row, boxes_of, image_of, pack, run_together
@@ -26,7 +27,7 @@ class PredictStage:
         ensemble: Ensemble | None = None,
     ) -> None:
         self._predictor = Predictor(checkpoint, config, label_threshold, ensemble)
-        self._fingerprint = joint_fingerprint(checkpoint.fingerprint, ensemble.member if ensemble else None)
+        self._fingerprint = joint_fingerprint(checkpoint.fingerprint, ensemble.member.fingerprint if ensemble else None)
         self.num_classes = checkpoint.info.num_classes
 
     def __call__(self, table: pa.Table) -> pa.Table:
@@ -68,21 +69,6 @@ def load_predict(config: SegmentConfig, gpus: float) -> PredictStage:
     return PredictStage(checkpoint, config.predict, config.refine.label_threshold, ensemble)
 
 
-def check_network(info: CheckpointInfo, uri: str) -> None:
-    """Make sure that a network can segment, by its description.
-
-    Raises:
-        CheckpointError: it is no DeconvNet, or one without batch normalisation's statistics.
-    """
-    if info.architecture != "deconvnet":
-        raise CheckpointError(f"{uri} is a {info.architecture}; it can be given as --fcn")
-    if not info.batch_statistics:
-        raise CheckpointError(
-            f"{uri} comes from a training file without batch normalisation's statistics; train on from it first, or "
-            "convert the inference file"
-        )
-
-
 def load_other(config: SegmentConfig, info: CheckpointInfo) -> Member | None:
     """Load the other network of the ensemble; None where the settings name none.
 
@@ -108,8 +94,3 @@ def load_other(config: SegmentConfig, info: CheckpointInfo) -> Member | None:
 def described(class_names: tuple[str, ...]) -> str:
     """A class list for a message."""
     return f"{len(class_names)} ({', '.join(class_names[:4])}, ...)"
-
-
-def joint_fingerprint(fingerprint: str, member: Member | None) -> str:
-    """The name of the networks' content that results and records carry."""
-    return fingerprint if member is None else f"{fingerprint}+{member.fingerprint}"

@@ -158,9 +158,9 @@ def test_the_jobs_functions_do_not_import_ray():
     assert subprocess.run([sys.executable, "-c", check], cwd=Path(__file__).parents[1], check=False).returncode == 0
 
 
-def test_what_cpu_workers_import_leaves_torch_out():
+def test_what_cpu_workers_and_the_main_job_import_leaves_torch_out():
     import subprocess
     import sys
 
-    check = "import sys, pipeline.segmentation; sys.exit('torch' in sys.modules)"
+    check = "import sys, pipeline.segmentation, jobs.segment_dataset; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", check], cwd=Path(__file__).parents[1], check=False).returncode == 0

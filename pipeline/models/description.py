@@ -1,0 +1,144 @@
+"""What a checkpoint file says of itself: read from its first bytes, without torch, which takes seconds to import."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+METADATA_KEY = "deconvnet-ray"
+ARCHITECTURES = ("deconvnet", "fcn8s")
+
+
+class CheckpointError(ValueError):
+    """A file is no checkpoint of this project, or does not fit; the message says what to do."""
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How RGB bytes become the network's input: `(value - mean) / std` per channel, in `channels` order.
+
+    The defaults are torchvision's ImageNet values on the 0..255 scale, which its VGG-16 weights want.
+    """
+
+    channels: Literal["RGB", "BGR"] = "RGB"
+    mean: tuple[float, float, float] = (123.675, 116.28, 103.53)
+    std: tuple[float, float, float] = (58.395, 57.12, 57.375)
+
+    def __call__(self, crops_N3HW: Tensor) -> Tensor:
+        """Network input, float32 `[N, 3, H, W]`, of RGB crops with values 0..255 (uint8 or float)."""
+        if self.channels == "BGR":
+            crops_N3HW = crops_N3HW.flip(1)
+        mean, std = (_per_channel(values, crops_N3HW.device) for values in (self.mean, self.std))
+        return (crops_N3HW.float() - mean) / std
+
+
+@lru_cache(maxsize=64)
+def _per_channel(values: tuple[float, ...], device: torch.device) -> Tensor:
+    """`[1, C, 1, 1]`, kept: to make it on a GPU waits until all that is queued there is done."""
+    import torch  # noqa: PLC0415
+
+    with torch.inference_mode(mode=False):
+        return torch.tensor(values, dtype=torch.float32, device=device).view(1, -1, 1, 1)
+
+
+@dataclass(frozen=True)
+class CheckpointInfo:
+    """What a checkpoint says of itself."""
+
+    class_names: tuple[str, ...]
+    width: float
+    preprocessing: Preprocessing = field(default_factory=Preprocessing)
+    trained_on: str = ""
+    """Free text for people: data, recipe, figures."""
+    architecture: Literal["deconvnet", "fcn8s"] = "deconvnet"
+    batch_statistics: bool = True
+    """Whether the population statistics of batch normalisation are there. A converted training file of the release has
+    none: one can train on from it, and not segment with it."""
+
+    @property
+    def num_classes(self) -> int:
+        """Classes, background included."""
+        return len(self.class_names)
+
+
+def fingerprint(data: bytes) -> str:
+    """Short name of a checkpoint file's content, for results and records."""
+    return hashlib.sha256(data).hexdigest()[:16]
+
+
+def joint_fingerprint(fingerprint: str, other: str | None) -> str:
+    """The name of the networks' content that results and records carry; `other`: that of an ensemble's second one."""
+    return fingerprint if other is None else f"{fingerprint}+{other}"
+
+
+def read_info(data: bytes, name: str = "the checkpoint") -> CheckpointInfo:
+    """The description in a checkpoint file's header; raises CheckpointError as `load_checkpoint` does."""
+    try:
+        header_size = int.from_bytes(data[:8], "little")
+        metadata = json.loads(data[8 : 8 + header_size])["__metadata__"] if 0 < header_size <= len(data) - 8 else None
+    except (ValueError, KeyError, TypeError):
+        metadata = None
+    if metadata is None:
+        raise CheckpointError(
+            f"{name} is no safetensors file with a description; pickled .pth files are not loaded, by design"
+        )
+    if METADATA_KEY not in metadata:
+        raise CheckpointError(
+            f"{name} is a safetensors file, but its metadata lack `{METADATA_KEY}`: classes, width, preprocessing; "
+            "export it with jobs/train.py"
+        )
+    return _parse_info(metadata[METADATA_KEY], name)
+
+
+def _parse_info(text: str, name: str) -> CheckpointInfo:
+    try:
+        described = json.loads(text)
+        fed = described["preprocessing"]
+        mean, std = (_three(fed[key]) for key in ("mean", "std"))
+        info = CheckpointInfo(
+            class_names=tuple(map(str, described["class_names"])),
+            width=float(described["width"]),
+            preprocessing=Preprocessing(fed["channels"], mean, std),
+            trained_on=str(described.get("trained_on", "")),
+            architecture=described["architecture"],
+            batch_statistics=bool(described.get("batch_statistics", True)),
+        )
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise CheckpointError(
+            f"{name} has an incomplete or damaged description: {error!r} in `{METADATA_KEY}`"
+        ) from error
+    if info.architecture not in ARCHITECTURES:
+        raise CheckpointError(f"{name} is a {info.architecture}; known are {', '.join(ARCHITECTURES)}")
+    if not 0 < info.width <= 4 or info.num_classes < 2:
+        raise CheckpointError(
+            f"{name} describes an impossible network of {info.num_classes} classes, width {info.width}"
+        )
+    return info
+
+
+def _three(values: Iterable[float]) -> tuple[float, float, float]:
+    first, second, third = map(float, values)
+    return first, second, third
+
+
+def check_network(info: CheckpointInfo, uri: str) -> None:
+    """Make sure that a network can segment, by its description.
+
+    Raises:
+        CheckpointError: it is no DeconvNet, or one without batch normalisation's statistics.
+    """
+    if info.architecture != "deconvnet":
+        raise CheckpointError(f"{uri} is a {info.architecture}; it can be given as --fcn")
+    if not info.batch_statistics:
+        raise CheckpointError(
+            f"{uri} comes from a training file without batch normalisation's statistics; train on from it first, or "
+            "convert the inference file"
+        )
