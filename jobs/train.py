@@ -155,10 +155,12 @@ def first_network(config: TrainConfig, class_names: tuple[str, ...]) -> bytes:
             )
         # Training gathers the statistics that a converted training file lacks.
         return dump_checkpoint(checkpoint.net, replace(checkpoint.info, batch_statistics=True))
+    # First the file: drawing a full network's random numbers takes seconds.
+    vgg16 = None if config.vgg16 is None else load_state_dict(storage.read_bytes(config.vgg16), config.vgg16)
     net = DeconvNet(len(class_names), config.width)
     initialise(net, config.seed)
-    if config.vgg16 is not None:
-        load_vgg16(net, load_state_dict(storage.read_bytes(config.vgg16), config.vgg16))
+    if vgg16 is not None:
+        load_vgg16(net, vgg16)
     return dump_checkpoint(net, CheckpointInfo(class_names, config.width), torch.float32)
 
 
