@@ -27,7 +27,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Waits of milliseconds, and a short patience."""
     monkeypatch.setattr(retrying, "FIRST_WAIT", 0.001)
     monkeypatch.setattr(retrying, "LONGEST_WAIT", 0.05)
-    monkeypatch.setattr(s3_client, "READ_SECONDS", 0.6)
+    monkeypatch.setattr(s3_client, "READ_SECONDS", 0.3)
     s3_client._client_for.cache_clear()
 
 
@@ -44,7 +44,7 @@ def stranger(s3: S3Server, s3_folder: str, monkeypatch: pytest.MonkeyPatch) -> I
 def test_every_kind_of_fault_is_survived_by_every_operation(
     kind: str, s3: S3Server, s3_folder: str, quick: None, monkeypatch: pytest.MonkeyPatch
 ):
-    with faulty_proxy(s3, rate=0.5, seed=1, kinds=[kind], delay=0.9 if kind == "delay" else 0) as proxy:
+    with faulty_proxy(s3, rate=0.5, seed=1, kinds=[kind], delay=0.5 if kind == "delay" else 0) as proxy:
         use_s3(proxy, monkeypatch)
         monkeypatch.setenv("AWS_MAX_ATTEMPTS", "30")
         storage.retries(reset=True)
@@ -70,12 +70,11 @@ def test_thousands_of_requests_with_one_in_ten_faulty_lose_nothing(
         use_s3(proxy, monkeypatch)
         storage.retries(reset=True)
         list(pool.map(lambda uri: storage.write_atomic(uri, uri.encode() * 20), names))
-        for _ in range(2):
-            for uri, data in zip(names, pool.map(storage.read_bytes, names), strict=True):
-                assert data == uri.encode() * 20
+        for uri, data in zip(names, pool.map(storage.read_bytes, names), strict=True):
+            assert data == uri.encode() * 20
         for _ in range(10):
             assert [file.uri for file in listing.list_files(s3_folder, (".jpg",))] == names
-    assert sum(proxy.requests.values()) > 3000
+    assert sum(proxy.requests.values()) > 2000
     assert all(proxy.faults[kind] > 20 for kind in FAULTS)
     assert storage.retries() >= proxy.faults["slow_down"] + proxy.faults["reset"]
 
@@ -195,7 +194,7 @@ def test_errors_and_logs_hold_no_secret(
 
 
 def test_more_than_a_page_of_keys_is_listed(s3_folder: str):
-    names = [f"{s3_folder}/{'flat' if i < 1100 else f'deep/{i % 3}'}/{i:04}.jpg" for i in range(1200)]
+    names = [f"{s3_folder}/{'flat' if i < 1001 else f'deep/{i % 3}'}/{i:04}.jpg" for i in range(1005)]
     with ThreadPoolExecutor(16) as pool:
         list(pool.map(lambda uri: storage.write_atomic(uri, b"1"), names))
     assert [file.uri for file in listing.list_files(s3_folder, (".jpg",))] == sorted(names)
