@@ -70,6 +70,27 @@ def head() -> Iterator[Head]:
         process.wait()
 
 
+@pytest.fixture(scope="module")
+def in_ray(head: Head) -> Iterator[None]:
+    """This process is connected to the cluster: for jobs that are called here, without the start of a process each."""
+    yield from connected(head.address)
+
+
+def connected(address: str) -> Iterator[None]:
+    """Be connected to a cluster, as a job under its RAY_ADDRESS is; leave the process as it was found."""
+    import ray
+
+    from pipeline import cluster
+
+    on_sigterm = signal.getsignal(signal.SIGTERM)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_ADDRESS", address)
+        cluster.start_ray()
+        yield
+        ray.shutdown()
+    signal.signal(signal.SIGTERM, on_sigterm)
+
+
 def exit_code(main: Callable[[list[str]], int], *arguments: str) -> int:
     """What a job called with these arguments would leave to the shell; without the seconds that a process takes."""
     try:

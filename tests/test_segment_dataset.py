@@ -25,6 +25,12 @@ from pipeline.scenes.dataset import scene_of
 
 REPOSITORY = Path(__file__).parents[1]
 FAST = ["--proposals", "12", "--rows-per-file", "4"]
+SMALL = ["--proposals", "2", "--crf", "none", "--predict-workers", "1"]
+
+
+def segment_here(*arguments: object) -> int:
+    """The exit code of the job, called in this process and, where there is something to do, in a Ray it is part of."""
+    return exit_code(main, *map(str, arguments))
 
 
 def segment(*arguments: object, environment: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
@@ -163,22 +169,20 @@ def test_the_run_leaves_its_settings_and_summary(run):
     assert config["classes"] == list(CLASSES)
 
 
-def test_the_same_command_again_has_nothing_to_do(run, photos):
+def test_the_same_command_again_has_nothing_to_do(run, photos, capsys):
     _, output = run
     before = sorted((file.name, file.stat().st_mtime_ns) for file in (output / "results").iterdir())
-    process = segment("--input", photos, "--output", output, *FAST)
-    assert process.returncode == 0, process.stderr
-    assert f"{GOOD + len(BAD)} done before" in process.stdout
+    assert segment_here("--input", photos, "--output", output, *FAST) == 0
+    assert f"{GOOD + len(BAD)} done before" in capsys.readouterr().out
     assert sorted((file.name, file.stat().st_mtime_ns) for file in (output / "results").iterdir()) == before
 
 
-def test_what_is_missing_is_made_again_and_equal(run, photos, head):
+def test_what_is_missing_is_made_again_and_equal(run, photos, in_ray):
     _, output = run
     part = next((output / "results").iterdir())
     lost = pq.read_table(part).to_pylist()
     part.unlink()
-    process = segment("--input", photos, "--output", output, *FAST, environment=head.environment)
-    assert process.returncode == 0, process.stderr
+    assert segment_here("--input", photos, "--output", output, *FAST, "--predict-workers", 1) == 0
     masks = {row["image_id"]: row["mask"] for row in read_results(str(output)).to_pylist()}
     assert len(masks) == GOOD
     for row in lost:
@@ -213,14 +217,13 @@ def test_another_runs_output_is_refused(run, photos, capsys):
     assert "predict.window: 250-224 -> direct" in capsys.readouterr().err
 
 
-def test_nothing_but_bad_images_ends_with_4(photos, tmp_path, head):
-    process = segment("--input", photos / "bad", "--output", tmp_path / "out", environment=head.environment)
-    assert process.returncode == 4, process.stderr
+def test_nothing_but_bad_images_ends_with_4(photos, tmp_path, in_ray):
+    assert segment_here("--input", photos / "bad", "--output", tmp_path / "out", "--predict-workers", 1) == 4
     assert len(read_errors(str(tmp_path / "out"))) == len(BAD)
 
 
-def test_a_stopped_run_says_so_and_the_same_command_finishes_it(photos, tmp_path, head):
-    arguments = ["--input", photos / "one", "--output", tmp_path / "out", *FAST]
+def test_a_stopped_run_says_so_and_the_same_command_finishes_it(photos, tmp_path, head, in_ray):
+    arguments = ["--input", photos / "one", "--output", tmp_path / "out", *FAST, "--predict-workers", 1]
     command = [sys.executable, "jobs/segment_dataset.py", *map(str, arguments)]
     process = subprocess.Popen(command, cwd=REPOSITORY, env=head.environment, stdout=subprocess.PIPE, text=True)
     for line in process.stdout:
@@ -231,24 +234,23 @@ def test_a_stopped_run_says_so_and_the_same_command_finishes_it(photos, tmp_path
     assert process.returncode == 3
     assert "the same command goes on" in output
     assert len(read_results(str(tmp_path / "out"))) == 0
-    assert segment(*arguments, environment=head.environment).returncode == 0
+    assert segment_here(*arguments) == 0
     assert len(read_results(str(tmp_path / "out"))) == 1
 
 
-def test_failed_images_are_done_again_when_asked(photos, tmp_path, head):
+def test_failed_images_are_done_again_when_asked(photos, tmp_path, in_ray):
     folder = tmp_path / "photos"
     folder.mkdir()
     good = (photos / "one" / "same name.jpg").read_bytes()
     (folder / "a.jpg").write_bytes(good)
     (folder / "b.jpg").write_bytes(good[:1000])
-    arguments = ["--input", folder, "--output", tmp_path / "out", *FAST, "--proposals", "2", "--crf", "none"]
-    assert segment(*arguments, environment=head.environment).returncode == 0
+    arguments = ["--input", folder, "--output", tmp_path / "out", *FAST, *SMALL]
+    assert segment_here(*arguments) == 0
     assert read_errors(str(tmp_path / "out"))["image_id"].to_pylist() == ["b.jpg"]
     (folder / "b.jpg").write_bytes(good)
-    assert segment(*arguments, environment=head.environment).returncode == 0
+    assert segment_here(*arguments) == 0
     assert len(read_results(str(tmp_path / "out"))) == 1  # what failed counts as done
-    process = segment(*arguments, "--retry-failed", environment=head.environment)
-    assert process.returncode == 0, process.stderr
+    assert segment_here(*arguments, "--retry-failed") == 0
     assert sorted(read_results(str(tmp_path / "out"))["image_id"].to_pylist()) == ["a.jpg", "b.jpg"]
     assert len(read_errors(str(tmp_path / "out"))) == 0
 
@@ -270,8 +272,8 @@ def test_an_image_that_kills_its_process_becomes_an_error_row_and_the_run_goes_o
         "    return open_image(file, *a, **k)\n"
         "image.open = open_or_die\n"
     )
-    arguments = ["--input", folder, "--output", tmp_path / "out", *FAST, "--proposals", "2", "--crf", "none"]
-    process = segment(*arguments, "--max-attempts", "2", environment={"PYTHONPATH": str(hook)})
+    arguments = ["--input", folder, "--output", tmp_path / "out", *FAST, *SMALL]
+    process = segment(*arguments, "--max-attempts", "1", environment={"PYTHONPATH": f"{hook}:{REPOSITORY}"})
     assert process.returncode == 0, process.stdout + process.stderr
     assert len(read_results(str(tmp_path / "out"))) == 4
     (error,) = read_errors(str(tmp_path / "out")).to_pylist()
@@ -287,32 +289,20 @@ def test_a_run_that_makes_no_progress_ends_as_resumable(photos, tmp_path, head):
     assert "no image was finished" in process.stdout
 
 
-def test_a_dry_run_prints_the_plan_and_writes_nothing(photos, tmp_path, head):
-    process = segment(
-        "--input", photos / "odd", "--output", tmp_path / "out", "--dry-run", environment=head.environment
-    )
-    assert process.returncode == 0, process.stderr
+def test_a_dry_run_prints_the_plan_and_writes_nothing(photos, tmp_path, in_ray, capsys):
+    assert segment_here("--input", photos / "odd", "--output", tmp_path / "out", "--dry-run") == 0
+    told = capsys.readouterr().out
     for said in ("8 images, 0 done before", "16bit.png", "decode -> propose -> predict -> refine -> write", "1 actor",
                  "mean_probability"):  # fmt: skip
-        assert said in process.stdout
+        assert said in told
     assert not (tmp_path / "out").exists()
 
 
-def test_help_explains_every_setting():
-    process = segment("--help")
-    assert process.returncode == 0
-    for option in (
-        "--input",
-        "--output",
-        "--weights",
-        "--limit",
-        "--crf",
-        "--proposals",
-        "--edges",
-        "--window",
-        "--max-side",
-    ):
-        assert option in process.stdout
+def test_help_explains_every_setting(capsys):
+    assert segment_here("--help") == 0
+    told = capsys.readouterr().out
+    for option in ("input", "output", "weights", "limit", "crf", "proposals", "edges", "window", "max-side"):
+        assert f"--{option}" in told
 
 
 def test_it_runs_as_a_submitted_job_on_a_cluster(photos, tmp_path, head):
