@@ -32,6 +32,8 @@ LOCAL_SETTINGS = {
     # Ray ends a worker that had nothing to do for a second, and a new one takes three seconds of a core to start: where
     # the network is the bound, that would be each worker that decodes, between any two blocks.
     "RAY_idle_worker_killing_time_threshold_ms": "600000",
+    # Ray Data gathers what Ray's makers may count in a process of its own: two seconds of a core at every start.
+    "RAY_USAGE_STATS_ENABLED": "0",
 }
 """Of a Ray that is started here; on a cluster they belong to `ray start` (see `cluster.yaml`)."""
 

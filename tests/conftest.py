@@ -18,6 +18,7 @@ from s3_server import S3Server, s3_server
 # A local Ray would otherwise turn token authentication on for every later `ray start` of this user.
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")
 os.environ.setdefault("RAY_idle_worker_killing_time_threshold_ms", "600000")
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Before anything imports Triton: where there is no GPU its kernels are tested in its interpreter.
 if not Path("/dev/nvidiactl").exists():
