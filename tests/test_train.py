@@ -1,8 +1,6 @@
 """From a folder in VOC's layout to weights, with the real jobs."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pyarrow as pa
@@ -18,7 +16,6 @@ from pipeline.models.weights import load_checkpoint
 from pipeline.scenes.compose import CLASSES
 from pipeline.scenes.dataset import write_dataset
 
-REPOSITORY = Path(__file__).parents[1]
 SMALL = [
     "--width",
     "0.0625",
@@ -33,13 +30,6 @@ SMALL = [
 ]
 
 
-def train(*arguments: object, environment: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "jobs/train.py", *map(str, arguments)]
-    return subprocess.run(
-        command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=900, check=False
-    )
-
-
 @pytest.fixture(scope="module")
 def training_set(tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("scenes")
@@ -49,11 +39,15 @@ def training_set(tmp_path_factory) -> Path:
     return root / "windows"
 
 
-def test_two_stages_give_a_checkpoint_and_a_history_and_go_on_where_they_stopped(training_set, tmp_path, head):
+@pytest.mark.usefixtures("in_ray")
+def test_two_stages_give_a_checkpoint_and_a_history_and_go_on_where_they_stopped(
+    training_set, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setenv("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")  # how soon Ray Train sees that a worker is done
     output = tmp_path / "run"
-    whole = ("--training-set", training_set, "--output", output, "--epochs", 2, 1, "--bn-statistics", 8, *SMALL)
-    process = train(*whole, environment=head.environment)
-    assert process.returncode == 0, process.stdout + process.stderr
+    whole = ["--training-set", str(training_set), "--output", str(output), "--epochs", "2", "1", "--bn-statistics", "8"]
+    whole += SMALL
+    assert exit_code(main, *whole) == 0, capsys.readouterr()
     checkpoint = load_checkpoint((output / "deconvnet.safetensors").read_bytes())
     assert checkpoint.info.class_names == CLASSES
     assert checkpoint.info.width == 0.0625
@@ -78,13 +72,11 @@ def test_two_stages_give_a_checkpoint_and_a_history_and_go_on_where_they_stopped
     for name in ("curves.png", "windows/stage1_epoch001.png", "windows/stage2_epoch000.png"):
         Image.open(output / name).verify()
 
-    again = train(*whole, "--workers", 2)  # how the work is done may change
-    assert again.returncode == 0, again.stdout + again.stderr
+    assert exit_code(main, *whole, "--workers", "2") == 0  # how the work is done may change
     assert json.loads((output / "train.json").read_text())["history"] == history
 
-    other = train(*whole, "--momentum", 0.5)
-    assert other.returncode == 2
-    assert "momentum: 0.9 -> 0.5" in other.stderr
+    assert exit_code(main, *whole, "--momentum", "0.5") == 2
+    assert "momentum: 0.9 -> 0.5" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
