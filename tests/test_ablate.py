@@ -2,13 +2,10 @@
 
 import csv
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-from conftest import Head, exit_code
+from conftest import exit_code
 from PIL import Image
 
 from jobs.ablate import by_proposals, main
@@ -16,21 +13,16 @@ from pipeline.config import AblateConfig, ConfigError, ScenesConfig
 from pipeline.evaluation import evaluate_results
 from pipeline.scenes.dataset import write_dataset
 
-REPOSITORY = Path(__file__).parents[1]
 
-
-def test_variants_are_made_scored_and_not_made_again(head: Head, tmp_path: Path, capsys):
+@pytest.mark.usefixtures("in_ray")
+def test_variants_are_made_scored_and_not_made_again(tmp_path: Path, capsys):
     list(write_dataset(ScenesConfig(str(tmp_path / "scenes"), train=1, val=2, seed=7)))
     output = tmp_path / "out"
     base = "--crf none --predict-workers 1"
     arguments = ["--data", str(tmp_path / "scenes"), "--split", "val", "--output", str(output), f"--base={base}",
                  "--also", "three=--proposals 3", "--only", "three", "proposals-1"]  # fmt: skip
-    command = [sys.executable, "jobs/ablate.py", *arguments]
-    environment = {**os.environ, **head.environment}
-    process = subprocess.run(
-        command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=600, check=False
-    )
-    assert process.returncode == 0, process.stderr
+    assert exit_code(main, *arguments) == 0
+    told = capsys.readouterr().out
     rows = json.loads((output / "ablation.json").read_text())
     assert [row["variant"] for row in rows] == ["three", "proposals-1"]
     assert [row["settings"]["propose.proposals"] for row in rows] == [3, 1]
@@ -40,13 +32,13 @@ def test_variants_are_made_scored_and_not_made_again(head: Head, tmp_path: Path,
         assert row["mean_iou_near_boundaries"] == evaluation["trimap"][4]["mean_iou"]
         assert row["images"] == 2
         assert row["seconds_an_image"] > 0
-        assert f"{row['mean_iou']:.3f}" in process.stdout
+        assert f"{row['mean_iou']:.3f}" in told
         assert row["settings"]["refine.crf"] == "none"
     with (output / "ablation.csv").open() as file:
         assert [row["options"] for row in csv.DictReader(file)] == [f"{base} --proposals {n}" for n in (3, 1)]
     with Image.open(output / "proposals.png") as figure:
         assert figure.format == "PNG"
-    assert exit_code(main, *arguments) == 0  # nothing is left to do, so Ray isn't even started
+    assert exit_code(main, *arguments) == 0  # nothing is left to do
     assert "2 images, 2 done before" in capsys.readouterr().out
 
 

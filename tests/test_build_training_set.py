@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +21,6 @@ from pipeline.training.index import INDEX_SCHEMA, index_uri, load_info, read_ind
 from pipeline.training.layouts import Pair, voc_pairs
 from pipeline.training.windows import windows_of_row
 
-REPOSITORY = Path(__file__).parents[1]
 CLASSES = ("background", "red", "green")
 BOXES = {
     "a": [(20, 30, 90, 110, 1)],
@@ -339,20 +336,10 @@ def test_other_settings_in_the_same_folder_are_refused(voc_folder, tmp_path, cap
     assert load_info(str(tmp_path / "out"))["config"]["min_iou"] == 0.5
 
 
-def test_ray_builds_the_same_files(voc_folder, tmp_path, head):
+@pytest.mark.usefixtures("in_ray")
+def test_ray_builds_the_same_files(voc_folder, tmp_path):
     assert main(["--data", str(voc_folder), "--output", str(tmp_path / "here")], in_process) == 0
-    command = [
-        sys.executable,
-        REPOSITORY / "jobs" / "build_training_set.py",
-        "--data",
-        voc_folder,
-        "--output",
-        tmp_path / "ray",
-    ]
-    job = subprocess.run(
-        command, env={**head.environment, "PYTHONPATH": str(REPOSITORY)}, capture_output=True, text=True, check=False
-    )
-    assert job.returncode == 0, job.stderr
+    assert main(["--data", str(voc_folder), "--output", str(tmp_path / "ray")]) == 0
     for name in ("stage1/train", "stage1/val", "stage2/train", "stage2/val"):
         here, there = ((tmp_path / folder / f"{name}.parquet").read_bytes() for folder in ("here", "ray"))
         assert here == there
