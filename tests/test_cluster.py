@@ -8,9 +8,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from conftest import connected, exit_code
 from PIL import Image
 from ray.cluster_utils import Cluster
 
+from jobs.segment_dataset import main
 from pipeline.manifest import build_manifest
 from pipeline.results import audit
 from pipeline.scenes.dataset import scene_of
@@ -37,45 +39,39 @@ def cluster() -> Iterator[Cluster]:
     made.shutdown()
 
 
-def start(cluster: Cluster, *arguments: object) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "jobs/segment_dataset.py", *map(str, arguments)],
-        cwd=REPOSITORY,
-        env={**os.environ, "RAY_ADDRESS": cluster.address},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+@pytest.fixture(scope="module")
+def in_cluster(cluster: Cluster) -> Iterator[None]:
+    yield from connected(cluster.address)
 
 
-def run(cluster: Cluster, *arguments: object) -> tuple[int, str]:
-    process = start(cluster, *arguments)
-    said, _ = process.communicate(timeout=600)
-    return process.returncode, said
+def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str]:
+    code = exit_code(main, *map(str, arguments))
+    said = capsys.readouterr()
+    return code, said.out + said.err
 
 
-def test_a_gpu_of_the_cluster_gets_a_predict_actor(cluster, photos, tmp_path):
-    code, said = run(cluster, "--input", photos, "--output", tmp_path / "out", "--dry-run", *FAST)
+def test_a_gpu_of_the_cluster_gets_a_predict_actor(in_cluster, photos, tmp_path, capsys):
+    code, said = run(capsys, "--input", photos, "--output", tmp_path / "out", "--dry-run", *FAST)
     assert code == 0, said
     assert "predict: 1 actor(s) of 1 CPU and 1 GPU; " in said
 
 
-def test_pools_that_no_machine_can_hold_are_refused_with_the_arithmetic(cluster, photos, tmp_path):
-    code, said = run(cluster, "--input", photos, "--output", tmp_path / "out", "--predict-workers", "2", *FAST)
+def test_pools_that_no_machine_can_hold_are_refused_with_the_arithmetic(in_cluster, photos, tmp_path, capsys):
+    code, said = run(capsys, "--input", photos, "--output", tmp_path / "out", "--predict-workers", "2", *FAST)
     assert code == 2
     assert "2 predict worker(s) x 1 GPU need 2 GPUs, the cluster has 1" in said
     assert not (tmp_path / "out" / "results").exists()
 
 
-def test_a_gpu_that_torch_cannot_see_is_an_error_and_not_a_slow_run(cluster, photos, tmp_path):
-    code, said = run(cluster, "--input", photos, "--output", tmp_path / "out", *FAST)
+def test_a_gpu_that_torch_cannot_see_is_an_error_and_not_a_slow_run(in_cluster, photos, tmp_path, capsys):
+    code, said = run(capsys, "--input", photos, "--output", tmp_path / "out", *FAST)
     assert code == 3
     assert "torch sees none" in said
 
 
-def test_shared_gpus_and_a_device_that_is_told_to_be_the_cpu(cluster, photos, tmp_path):
+def test_shared_gpus_and_a_device_that_is_told_to_be_the_cpu(in_cluster, photos, tmp_path, capsys):
     code, said = run(
-        cluster, "--input", photos, "--output", tmp_path / "out", "--device", "cpu", "--predict-gpus", "0.5",
+        capsys, "--input", photos, "--output", tmp_path / "out", "--device", "cpu", "--predict-gpus", "0.5",
         "--predict-workers", "1", "--limit", "8", *FAST,
     )  # fmt: skip
     assert code == 0, said
@@ -84,9 +80,11 @@ def test_shared_gpus_and_a_device_that_is_told_to_be_the_cpu(cluster, photos, tm
 
 def test_a_node_that_is_lost_costs_no_image(cluster, photos, tmp_path):
     node = cluster.add_node(num_cpus=2)
-    process = start(
-        cluster, "--input", photos, "--output", tmp_path / "out", "--device", "cpu", "--rows-per-file", "5", *FAST
-    )
+    arguments = ("--input", photos, "--output", tmp_path / "out", "--device", "cpu", "--rows-per-file", 5, *FAST)
+    process = subprocess.Popen(
+        [sys.executable, "jobs/segment_dataset.py", *map(str, arguments)], cwd=REPOSITORY,
+        env={**os.environ, "RAY_ADDRESS": cluster.address}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
     assert process.stdout is not None
     for line in process.stdout:
         if "images through the stages" in line or "images/s" in line:
