@@ -273,7 +273,9 @@ def test_an_image_that_kills_its_process_becomes_an_error_row_and_the_run_goes_o
         "image.open = open_or_die\n"
     )
     arguments = ["--input", folder, "--output", tmp_path / "out", *FAST, *SMALL]
-    process = segment(*arguments, "--max-attempts", "1", environment={"PYTHONPATH": f"{hook}:{REPOSITORY}"})
+    process = segment(
+        *arguments, "--max-attempts", "1", environment={"PYTHONPATH": f"{hook}:{REPOSITORY}", "RAY_ADDRESS": "local"}
+    )
     assert process.returncode == 0, process.stdout + process.stderr
     assert len(read_results(str(tmp_path / "out"))) == 4
     (error,) = read_errors(str(tmp_path / "out")).to_pylist()

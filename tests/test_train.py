@@ -85,8 +85,8 @@ def test_two_stages_give_a_checkpoint_and_a_history_and_go_on_where_they_stopped
         (["--epochs", "0", "1"], "epochs"),
         (["--init", "nothing.safetensors"], "nothing.safetensors"),
         (["--vgg16", "nothing.pth"], "nothing.pth"),
-        (["--batch-size", "3", "--workers", "2", "--max-workers", "4"], "batch_size is 3"),
-        (["--workers", "2", "--max-workers", "1"], "max_workers"),
+        (["--batch-size", "3", "--workers", "2", "--max-workers", "4"], "--batch-size is 3"),
+        (["--workers", "2", "--max-workers", "1"], "--max-workers is 1"),
         (["--recipe", "mine"], "recipe"),
     ],
 )
