@@ -81,8 +81,8 @@ class _Trainer:
         """Examples, and seconds."""
         import ray  # noqa: PLC0415
 
+        from pipeline.training.ray_dealer import cut_windows  # noqa: PLC0415
         from pipeline.training.ray_shares import windows_of_share  # noqa: PLC0415
-        from pipeline.training.ray_stage import cut_windows  # noqa: PLC0415
 
         ray.data.DataContext.get_current().enable_progress_bars = False
         index = read_index(index_uri(config.training_set, config.stage, "train"))

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from pipeline.training.steps import seed_of
+from pipeline.training.seeds import seed_of
 
 IMAGES_A_BLOCK = 16
 """Images that a task cuts into windows. Small, so that blocks are used up nearly in order: what an epoch has shown is

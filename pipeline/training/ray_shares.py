@@ -1,8 +1,8 @@
-"""Dealing the windows of a pass out to the training workers."""
+"""A training worker's share of a pass, as batches."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain, takewhile
 from typing import Any
@@ -17,45 +17,12 @@ from pipeline.training.parcels import Windows, batches_in_order, mixed_batches, 
 from pipeline.training.steps import Batch, as_batch
 from pipeline.training.windows import Window
 
-Parcels = Callable[[str, int, int, int], ray.data.Dataset]
-"""Makes the parcels of windows of a pass: split, epoch, examples seen of it, workers that share it."""
-
-
-@ray.remote(num_cpus=0, max_restarts=-1)
-class Dealer:
-    """Makes the data set of each pass and splits it among the workers.
-
-    Ray Train's own data sets run the same plan again each epoch; these start at any epoch and position. The plan runs
-    beside the workers, in an actor that Ray Data starts, and not in a training process.
-    """
-
-    def __init__(self, parcels: Parcels) -> None:
-        self._parcels = parcels
-        self._dealt: dict[str, tuple[str, list[ray.data.DataIterator]]] = {}
-
-    def share(self, call: str, split: str, epoch: int, seen: int, rank: int, nodes: list[str]) -> ray.data.DataIterator:
-        """A worker's share of a pass, of as many parcels (`training.parcels`) as the others'.
-
-        Args:
-            call: the same for all workers that share a pass, and another for every pass.
-            split: `train` or `val`.
-            epoch: number of the epoch.
-            seen: examples of it that were shown before.
-            rank: number of the worker.
-            nodes: ids of the machines of all workers; windows made there stay there if they can.
-        """
-        if self._dealt.get(split, ("", []))[0] != call:
-            ray.data.DataContext.get_current().enable_progress_bars = False
-            parcels = self._parcels(split, epoch, seen, len(nodes))
-            self._dealt[split] = call, parcels.streaming_split(len(nodes), equal=True, locality_hints=nodes)
-        return self._dealt[split][1][rank]
-
 
 def my_share(dealer: Any, split: str, *, epoch: int = 0, seen: int = 0) -> ray.data.DataIterator:
     """This worker's share of a pass; every worker must ask. Gone through again, it shows the same windows.
 
     Args:
-        dealer: a handle of a `Dealer`.
+        dealer: a handle of a `ray_dealer.Dealer`.
         split: `train` or `val`.
         epoch: number of the epoch.
         seen: examples of it that were shown before.

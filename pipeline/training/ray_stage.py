@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +17,8 @@ from pipeline.config import TrainConfig
 from pipeline.training.examples import Stage
 from pipeline.training.index import index_uri, read_index
 from pipeline.training.metrics import TrainingError
-from pipeline.training.order import blocks, epoch_rows, examples_of, first_rows
-from pipeline.training.parcels import parcel_size, parcels_of_rows
-from pipeline.training.ray_shares import Dealer
+from pipeline.training.order import examples_of
+from pipeline.training.ray_dealer import Dealer
 from pipeline.training.ray_worker import best_uri, renew_statistics, train_worker
 from pipeline.training.state import NETWORK_FILE, load_progress
 
@@ -29,8 +27,6 @@ TRAIN_SETTINGS = {
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",  # else workers' lines are shown twice
 }
 """Of Ray Train, unless the environment says otherwise."""
-CUT_CPUS = 0.5
-"""Of a task that cuts windows: from one block to the next it waits for Ray Data, 0.2 s each time; two fill a CPU."""
 
 
 @dataclass(frozen=True)
@@ -120,7 +116,7 @@ def _run(
         train_loop_config={
             "config": config,
             "threads": max(1, int(cpus)),
-            "dealer": Dealer.remote(partial(_windows, config, stage)),  # type: ignore[attr-defined]
+            "dealer": Dealer.remote(config, stage),  # type: ignore[attr-defined]
             **loop,
         },
         scaling_config=ray.train.ScalingConfig(
@@ -130,6 +126,7 @@ def _run(
             name=name,
             **_checkpoints(config.output),
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=config.keep_checkpoints),
+            logging_config=ray.train.LoggingConfig("WARNING"),  # type: ignore[call-arg]  # an epoch says a line itself
             failure_config=ray.train.FailureConfig(max_failures=config.max_failures),
         ),
     )
@@ -157,28 +154,3 @@ def _cpus_each(workers: int) -> float:
     """CPUs and threads of a worker without a GPU: all workers together leave one CPU, which cuts windows."""
     share = (ray.cluster_resources()["CPU"] - 1) / workers
     return int(share) if share >= 1 else max(0.1, round(share, 2))
-
-
-def _windows(config: TrainConfig, stage: Stage, split: str, epoch: int, seen: int, workers: int) -> ray.data.Dataset:
-    """Windows of an index in parcels, each image decoded once a pass.
-
-    Args:
-        config: the settings.
-        stage: 1 or 2.
-        split: `train`: an epoch in its own order, from the example `seen` on; `val`: the first windows of the index.
-        epoch: number of the epoch (`train` only).
-        seen: examples of it that were shown before (`train` only).
-        workers: that share them.
-    """
-    index = read_index(index_uri(config.training_set, stage, split))
-    if split == "val":  # a window a parcel: shares differ by one at most
-        rows = ray.data.from_arrow(blocks(first_rows(index, config.val_windows)))
-        return cut_windows(rows, stage, 1).limit(config.val_windows)
-    left = epoch_rows(index, seed=config.seed, epoch=epoch, seen=seen)
-    return cut_windows(ray.data.from_arrow(blocks(left)), stage, parcel_size(examples_of(left), workers))
-
-
-def cut_windows(rows: ray.data.Dataset, stage: Stage, size: int) -> ray.data.Dataset:
-    """The windows of rows of an index, see `parcels.parcels_of_rows`; a block of rows is a task."""
-    cut = partial(parcels_of_rows, stage=stage, size=size)
-    return rows.map_batches(cut, batch_size=None, batch_format="pyarrow", num_cpus=CUT_CPUS)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -18,6 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from pipeline.geometry import CROP, MAX_OFFSET
 from pipeline.training.metrics import Feed, Metrics, Tally, TrainingError
+from pipeline.training.seeds import seed_of
 
 Batch = tuple[Tensor, Tensor]
 """Windows uint8 `[N, 3, 250, 250]` and their labels uint8 `[N, 250, 250]` (255 is void)."""
@@ -70,11 +70,6 @@ def micro_batches(batch: Batch, size: int) -> Iterator[tuple[Batch, bool]]:
     for end in (*range(size, examples - 1, size), examples):
         yield (batch[0][start:end], batch[1][start:end]), end == examples
         start = end
-
-
-def seed_of(*parts: int) -> int:
-    """A seed for each combination of numbers, such as run, epoch, position and worker."""
-    return int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:7], "big")
 
 
 class Health:
