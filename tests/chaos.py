@@ -81,7 +81,8 @@ class Machines:
 
 def kill_worker(random_: random.Random) -> None:
     """Kill any process of the job, the ledger of attempts included, but no agent, with which its node would die."""
-    names = [(process, " ".join(process.info["cmdline"] or [])) for process in psutil.process_iter(["cmdline"])]
+    # A process that Ray has named fills the rest of its old command line with blanks.
+    names = [(process, " ".join(process.info["cmdline"] or []).strip()) for process in psutil.process_iter(["cmdline"])]
     workers = [process for process, name in names if name.startswith("ray::") and not name.endswith("Agent")]
     if workers:
         random_.choice(workers).kill()
