@@ -26,7 +26,7 @@ from jobs.segment_dataset import EXIT_ARGUMENTS, EXIT_DONE, parse, with_absolute
 from pipeline import storage
 from pipeline.classes import VOID
 from pipeline.config import ConfigError, DecodeConfig, InspectConfig, SegmentConfig
-from pipeline.images import ImageError, decode_image, decode_mask
+from pipeline.images import ImageError, decode_mask
 from pipeline.inference.crops import cut_crops
 from pipeline.models.weights import Checkpoint, CheckpointError, load_checkpoint
 from pipeline.predict_stage import load_predict
@@ -36,6 +36,7 @@ from pipeline.results import OK
 from pipeline.rows import start_rows
 from pipeline.shipped import weights_uri
 from pipeline.stages import decode_stage, propose_stage, refine_stage
+from pipeline.training.index import load_image
 
 UInt8Array = NDArray[np.uint8]
 Box = tuple[float, float, float, float]
@@ -47,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         uri = weights_uri(config.weights)
         checkpoint = load_checkpoint(storage.read_bytes(uri), uri)
-        image_HW3 = read_image(config.image)
+        image_HW3 = load_image(config.image, DecodeConfig().max_megapixels)
         masks = {} if config.truth is None else {"truth": read_truth(config.truth, image_HW3, checkpoint)}
         for name, options in config.results().items():
             arguments = ["--input", config.image, "--output", config.output, "--weights", config.weights, *options]
@@ -95,18 +96,6 @@ def predicted(config: SegmentConfig) -> pa.Table:
     table = start_rows(pa.table({"image_id": ["image"], "uri": [config.input]}))
     table = propose_stage(decode_stage(table, config.decode), config.propose)
     return load_predict(config, gpus=0)(table)
-
-
-def read_image(uri: str) -> UInt8Array:
-    """The image, upright RGB.
-
-    Raises:
-        ImageError: it cannot be decoded; the message names it.
-    """
-    try:
-        return decode_image(storage.read_bytes(uri), DecodeConfig().max_megapixels)
-    except ImageError as error:
-        raise ImageError(error.kind, f"{uri}: {error}") from error
 
 
 def read_truth(uri: str, image_HW3: UInt8Array, checkpoint: Checkpoint) -> UInt8Array:
