@@ -17,12 +17,10 @@ from pipeline.config.benchmarks import Ingest
 from pipeline.training.examples import Stage
 from pipeline.training.index import index_uri, read_index
 from pipeline.training.order import blocks, examples_of
-from pipeline.training.parcels import mixed_batches, parcel_size
+from pipeline.training.parcels import POOL, mixed_batches, parcel_size
 from pipeline.training.windows import windows_of_rows
 
 BATCH = 64
-POOL = 1024
-"""Windows to draw from, as in training."""
 
 
 def run(config: Ingest) -> list[dict[str, Any]]:

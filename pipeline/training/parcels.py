@@ -32,6 +32,8 @@ LARGEST = 64
 """Examples of a parcel at most: 16 MB if no window repeats."""
 PARCELS_A_WORKER = 64
 """Parcels that a worker gets at least in a pass, if there are examples enough: workers may differ by one."""
+POOL = 1024
+"""Windows that a trainer draws its batches from: 256 MB."""
 TABLE = 64
 """Windows handed over at once: what Ray Data costs, it costs for each table."""
 
@@ -108,7 +110,7 @@ def mixed_batches(windows: Iterable[Window], batch_size: int, pool: int, seed: i
     """Each window as often as it is to be shown, in batches drawn at random from a pool; the last may be smaller.
 
     Args:
-        windows: in any order; neighbours may be of one image.
+        windows: in any order.
         batch_size: examples of a batch.
         pool: windows to draw from, held in memory (250 KB each) until they have been shown as often as they should.
         seed: of the draws.

@@ -104,7 +104,6 @@ def _run(
     """Run a function on `workers` (at least, at most) and return its Result, which Ray Train's stubs do not know."""
     for setting, value in TRAIN_SETTINGS.items():
         os.environ.setdefault(setting, value)
-    ray.data.DataContext.get_current().enable_progress_bars = False  # a line an epoch says more
     use_gpu = ray.cluster_resources().get("GPU", 0) >= 1
     if config.sync_bn and not use_gpu:
         raise TrainingError("--sync-bn needs GPUs, and the cluster has none; leave it out")

@@ -25,14 +25,13 @@ from pipeline.training.examples import Stage
 from pipeline.training.index import index_uri, read_index
 from pipeline.training.metrics import Feed, TrainingError
 from pipeline.training.optimizer import make_optimizer, make_schedule
+from pipeline.training.parcels import POOL
 from pipeline.training.ray_shares import my_share, training_batches, validation_batches
 from pipeline.training.seeds import seed_of
 from pipeline.training.stage_loop import Surroundings, train_stage
 from pipeline.training.state import Epoch, Learner, load_state, save_state
 from pipeline.training.steps import Batch, share_of_batch, validate
 from pipeline.training.window_sheet import some_windows, write_sheet
-
-POOL = 1024  # windows to draw batches from, 250 MB; those of one image follow each other
 
 
 def best_uri(output: str, stage: Stage) -> str:
