@@ -170,6 +170,7 @@ def segment(config: SegmentConfig, info: CheckpointInfo, lease: Lease, todo: pa.
 
     cluster.start_ray()
     signal.signal(signal.SIGTERM, stop)  # `ray job stop`; after Ray's start, which sets a handler of its own
+    lost_before = cluster.lost_machines()
     pools = cluster.plan(config)
     works = real_works(config, info.num_classes, pools)
     if config.plan == "auto" and len(todo) >= PROBE_FROM:
@@ -180,7 +181,6 @@ def segment(config: SegmentConfig, info: CheckpointInfo, lease: Lease, todo: pa.
             console.print(promise(outlook(pools, cluster.total("CPU"), seconds), len(todo), config.price))
     console.print(pools.describe())
     ledger = RemoteLedger()
-    lost_before = cluster.lost_machines()
     watch = Watch(
         lease,
         lambda: ray.get(ledger.actor.progress.remote(), timeout=BEAT_SECONDS),

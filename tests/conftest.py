@@ -24,11 +24,19 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 if not Path("/dev/nvidiactl").exists():
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
-# On a busy machine any single example may take seconds.
-hypothesis.settings.register_profile("patient", deadline=None)
+# On a busy machine any single example may take seconds. What decides whether a change lands tries the same examples
+# each time; a run by hand goes on looking.
+hypothesis.settings.register_profile("patient", deadline=None, derandomize="CI" in os.environ)
 hypothesis.settings.load_profile("patient")
 
 SHARED_DATA = Path(os.environ.get("DECONVNET_SHARED_DATA", Path(__file__).parents[2] / "shared" / "data"))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup() -> None:
+    """Networks and noise without a seed of their own are the same each time, whatever ran before."""
+    if "torch" in sys.modules:
+        sys.modules["torch"].manual_seed(0)
 
 
 @pytest.fixture(scope="session")

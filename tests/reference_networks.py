@@ -89,14 +89,18 @@ def folded(norm: list[np.ndarray]) -> list[np.ndarray]:
 
 
 def deconvnet_scores(blobs: Blobs, input_N3HW: Tensor) -> Tensor:
-    """Score maps of the network that `blobs` describe; batch normalisation in either form."""
+    """Score maps of the network that `blobs` describe, as exact as the input; batch normalisation in either form.
+
+    Two cells of a pooling window may be equal up to float32's rounding, and another sum then moves a value to another
+    place. Float64 leaves no such pairs, so networks are compared in it.
+    """
 
     def layer(name: str, norm: str, x: Tensor, padding: int) -> Tensor:
-        weight, bias = map(torch.from_numpy, blobs[name])
+        weight, bias = tensors(blobs[name], x)
         run = F.conv_transpose2d if "deconv" in name else F.conv2d
         x = run(x, weight, bias, padding=padding)
-        scale, shift = blobs[norm] if len(blobs[norm]) == 2 else folded(blobs[norm])
-        return (x * torch.from_numpy(scale)[:, None, None] + torch.from_numpy(shift)[:, None, None]).clamp(min=0)
+        scale, shift = tensors(blobs[norm] if len(blobs[norm]) == 2 else folded(blobs[norm]), x)
+        return (x * scale[:, None, None] + shift[:, None, None]).clamp(min=0)
 
     x, places = input_N3HW, {}
     for block, outputs in ENCODER:
@@ -110,15 +114,20 @@ def deconvnet_scores(blobs: Blobs, input_N3HW: Tensor) -> Tensor:
         x = x.repeat_interleave(2, 2).repeat_interleave(2, 3) * places[block]
         for i in range(1, len(outputs) + 1):
             x = layer(f"deconv{block}_{i}", f"debn{block}_{i}", x, 1)
-    weight, bias = map(torch.from_numpy, blobs["seg-score-voc"])
+    weight, bias = tensors(blobs["seg-score-voc"], x)
     return F.conv2d(x, weight, bias)
+
+
+def tensors(blobs: list[np.ndarray], like: Tensor) -> list[Tensor]:
+    """Blobs as tensors of another's precision."""
+    return [torch.from_numpy(blob).to(like.dtype) for blob in blobs]
 
 
 def pooled(x: Tensor) -> tuple[Tensor, Tensor]:
     """2x2 maxima, and a map of the input's size that is 1 where each stood (the first of equals) and 0 elsewhere."""
     n, c, h, w = x.shape
     cells = x.reshape(n, c, h // 2, 2, w // 2, 2).permute(0, 1, 2, 4, 3, 5).reshape(n, c, h // 2, w // 2, 4)
-    one_hot = F.one_hot(torch.from_numpy(cells.numpy().argmax(-1)), 4).float()
+    one_hot = F.one_hot(torch.from_numpy(cells.numpy().argmax(-1)), 4).to(x.dtype)
     places = one_hot.reshape(n, c, h // 2, w // 2, 2, 2).permute(0, 1, 2, 4, 3, 5).reshape(x.shape)
     return cells.amax(-1), places
 

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -85,11 +86,9 @@ def test_a_node_that_is_lost_costs_no_image(cluster, photos, tmp_path):
         [sys.executable, "jobs/segment_dataset.py", *map(str, arguments)], cwd=REPOSITORY,
         env={**os.environ, "RAY_ADDRESS": cluster.address}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
     )  # fmt: skip
-    assert process.stdout is not None
-    for line in process.stdout:
-        if "images through the stages" in line or "images/s" in line:
-            cluster.remove_node(node, allow_graceful=False)
-            break
+    while process.poll() is None and not list((tmp_path / "out" / "results").glob("*.parquet")):
+        time.sleep(0.05)
+    cluster.remove_node(node, allow_graceful=False)
     said, _ = process.communicate(timeout=600)
     assert process.returncode == 0, said
     found = audit(str(tmp_path / "out"), build_manifest(str(photos), None))
