@@ -10,15 +10,9 @@ finishes what is left. Exit codes: 0 all done, 2 bad arguments, 3 stopped but re
 
 from __future__ import annotations
 
-import os
-import signal
 import sys
-import time
 from collections.abc import Sequence
 from dataclasses import replace
-from datetime import timedelta
-from types import FrameType
-from typing import NoReturn
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -30,7 +24,7 @@ from pipeline import storage
 from pipeline.config import ConfigError, EnsembleConfig, SegmentConfig
 from pipeline.config.recipes import ENSEMBLES, RECIPES, named_recipe
 from pipeline.crf.refine import check_backend
-from pipeline.lease import BEAT_SECONDS, Lease, LeaseError
+from pipeline.lease import LeaseError
 from pipeline.manifest import ManifestError, build_manifest
 from pipeline.models.description import (
     CheckpointError,
@@ -40,19 +34,15 @@ from pipeline.models.description import (
     joint_fingerprint,
     read_info,
 )
-from pipeline.pools import ClusterError, Outlook, PoolError, outlook
-from pipeline.probe import PROBED
+from pipeline.pools import ClusterError, PoolError
 from pipeline.proposals.edgeboxes import check_edges
 from pipeline.results import RESULTS_SCHEMA, finished_ids, read_errors
 from pipeline.rows import STAGES
-from pipeline.run_record import RunRecord, RunRecordError, Summary, open_run
+from pipeline.run_record import RunRecord, RunRecordError, Summary, TooManyErrors, open_run
 from pipeline.shipped import weights_uri
-from pipeline.watch import Watch
 
 EXIT_DONE, EXIT_ARGUMENTS, EXIT_STOPPED, EXIT_ERRORS = 0, 2, 3, 4
 BAD_ARGUMENTS = (ConfigError, ManifestError, CheckpointError, RunRecordError, LeaseError, storage.StorageError, OSError)
-PROBE_FROM = 100  # images; with fewer, timing the stages takes longer than a better plan saves
-ERRORS_BEFORE_STOPPING = 10  # fewer failures than this say nothing about a rate
 SHOWN = 8  # class names in a line, kinds of failures in a list
 
 console = Console(soft_wrap=True, markup=False)
@@ -127,19 +117,24 @@ def work(config: SegmentConfig, info: CheckpointInfo, run: RunRecord) -> int:
     )
     summary = Summary()
     code = EXIT_DONE
-    if len(todo):
-        try:
-            code = segment(config, info, run.lease, todo, summary)
-        except PoolError as error:
-            return complain(error)
-        except ClusterError as error:
-            console.print(f"stopped: {error}")
-            code = EXIT_STOPPED
-        except LeaseError:
-            code = EXIT_STOPPED
-        except KeyboardInterrupt:  # at any moment, also while Ray starts
-            console.print("stopped; the same command goes on from here")
-            code = EXIT_STOPPED
+    try:
+        if len(todo):
+            from pipeline.driver import Driver  # noqa: PLC0415  (imports Ray, which takes seconds)
+
+            Driver(config, info, run, summary, console.print).drive(todo)
+    except PoolError as error:
+        return complain(error)
+    except TooManyErrors as error:
+        console.print(f"stopped: {error}")
+        code = EXIT_ERRORS
+    except KeyboardInterrupt:  # at any moment, also while Ray starts
+        console.print("stopped; the same command goes on from here")
+        code = EXIT_STOPPED
+    except OSError as error:
+        console.print(f"stopped, the same command goes on from here: {storage.redact(str(error))}")
+        code = EXIT_STOPPED
+    except LeaseError:  # told below
+        code = EXIT_STOPPED
     try:
         run.lease.check()
     except LeaseError as error:  # what is in the output is the other run's business now
@@ -161,70 +156,10 @@ def with_absolute_paths(config: SegmentConfig) -> SegmentConfig:
     )
 
 
-def segment(config: SegmentConfig, info: CheckpointInfo, lease: Lease, todo: pa.Table, summary: Summary) -> int:
-    """Run the graph over the images that are left; commit and add up what the write tasks report."""
-    import ray  # noqa: PLC0415  (takes seconds; bad arguments should be told at once)
-
-    from pipeline import cluster  # noqa: PLC0415
-    from pipeline.segmentation import RemoteLedger, build_dataset, real_works  # noqa: PLC0415
-
-    cluster.start_ray()
-    signal.signal(signal.SIGTERM, stop)  # `ray job stop`; after Ray's start, which sets a handler of its own
-    lost_before = cluster.lost_machines()
-    pools = cluster.plan(config)
-    works = real_works(config, info.num_classes, pools)
-    if config.plan == "auto" and len(todo) >= PROBE_FROM:
-        console.print(f"timing the stages on {PROBED} images")
-        if seconds := cluster.pace(todo, works, pools, console.print):
-            summary.seconds_alone = seconds
-            pools = cluster.plan(config, seconds)
-            console.print(promise(outlook(pools, cluster.total("CPU"), seconds), len(todo), config.price))
-    console.print(pools.describe())
-    ledger = RemoteLedger()
-    watch = Watch(
-        lease,
-        lambda: ray.get(ledger.actor.progress.remote(), timeout=BEAT_SECONDS),
-        len(todo),
-        config.stall_timeout,
-        console.print,
-        lambda: os.kill(os.getpid(), signal.SIGTERM),
-    )
-    started = time.perf_counter()
-    try:
-        for counts in build_dataset(todo, works, config, info.class_names, pools, lease, ledger).iter_rows():
-            lease.commit(counts["parts"])
-            summary.add(counts, time.perf_counter() - started)
-            if too_many_errors(summary.ok, summary.failed, config.max_error_rate):
-                console.print(f"stopped: {summary.failed} of {summary.ok + summary.failed} images failed")
-                return EXIT_ERRORS
-    except (ray.exceptions.RayError, OSError) as error:
-        what = storage.redact(str(error))
-        console.print(f"stopped by an error of the cluster or the store; the same command goes on from here: {what}")
-        return EXIT_STOPPED
-    finally:
-        watch.close()
-        if watch.reason:
-            console.print(f"stopped: {watch.reason}")
-        summary.faults["attempts_lost"] += watch.last.lost
-        summary.faults["requests_repeated"] += watch.last.repeated + storage.retries(reset=True)
-        summary.faults["nodes_lost"] += cluster.lost_machines() - lost_before
-    return EXIT_DONE
-
-
 def classes(info: CheckpointInfo) -> str:
     """What the network tells apart: a network that was not meant shows at once."""
     more = ", ..." if info.num_classes > SHOWN else ""
     return f"{info.num_classes} classes ({', '.join(info.class_names[:SHOWN])}{more})"
-
-
-def promise(expected: Outlook, images: int, price: float | None) -> str:
-    """How long a run will take, and what it will cost."""
-    hours = images / expected.images_per_second / 3600
-    cost = f", cost {price * hours:.2f}" if price is not None else ""
-    return (
-        f"bound by {expected.bound}: about {expected.images_per_second:.2f} images/s, "
-        f"{timedelta(seconds=round(hours * 3600))} for {images} images{cost}"
-    )
 
 
 def show_plan(config: SegmentConfig, info: CheckpointInfo, manifest: pa.Table) -> int:
@@ -244,11 +179,6 @@ def show_plan(config: SegmentConfig, info: CheckpointInfo, manifest: pa.Table) -
     console.print(f"about {files} files of {config.rows_per_file} rows in {config.output}, with columns:")
     console.print(", ".join(RESULTS_SCHEMA.names))
     return EXIT_DONE
-
-
-def too_many_errors(ok: int, failed: int, max_error_rate: float) -> bool:
-    """Whether more images failed than `max_error_rate` allows, looked at from ten failures on."""
-    return failed >= ERRORS_BEFORE_STOPPING and failed > max_error_rate * (ok + failed)
 
 
 def report(run: RunRecord, summary: Summary, code: int) -> int:
@@ -293,11 +223,6 @@ def complain(error: Exception) -> int:
     """Say what is wrong with the arguments."""
     print(f"segment_dataset: {storage.redact(str(error))}", file=sys.stderr)
     return EXIT_ARGUMENTS
-
-
-def stop(_signal: int, _frame: FrameType | None) -> NoReturn:
-    """Treat a request to end like Ctrl-C."""
-    raise KeyboardInterrupt
 
 
 if __name__ == "__main__":

@@ -22,10 +22,15 @@ from pipeline.results import Audit, audit, finished_ids, forget_errors
 from pipeline.rows import STAGES
 
 RESULT_FOLDERS = ("results", "errors", "masks")
+ERRORS_BEFORE_STOPPING = 10  # fewer failures than this say nothing about a rate
 
 
 class RunRecordError(ValueError):
     """The output folder holds something that this run must not mix with."""
+
+
+class TooManyErrors(RuntimeError):  # noqa: N818  (what it says is no error of the program)
+    """More images fail than a run allows."""
 
 
 @dataclass
@@ -39,7 +44,7 @@ class Summary:
     ok: int = 0
     failed: int = 0
     faults: Counter[str] = field(default_factory=Counter)
-    """What went wrong and was borne: processes and nodes lost, requests repeated."""
+    """What went wrong and was borne: processes and nodes lost, requests repeated, graphs begun anew."""
     seconds_alone: dict[str, float] = field(default_factory=dict)
     """Of one process for an image in each stage, timed before the run (`probe.probe`); empty if it was not."""
 
@@ -52,6 +57,20 @@ class Summary:
         for stage, totals in self.stages.items():
             totals["rows"] += counts[f"rows_{stage}"]
             totals["seconds"] += counts[f"seconds_{stage}"]
+
+    @property
+    def images(self) -> int:
+        """Put in place by this call, results and errors."""
+        return self.ok + self.failed
+
+    def check(self, max_error_rate: float) -> None:
+        """Look at how many images failed, from `ERRORS_BEFORE_STOPPING` failures on.
+
+        Raises:
+            TooManyErrors: more than this part of them.
+        """
+        if self.failed >= ERRORS_BEFORE_STOPPING and self.failed > max_error_rate * self.images:
+            raise TooManyErrors(f"{self.failed} of {self.images} images failed")
 
 
 @dataclass(frozen=True)

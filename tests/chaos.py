@@ -1,9 +1,9 @@
 """Breaks the main job on purpose and counts what it lost: `make chaos`, or `python tests/chaos.py --help`.
 
 A cluster of three nodes on this machine segments images of a real S3 server, through a proxy that breaks some of the
-requests. In each round the driver, a worker process or a whole node is killed at a random moment; the same command is
-called again until it ends well. Then every image must be in the results exactly once, with the mask of a run that
-nobody disturbed.
+requests. In each round the driver, a worker process or a whole node is killed, or a process of the network or the CRF
+is frozen, at a random moment; the same command is called again until it ends well. Then every image must be in the
+results exactly once, with the mask of a run that nobody disturbed.
 """
 
 from __future__ import annotations
@@ -31,9 +31,10 @@ from pipeline.results import audit, read_results
 from pipeline.scenes.dataset import scene_of
 
 REPOSITORY = Path(__file__).parents[1]
-VICTIMS = ("driver", "worker", "node")
+VICTIMS = ("driver", "worker", "node", "frozen")
 TILES = 10  # images cut out of one scene
-SETTINGS = ("--proposals", "2", "--crf", "none", "--rows-per-file", "16", "--max-side", "64", "--plan", "guess")
+SETTINGS = ("--proposals", "2", "--crf", "none", "--rows-per-file", "16", "--max-side", "64", "--plan", "guess",
+            "--stall-timeout", "45")  # fmt: skip
 MOST_CALLS = 6
 
 
@@ -43,7 +44,7 @@ class Chaos:
 
     images: int = 400
     """Images to segment in each round."""
-    rounds: int = 10
+    rounds: int = 12
     """Rounds; the victims take turns."""
     fault_rate: float = 0.1
     """Part of the requests to the store that are answered 503, reset, cut short or delayed."""
@@ -81,11 +82,21 @@ class Machines:
 
 def kill_worker(random_: random.Random) -> None:
     """Kill any process of the job, the ledger of attempts included, but no agent, with which its node would die."""
+    if workers := [process for process, name in named_by_ray() if not name.endswith("Agent")]:
+        random_.choice(workers).kill()
+
+
+def freeze_worker(random_: random.Random) -> None:
+    """Stop a process that holds a network or a CRF, so that it neither works nor dies."""
+    if workers := [process for process, name in named_by_ray() if name.startswith("ray::MapWorker")]:
+        random_.choice(workers).suspend()
+
+
+def named_by_ray() -> list[tuple[psutil.Process, str]]:
+    """Ray's workers and agents, with the names of what they do."""
     # A process that Ray has named fills the rest of its old command line with blanks.
     names = [(process, " ".join(process.info["cmdline"] or []).strip()) for process in psutil.process_iter(["cmdline"])]
-    workers = [process for process, name in names if name.startswith("ray::") and not name.endswith("Agent")]
-    if workers:
-        random_.choice(workers).kill()
+    return [(process, name) for process, name in names if name.startswith("ray::")]
 
 
 def start_job(machines: Machines, environment: dict[str, str], output: str) -> subprocess.Popen[str]:
@@ -118,7 +129,7 @@ def until_done(machines: Machines, environment: dict[str, str], output: str, cod
 def play(
     victim: str, moment: float, machines: Machines, environment: dict[str, str], output: str, random_: random.Random
 ) -> list[int]:
-    """Start a run, kill the victim at the moment, resume; returns the exit codes of all calls."""
+    """Start a run, harm the victim at the moment, resume; returns the exit codes of all calls."""
     process = start_job(machines, environment, output)
     try:
         process.wait(timeout=moment)
@@ -127,6 +138,8 @@ def play(
             process.kill()
         elif victim == "worker":
             kill_worker(random_)
+        elif victim == "frozen":
+            freeze_worker(random_)
         else:
             machines.kill_node(random_)
     codes = [finish(process)]

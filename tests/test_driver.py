@@ -1,0 +1,61 @@
+"""What Ray cannot mend by itself: the graph breaks, and the job begins it anew with what is left."""
+
+import json
+import os
+import re
+import signal
+import threading
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from conftest import exit_code
+from PIL import Image
+from ray.util.state import list_actors
+
+from jobs.segment_dataset import main
+from pipeline import driver
+from pipeline.manifest import build_manifest
+from pipeline.results import audit
+from pipeline.scenes.dataset import scene_of
+
+IMAGES = 24
+FAST = ("--proposals", "2", "--crf", "none", "--max-side", "64", "--rows-per-file", "2", "--predict-workers", "1")
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("photos")
+    scene = Image.fromarray(scene_of(7, "val", 0).image_HW3)
+    for index in range(IMAGES):
+        scene.crop((index, index, index + 96, index + 96)).save(folder / f"{index:02}.jpg")
+    return folder
+
+
+def pid_of(class_name: str) -> int:
+    (actor,) = list_actors(filters=[("class_name", "=", class_name), ("state", "=", "ALIVE")])
+    return int(actor.pid)
+
+
+def test_a_graph_that_breaks_is_begun_anew_with_what_is_left(in_ray, photos, tmp_path, monkeypatch, capsys):
+    """The ledger is lost when the first results are there; what the first graph held is free for the second."""
+    monkeypatch.setattr(driver, "PAUSES", (0.1,))
+    output, first_predict = tmp_path / "out", []
+
+    def lose_the_ledger() -> None:
+        while not list((output / "results").glob("*.parquet")):
+            time.sleep(0.02)
+        first_predict.append(psutil.Process(pid_of("MapWorker(MapBatches(Predict))")))
+        os.kill(pid_of("Ledger"), signal.SIGKILL)
+
+    threading.Thread(target=lose_the_ledger, daemon=True).start()
+    code = exit_code(main, "--input", str(photos), "--output", str(output), *FAST)
+    told = capsys.readouterr().out
+    assert code == 0, told
+    found = audit(str(output), build_manifest(str(photos), None))
+    assert (found.ok, found.complete) == (IMAGES, True)
+    assert re.search(r"the work broke off: .* actor died .* begins anew", told, re.DOTALL)
+    assert told.count("predict: 1 actor(s)") == 2
+    assert not first_predict[0].is_running()
+    assert json.loads((output / "run" / "summary.json").read_text())["faults"]["graphs_broken"] == 1
