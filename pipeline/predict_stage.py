@@ -7,7 +7,7 @@ import torch
 
 from pipeline import storage
 from pipeline.config import PredictConfig, SegmentConfig
-from pipeline.gpus import check_gpu
+from pipeline.gpus import check_gpu, ending_with_its_gpu
 from pipeline.inference.ensemble import Ensemble
 from pipeline.inference.predictor import Predictor
 from pipeline.models.description import check_network, joint_fingerprint
@@ -35,7 +35,8 @@ class PredictStage:
         return run_together(table, "predict", self._predict)
 
     def _predict(self, rows: list[Row]) -> list[Row]:
-        predictions = self._predictor.predict([image_of(row) for row in rows], [boxes_of(row) for row in rows])
+        with ending_with_its_gpu(str(self._predictor.device)):
+            predictions = self._predictor.predict([image_of(row) for row in rows], [boxes_of(row) for row in rows])
         return [
             {
                 "class_ids": pack(prediction.class_ids_K),

@@ -20,7 +20,7 @@ from pipeline.attempts import Work
 from pipeline.classes import voc_palette
 from pipeline.config import DecodeConfig, ProposeConfig, RefineConfig
 from pipeline.crf.refine import check_backend, refine_batch
-from pipeline.gpus import check_gpu
+from pipeline.gpus import check_gpu, ending_with_its_gpu
 from pipeline.images import decode_image, encode_mask, resize_labels, working_size
 from pipeline.lease import Lease
 from pipeline.proposals.edgeboxes import propose
@@ -84,7 +84,8 @@ def refine_stage(table: pa.Table, config: RefineConfig, num_classes: int, device
             unpack(row["probabilities"], np.float16, len(class_ids_K), *image_HW3.shape[:2])
             for row, class_ids_K, image_HW3 in zip(rows, class_ids, images, strict=True)
         ]
-        refined = refine_batch(images, probabilities, config, device)
+        with ending_with_its_gpu(device):
+            refined = refine_batch(images, probabilities, config, device)
         return [_labelled(*one, num_classes) for one in zip(rows, class_ids, refined, strict=True)]
 
     if config.crf == "torch":

@@ -1,5 +1,7 @@
 """The stages as functions of tables, without Ray: what becomes of good rows, bad rows and bad outputs."""
 
+import subprocess
+import sys
 from functools import partial
 from pathlib import Path
 
@@ -21,6 +23,7 @@ from pipeline.rows import ROW_SCHEMA, image_of, start_rows
 from pipeline.stages import decode_stage, load_refine, mean_per_class, propose_stage, refine_stage, write_stage
 
 torch.set_num_threads(1)
+REPOSITORY = Path(__file__).parents[1]
 CLASSES = ("background", "a", "b")
 
 
@@ -164,3 +167,27 @@ def test_what_cpu_workers_and_the_main_job_import_leaves_torch_out():
 
     check = "import sys, pipeline.segmentation, jobs.segment_dataset; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", check], cwd=Path(__file__).parents[1], check=False).returncode == 0
+
+
+def in_a_process_of_its_own(code: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=False)
+
+
+def test_an_exception_ends_the_process_only_where_the_gpu_answers_no_more():
+    """A GPU that is not there answers as little as one whose context is broken."""
+    raising = "from pipeline.gpus import ending_with_its_gpu as e\nwith e('{}'): raise ValueError('row 7 is bad')"
+    passed = in_a_process_of_its_own(raising.format("cpu"))
+    assert passed.stderr.startswith("Traceback")
+    assert "row 7 is bad" in passed.stderr
+    ended = in_a_process_of_its_own(raising.format("cuda:99") + "\n").stderr
+    assert ended.startswith("this process ends: its GPU answers no more (")
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+def test_a_process_ends_when_an_image_breaks_its_gpu_and_not_when_the_memory_is_too_small():
+    working = "import torch\nfrom pipeline.gpus import ending_with_its_gpu as e\nwith e('cuda'): {}"
+    broken = in_a_process_of_its_own(working.format("torch.zeros(3).cuda()[torch.tensor([9]).cuda()].cpu()")).stderr
+    assert "its GPU answers no more" in broken
+    full = in_a_process_of_its_own(working.format("torch.zeros(2**50, device='cuda')")).stderr
+    assert "OutOfMemoryError" in full
+    assert "answers no more" not in full

@@ -160,8 +160,8 @@ class SegmentConfig:
     max_attempts: int = 3
     """An image that kills the process working on it alone so many times becomes an error row."""
     stall_timeout: float = 1800.0
-    """Seconds without a finished image in any stage after which the work counts as broken off: it begins anew, or the run
-    ends as resumable (exit code 3)."""
+    """Seconds without a finished image in any stage after which the work counts as broken off: what is left begins
+    anew, or the run ends as resumable (exit code 3)."""
     rows_per_file: int = 128
     """Images in a Parquet file of results."""
     plan: Literal["auto", "guess"] = "auto"
