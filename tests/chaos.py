@@ -87,9 +87,12 @@ def kill_worker(random_: random.Random) -> None:
 
 
 def freeze_worker(random_: random.Random) -> None:
-    """Stop a process that holds a network or a CRF, so that it neither works nor dies."""
-    if workers := [process for process, name in named_by_ray() if name.startswith("ray::MapWorker")]:
-        random_.choice(workers).suspend()
+    """Stop a process that holds a network or a CRF, once there is one, so that it neither works nor dies."""
+    for _ in range(60):
+        if workers := [process for process, name in named_by_ray() if name.startswith("ray::MapWorker")]:
+            return random_.choice(workers).suspend()
+        time.sleep(0.5)
+    return None
 
 
 def named_by_ray() -> list[tuple[psutil.Process, str]]:
