@@ -108,6 +108,14 @@ def exit_code(main: Callable[[list[str]], int], *arguments: str) -> int:
         return int(end.code or 0)
 
 
+def pid_of(class_name: str) -> int:
+    """The process of the only actor of this class in the cluster that this process is connected to."""
+    from ray.util.state import list_actors
+
+    (actor,) = list_actors(filters=[("class_name", "=", class_name), ("state", "=", "ALIVE")])
+    return int(actor.pid)
+
+
 def free_port() -> int:
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))

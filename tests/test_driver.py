@@ -10,9 +10,8 @@ from pathlib import Path
 
 import psutil
 import pytest
-from conftest import exit_code
+from conftest import exit_code, pid_of
 from PIL import Image
-from ray.util.state import list_actors
 
 from jobs.segment_dataset import main
 from pipeline import driver
@@ -31,11 +30,6 @@ def photos(tmp_path_factory) -> Path:
     for index in range(IMAGES):
         scene.crop((index, index, index + 96, index + 96)).save(folder / f"{index:02}.jpg")
     return folder
-
-
-def pid_of(class_name: str) -> int:
-    (actor,) = list_actors(filters=[("class_name", "=", class_name), ("state", "=", "ALIVE")])
-    return int(actor.pid)
 
 
 def test_a_graph_that_breaks_is_begun_anew_with_what_is_left(in_ray, photos, tmp_path, monkeypatch, capsys):

@@ -1,12 +1,16 @@
 """From a folder in VOC's layout to weights, with the real jobs."""
 
 import json
+import os
+import signal
+import threading
+import time
 from pathlib import Path
 
 import pyarrow as pa
 import pytest
 import torch
-from conftest import exit_code
+from conftest import exit_code, pid_of
 from PIL import Image
 
 from jobs.build_training_set import main as build
@@ -46,8 +50,17 @@ def test_two_stages_give_a_checkpoint_and_a_history_and_go_on_where_they_stopped
     monkeypatch.setenv("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")  # how soon Ray Train sees that a worker is done
     output = tmp_path / "run"
     whole = ["--training-set", str(training_set), "--output", str(output), "--epochs", "2", "1", "--bn-statistics", "8"]
-    whole += SMALL
-    assert exit_code(main, *whole) == 0, capsys.readouterr()
+    whole += [*SMALL, "--max-failures", "0"]
+
+    def kill_the_worker() -> None:
+        while not list(output.glob("ray/stage1/checkpoint_*/network.safetensors")):
+            time.sleep(0.05)
+        os.kill(pid_of("RayTrainWorker"), signal.SIGKILL)
+
+    threading.Thread(target=kill_the_worker, daemon=True).start()
+    code, said = exit_code(main, *whole), capsys.readouterr()
+    assert code == 0, said
+    assert "training goes on from the last checkpoint" in said.out
     checkpoint = load_checkpoint((output / "deconvnet.safetensors").read_bytes())
     assert checkpoint.info.class_names == CLASSES
     assert checkpoint.info.width == 0.0625

@@ -121,7 +121,7 @@ class TrainConfig:
     """Elastic: start with as many workers as there is room for, `workers` to this many,
     and take in more when machines come. None: exactly `workers`."""
     max_failures: int = 3
-    """How often lost workers are replaced and the stage goes on from its last checkpoint; -1: always."""
+    """How often lost workers are replaced before a stage ends that has no new checkpoint since; -1: always."""
     checkpoint_minutes: float = 30.0
     """Minutes between checkpoints within an epoch; there is always one after each epoch."""
     keep_checkpoints: int = 2

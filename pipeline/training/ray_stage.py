@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,13 @@ from ray.train.torch import TorchTrainer
 
 from pipeline import storage
 from pipeline.config import TrainConfig
+from pipeline.listing import StoredFile, list_files
 from pipeline.training.examples import Stage
 from pipeline.training.index import index_uri, read_index
 from pipeline.training.metrics import TrainingError
 from pipeline.training.order import examples_of
 from pipeline.training.ray_dealer import Dealer
-from pipeline.training.ray_worker import best_uri, renew_statistics, train_worker
+from pipeline.training.ray_worker import best_uri, renew_statistics, tell, train_worker
 from pipeline.training.state import NETWORK_FILE, load_progress
 
 TRAIN_SETTINGS = {
@@ -101,7 +103,11 @@ def _keep_last(config: TrainConfig, stage: Stage, checkpoint: ray.train.Checkpoi
 def _run(
     config: TrainConfig, stage: Stage, worker: Any, loop: dict[str, Any], *, name: str, workers: tuple[int, int]
 ) -> Any:
-    """Run a function on `workers` (at least, at most) and return its Result, which Ray Train's stubs do not know."""
+    """Run a function on `workers` (at least, at most) and return its Result, which Ray Train's stubs do not know.
+
+    Ray Train counts all failures of a run together, and a long one on machines that may be taken away has many. So it
+    is called again, and begins at the last checkpoint, as long as each call leaves new checkpoints.
+    """
     for setting, value in TRAIN_SETTINGS.items():
         os.environ.setdefault(setting, value)
     use_gpu = ray.cluster_resources().get("GPU", 0) >= 1
@@ -110,7 +116,8 @@ def _run(
     least, most = workers
     cpus = _cpus_each(most)
     count: Any = most if least == most else workers  # its stubs know no tuple
-    trainer = TorchTrainer(
+    trainer = partial(
+        TorchTrainer,
         worker,
         train_loop_config={
             "config": config,
@@ -129,10 +136,21 @@ def _run(
             failure_config=ray.train.FailureConfig(max_failures=config.max_failures),
         ),
     )
+    while True:
+        before = _checkpoint_files(config.output, name)
+        try:
+            return trainer().fit()
+        except (ray.train.TrainingFailedError, ray.exceptions.RayError) as error:
+            if _checkpoint_files(config.output, name) == before:
+                raise TrainingError(f"the workers failed: {storage.redact(str(error))}") from error
+            tell(f"training goes on from the last checkpoint; the workers failed: {storage.redact(str(error))}")
+
+
+def _checkpoint_files(output: str, name: str) -> list[StoredFile]:
     try:
-        return trainer.fit()
-    except ray.train.TrainingFailedError as error:
-        raise TrainingError(f"the workers failed: {storage.redact(str(error))}") from error
+        return list_files(storage.join(output, "ray", name), (NETWORK_FILE,))
+    except FileNotFoundError:
+        return []
 
 
 def _checkpoints(output: str) -> dict[str, Any]:

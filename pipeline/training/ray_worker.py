@@ -106,14 +106,14 @@ def _surroundings(loop: dict[str, Any], learner: Learner, feed: Feed) -> Surroun
         if shown is not None:
             name = f"stage{stage}_epoch{line.epoch:03}.png"
             write_sheet(storage.join(config.output, "windows", name), learner.net, shown, feed)
-        _tell(describe(stage, line))
+        tell(describe(stage, line))
 
     return Surroundings(
         train=partial(_train_batches, loop, feed),
         val=partial(validation_batches, my_share(loop["dealer"], "val"), config.micro_batch),
         save=partial(_report, learner, feed.rank),
         epoch_over=epoch_over,
-        tell=_tell,
+        tell=tell,
         examples=loop["examples"],
     )
 
@@ -152,7 +152,7 @@ def renew_statistics(loop: dict[str, Any]) -> dict[str, Any] | None:
     windows = recompute_statistics(net, wanted, feed=feed, micro_batch=config.micro_batch, seed=config.seed)
     after = validate(net, validation_batches(val, config.micro_batch), feed=feed)
     storage.write_atomic(loop["target_uri"], dump_checkpoint(net, start.info))
-    _tell(
+    tell(
         f"batch normalisation's statistics over {windows} windows: accuracy on validation windows "
         f"{before.pixel_accuracy:.3f} before, {after.pixel_accuracy:.3f} after; mean IoU {before.mean_iou:.3f}, "
         f"{after.mean_iou:.3f}"
@@ -170,5 +170,6 @@ def describe(stage: Stage, line: Epoch) -> str:
     )
 
 
-def _tell(line: str) -> None:
-    print(line, flush=True)  # noqa: T201  (Ray Train shows workers' output)
+def tell(line: str) -> None:
+    """Print a line where people look: Ray Train shows what workers print."""
+    print(line, flush=True)  # noqa: T201
