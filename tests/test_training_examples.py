@@ -22,11 +22,7 @@ from pipeline.training.examples import (
 
 
 def make_objects(boxes, class_ids):
-    return Objects(
-        np.array(boxes, np.float32).reshape(-1, 4),
-        np.array(class_ids, np.int32),
-        np.arange(1, len(class_ids) + 1, dtype=np.int32),
-    )
+    return Objects(np.array(boxes, np.float32).reshape(-1, 4), np.array(class_ids, np.int32))
 
 
 def mask(height, width, *rectangles):
@@ -44,7 +40,6 @@ def test_objects_come_from_the_object_mask_where_there_is_one():
     found = find_objects(classes, objects)
     assert found.boxes_N4.tolist() == [[5, 5, 20, 30], [20, 5, 40, 30], [45, 10, 50, 12]]
     assert found.class_ids_N.tolist() == [8, 8, 3]
-    assert found.object_ids_N.tolist() == [1, 2, 7]
 
 
 def test_an_object_has_the_class_most_of_its_pixels_have():
@@ -71,7 +66,6 @@ def test_without_object_mask_the_8_connected_parts_are_the_objects():
     found = find_objects(classes, None)
     assert found.boxes_N4.tolist() == [[200, 100, 200 + side, 101], [10, 20, 20 + side, 40]]  # and a speck of class 2
     assert found.class_ids_N.tolist() == [2, 5]
-    assert found.object_ids_N.tolist() == [1, 2]
 
 
 def test_masks_of_different_size_are_refused():
@@ -192,7 +186,7 @@ def test_stage_1_labels_keep_one_class_and_void():
 
 
 def test_any_windows_are_spread_over_what_inference_looks_at_and_know_their_class():
-    objects = Objects(np.array([[10, 10, 30, 30]], np.float32), np.array([4], np.int32), np.array([1], np.int32))
+    objects = Objects(np.array([[10, 10, 30, 30]], np.float32), np.array([4], np.int32))
     tight = np.array(
         [[10, 10, 30, 30], [60, 60, 90, 90], [12, 10, 30, 30], [0, 0, 60, 60], [70, 0, 90, 20]], np.float32
     )
@@ -207,7 +201,7 @@ def test_any_windows_are_spread_over_what_inference_looks_at_and_know_their_clas
 
 
 def test_joined_windows_keep_their_order():
-    first = stage1_windows(Objects(np.array([[0, 0, 9, 9]], np.float32), np.array([2], np.int32), np.array([1])), 1.0)
+    first = stage1_windows(Objects(np.array([[0, 0, 9, 9]], np.float32), np.array([2], np.int32)), 1.0)
     nothing = find_objects(np.zeros((9, 9), np.uint8), None)
     second = any_windows(nothing, np.array([[1, 1, 5, 5]], np.float32), count=1, min_iou=0.5, extend=1.2)
     joined = join_windows(first, second)

@@ -21,7 +21,6 @@ class Canvas:
 
     def __init__(self, num_classes: int, height: int, width: int, aggregation: str, device: torch.device) -> None:
         self._scores_CHW = torch.zeros(num_classes, height, width, device=device)
-        self._aggregation = aggregation
         self._cover_HW = torch.zeros(height, width, device=device) if aggregation == "average" else None
 
     def paste(self, scores_CSS: Tensor, rectangle_4: NDArray[np.float64]) -> None:

@@ -38,8 +38,6 @@ class Objects:
     """Tight boxes, half-open, in pixels of the full image."""
     class_ids_N: IntArray
     """Class of each object, 1..254."""
-    object_ids_N: IntArray
-    """The object's value in the object mask; without one, 1..N."""
 
 
 @dataclass(frozen=True)
@@ -77,17 +75,17 @@ def find_objects(class_mask_HW: UInt8Array, object_mask_HW: UInt8Array | None) -
         )
     pixels = np.bincount(object_mask_HW.ravel() * np.intp(256) + class_mask_HW.ravel(), minlength=256 * 256)
     pixels_by_object_class = pixels.reshape(256, 256)[:, :VOID]
-    found: list[tuple[int, int, int, int, int, int]] = []
+    found: list[tuple[int, int, int, int, int]] = []
     for object_id in range(1, VOID):
         class_id = int(pixels_by_object_class[object_id].argmax())
         if class_id != BACKGROUND:  # argmax of an absent object is 0 too
             x, y, w, h = cv2.boundingRect((object_mask_HW == object_id).astype(np.uint8))
-            found.append((x, y, x + w, y + h, class_id, object_id))
+            found.append((x, y, x + w, y + h, class_id))
     return _objects(found)
 
 
 def _connected_parts(class_mask_HW: UInt8Array) -> Objects:
-    found: list[tuple[int, int, int, int, int, int]] = []
+    found: list[tuple[int, int, int, int, int]] = []
     for class_id in np.unique(class_mask_HW):
         if class_id in (BACKGROUND, VOID):
             continue
@@ -95,13 +93,13 @@ def _connected_parts(class_mask_HW: UInt8Array) -> Objects:
         _, _, stats, _ = cv2.connectedComponentsWithStats(of_class, connectivity=8)
         for x, y, w, h, area in stats[1:].tolist():  # part 0 is everything else
             if area >= MIN_PART_PIXELS:
-                found.append((x, y, x + w, y + h, int(class_id), len(found) + 1))
+                found.append((x, y, x + w, y + h, int(class_id)))
     return _objects(found)
 
 
-def _objects(found: list[tuple[int, int, int, int, int, int]]) -> Objects:
-    table = np.array(found, dtype=np.int32).reshape(-1, 6)
-    return Objects(table[:, :4].astype(np.float32), table[:, 4], table[:, 5])
+def _objects(found: list[tuple[int, int, int, int, int]]) -> Objects:
+    table = np.array(found, dtype=np.int32).reshape(-1, 5)
+    return Objects(table[:, :4].astype(np.float32), table[:, 4])
 
 
 def stage1_windows(objects: Objects, extend: float) -> Windows:

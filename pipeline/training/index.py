@@ -6,7 +6,8 @@ An index holds no pixels: crops are cut anew, at random, every time they are sho
     OUT/stage2/train.parquet, OUT/stage2/val.parquet    proposals (hard)
     OUT/training_set.json, OUT/training_set.png         class names, settings, counts, distributions
     OUT/masks/                                          class masks drawn from COCO's annotations
-    OUT/parts/                                          what each block of images gave (`training.parts`)
+    OUT/settings.json                                   what a later call must agree with
+    OUT/parts/                                          what each block of images gave (`training.build`)
 """
 
 from __future__ import annotations
