@@ -13,7 +13,7 @@ from PIL import Image
 
 from jobs.benchmark import main
 from pipeline.benchmarks import aggregate, crf, crops, decode, network, proposals, step
-from pipeline.config import ProposeConfig, RefineConfig
+from pipeline.config import ConfigError, ProposeConfig, RefineConfig
 from pipeline.config.benchmarks import Aggregate, Crf, Crops, Decode, Network, Proposals, Step
 from pipeline.crf.refine import refine
 from pipeline.scenes.dataset import scene_of
@@ -111,6 +111,24 @@ def test_ingest_delivers_every_example_by_both_ways(photos, tmp_path, monkeypatc
     monkeypatch.setattr(sys, "argv", ["benchmark.py", *arguments])
     assert main() == 0
     assert [row["examples"] for row in json.loads((tmp_path / "j").read_text())["rows"]] == [123, 123]
+
+
+@pytest.mark.parametrize(("arguments", "told"), [
+    (["network", "--width", "0"], "width is 0"), (["decode", "--input", "nowhere"], "nowhere does not exist"),
+    (["edges", "--data", "nowhere"], "give BSDS500's folder"),
+])  # fmt: skip
+def test_bad_arguments_are_told_in_a_line(arguments, told, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["benchmark.py", *arguments])
+    assert main() == 2
+    assert told in capsys.readouterr().err
+
+
+def test_recall_is_not_measured_without_object_masks(tmp_path):
+    for folder, name in (("JPEGImages", "a.jpg"), ("SegmentationClass", "a.png")):
+        (tmp_path / folder).mkdir()
+        Image.fromarray(np.zeros((40, 50), np.uint8)).save(tmp_path / folder / name)
+    with pytest.raises(ConfigError, match="SegmentationObject"):
+        proposals.run(Proposals(str(tmp_path)))
 
 
 def test_the_networks_benchmarks_need_no_ray_opencv_or_arrow():

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.config import DecodeConfig
+from pipeline.config import ConfigError, DecodeConfig
 from pipeline.config.benchmarks import Proposals
 from pipeline.geometry import box_iou, extend_boxes
 from pipeline.proposals.edgeboxes import propose, raw_boxes
@@ -23,12 +23,19 @@ LARGE = 0.05
 
 
 def run(config: Proposals) -> list[dict[str, Any]]:
-    """Recall at IoU 0.5 and 0.7 of the top k boxes, as EdgeBoxes gives them and as the network gets them."""
+    """Recall at IoU 0.5 and 0.7 of the top k boxes, as EdgeBoxes gives them and as the network gets them.
+
+    Raises:
+        ConfigError: no image of the split has an object mask.
+        FileNotFoundError: the folder has another layout, or no such split.
+    """
     cv2.setNumThreads(1)
     large: list[NDArray[np.bool_]] = []
     recalls: dict[tuple[str, int], list[NDArray[np.float64]]] = {}
     seconds = []
     pairs = [one for one in voc_pairs(config.data, config.split, all_if_unlisted=True) if one.object_mask_uri]
+    if not pairs[: config.limit]:
+        raise ConfigError(f"{config.data} has no image of {config.split} with a mask in SegmentationObject to measure")
     for pair in pairs[: config.limit]:
         assert pair.object_mask_uri is not None
         image_HW3, class_mask_HW = load_pair(pair.image_uri, pair.class_mask_uri, DecodeConfig().max_megapixels)

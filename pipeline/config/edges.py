@@ -31,4 +31,5 @@ class TrainEdgesConfig:
     def __post_init__(self) -> None:
         require(self.steps >= 1, "steps", self.steps, "must be at least 1")
         require(self.crop >= 32 and self.crop % 16 == 0, "crop", self.crop, "a multiple of 16, at least 32")
+        require(self.hold_out >= 0, "hold_out", self.hold_out, "must be 0 or more")
         require(self.batch_size >= 1, "batch_size", self.batch_size, "must be at least 1")
