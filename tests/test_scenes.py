@@ -118,6 +118,11 @@ def test_a_stopped_run_goes_on_to_the_same_dataset(tmp_path: Path):
     assert files_of(tmp_path / "scenes") == whole
 
 
+def test_an_address_is_no_place_for_scenes():
+    with pytest.raises(ConfigError, match="path on this machine"):
+        ScenesConfig("s3://bucket/scenes")
+
+
 def test_refuses_a_directory_of_something_else(tmp_path: Path):
     (tmp_path / "holiday.jpg").write_bytes(b"")
     with pytest.raises(ConfigError, match="not empty"):

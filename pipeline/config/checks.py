@@ -15,3 +15,12 @@ def require(ok: bool, name: str, value: object, allowed: str) -> None:
     """
     if not ok:
         raise ConfigError(f"--{name.replace('_', '-')} is {value}; {allowed}")
+
+
+def require_local(name: str, path: str) -> None:
+    """Check that a setting is a path on this machine: an address would become a folder called `s3:`.
+
+    Raises:
+        ConfigError: it is an address with a scheme.
+    """
+    require("://" not in path, name, path, "must be a path on this machine")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from pipeline.config.checks import require
+from pipeline.config.checks import require, require_local
 
 
 @dataclass(frozen=True)
@@ -12,9 +12,9 @@ class TrainEdgesConfig:
     """A small network on the outlines that people drew on BSDS500's photographs."""
 
     data: str
-    """Folder of BSDS500: images/train/*.jpg, groundTruth/train/*.mat and the same of val."""
+    """Local folder of BSDS500: images/train/*.jpg, groundTruth/train/*.mat and the same of val."""
     output: str
-    """File for the network, .safetensors; a .json beside it tells how it was trained and how good it is."""
+    """Local file for the network, .safetensors; a .json beside it tells how it was trained and how good it is."""
     steps: int = 5000
     """Batches to train for."""
     hold_out: int = 40
@@ -29,6 +29,8 @@ class TrainEdgesConfig:
     """Of weights, crops, turns and order."""
 
     def __post_init__(self) -> None:
+        for name in ("data", "output"):
+            require_local(name, getattr(self, name))
         require(self.steps >= 1, "steps", self.steps, "must be at least 1")
         require(self.crop >= 32 and self.crop % 16 == 0, "crop", self.crop, "a multiple of 16, at least 32")
         require(self.hold_out >= 0, "hold_out", self.hold_out, "must be 0 or more")
