@@ -14,11 +14,11 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
 from pipeline.classes import voc_palette
 from pipeline.config import ConfigError, ScenesConfig
+from pipeline.images import encode_mask
 from pipeline.scenes.compose import CLASSES, Scene, render_scene
 
 RENDERER = 1
@@ -49,8 +49,8 @@ def write_image(root: Path, seed: int, name: str) -> None:
     cv2.setNumThreads(1)
     split, index = name.split("_")
     scene = scene_of(seed, split, int(index))
-    _write(root / CLASS_MASKS / f"{name}.png", _palette_png(scene.classes_HW))
-    _write(root / OBJECT_MASKS / f"{name}.png", _palette_png(scene.objects_HW))
+    _write(root / CLASS_MASKS / f"{name}.png", encode_mask(scene.classes_HW, voc_palette()))
+    _write(root / OBJECT_MASKS / f"{name}.png", encode_mask(scene.objects_HW, voc_palette()))
     jpeg = io.BytesIO()
     Image.fromarray(scene.image_HW3).save(jpeg, "JPEG", quality=JPEG_QUALITY)
     _write(root / IMAGES / f"{name}.jpg", jpeg.getvalue())
@@ -106,14 +106,6 @@ def _claim(root: Path, config: ScenesConfig) -> None:
     for folder in (IMAGES, CLASS_MASKS, OBJECT_MASKS, LISTS):
         (root / folder).mkdir(parents=True, exist_ok=True)
     _write(mark, (json.dumps(identity, indent=1) + "\n").encode())
-
-
-def _palette_png(mask_HW: NDArray[np.uint8]) -> bytes:
-    png = io.BytesIO()
-    picture = Image.fromarray(mask_HW).convert("L")
-    picture.putpalette(voc_palette().tobytes())
-    picture.save(png, "PNG")
-    return png.getvalue()
 
 
 def _write(path: Path, data: bytes) -> None:
