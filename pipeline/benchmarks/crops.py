@@ -12,8 +12,8 @@ from pipeline.benchmarks.network import DTYPES, random_network
 from pipeline.benchmarks.timing import measure
 from pipeline.config import PredictConfig
 from pipeline.config.benchmarks import Crops
+from pipeline.geometry import CROP
 from pipeline.inference.predictor import Predictor, choose_device, fastest_form
-from pipeline.models.deconvnet import CROP_SIZE
 from pipeline.models.weights import Checkpoint, CheckpointInfo
 
 PROPOSALS = 50
@@ -31,7 +31,7 @@ def run(config: Crops) -> list[dict[str, Any]]:
     image_HW3 = np.random.default_rng(0).integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8)
     boxes_N4 = some_boxes()
     sizes = [min(micro_batch, PROPOSALS - start) for start in range(0, PROPOSALS, micro_batch)]
-    batches = [torch.randn(n, 3, CROP_SIZE, CROP_SIZE, device=device).to(DTYPES[config.precision]) for n in sizes]
+    batches = [torch.randn(n, 3, CROP, CROP, device=device).to(DTYPES[config.precision]) for n in sizes]
     batches = [batch.contiguous(memory_format=torch.channels_last) for batch in batches]
     works = {
         "network alone": lambda: [form(batch) for batch in batches][-1],

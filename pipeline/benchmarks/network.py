@@ -12,8 +12,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from pipeline.benchmarks.timing import matrix_product, measure
 from pipeline.config.benchmarks import Network
+from pipeline.geometry import CROP
 from pipeline.inference.predictor import choose_device, fastest_form
-from pipeline.models.deconvnet import CROP_SIZE, DeconvNet
+from pipeline.models.deconvnet import DeconvNet
 from pipeline.models.inference_form import InferenceNet, inference_form
 from pipeline.models.initialise import initialise
 
@@ -27,7 +28,7 @@ def run(config: Network) -> list[dict[str, Any]]:
     """
     device, crops = choose_device(config.device), config.micro_batch
     net = random_network(config.width, config.classes)
-    x_NCHW = torch.randn(crops, 3, CROP_SIZE, CROP_SIZE, generator=torch.Generator().manual_seed(1)).to(device)
+    x_NCHW = torch.randn(crops, 3, CROP, CROP, generator=torch.Generator().manual_seed(1)).to(device)
     with torch.inference_mode():
         works = _forms(net, device, x_NCHW)
         reference_NHW = works["float32, as written"]().argmax(dim=1)
@@ -67,7 +68,7 @@ def _forms(net: DeconvNet, device: torch.device, x_NCHW: Tensor) -> dict[str, Ca
 def forward_flops(net: DeconvNet, crops: int) -> float:
     """Floating-point operations of a forward pass, counted without doing them."""
     with torch.device("meta"), FlopCounterMode(display=False) as counter:
-        DeconvNet(net.num_classes, net.width).eval()(torch.empty(crops, 3, CROP_SIZE, CROP_SIZE))
+        DeconvNet(net.num_classes, net.width).eval()(torch.empty(crops, 3, CROP, CROP))
     return float(counter.get_total_flops())
 
 

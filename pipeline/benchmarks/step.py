@@ -13,8 +13,8 @@ from torch import Tensor
 from pipeline.benchmarks.network import DTYPES, forward_flops, random_network
 from pipeline.benchmarks.timing import matrix_product, measure
 from pipeline.config.benchmarks import Step
+from pipeline.geometry import CROP
 from pipeline.inference.predictor import choose_device
-from pipeline.models.deconvnet import CROP_SIZE
 
 
 def run(config: Step) -> list[dict[str, Any]]:
@@ -26,9 +26,9 @@ def run(config: Step) -> list[dict[str, Any]]:
     net = random_network(config.width, config.classes).train().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     # As in `training.steps`, which needs packages that this benchmark does without.
     optimizer = torch.optim.SGD(net.parameters(), lr=1e-6, momentum=0.9, weight_decay=0.0005)
-    crops_N3HW = torch.randn(config.micro_batch, 3, CROP_SIZE, CROP_SIZE, device=device)
+    crops_N3HW = torch.randn(config.micro_batch, 3, CROP, CROP, device=device)
     crops_N3HW = crops_N3HW.contiguous(memory_format=torch.channels_last)
-    labels_NHW = torch.randint(config.classes, (config.micro_batch, CROP_SIZE, CROP_SIZE), device=device)
+    labels_NHW = torch.randint(config.classes, (config.micro_batch, CROP, CROP), device=device)
 
     def step(dtype: torch.dtype) -> Tensor:
         optimizer.zero_grad(set_to_none=True)

@@ -12,9 +12,6 @@ from collections.abc import Callable
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-CROP_SIZE = 224
-"""Side of the network's input and of its score map, in pixels."""
-
 # Output channels of the layers of each block at width 1, under the paper's numbers. A pooling layer follows
 # every encoder block; an unpooling layer with that pooling's switches precedes the decoder block of the same number.
 ENCODER = {1: (64, 64), 2: (128, 128), 3: (256, 256, 256), 4: (512, 512, 512), 5: (512, 512, 512)}
