@@ -50,7 +50,7 @@ def main(arguments: Sequence[str] | None = None, run: Runner | None = None) -> i
         images = list_images(config)
         take_folder(config, images.class_names)
     except (OSError, ValueError) as error:
-        print(f"build_training_set: {error}", file=sys.stderr)
+        print(f"build_training_set: {storage.redact(str(error))}", file=sys.stderr)
         return 2
     parts = plan_parts(images, config.output)
     todo = unfinished(parts, config.output)
@@ -60,7 +60,7 @@ def main(arguments: Sequence[str] | None = None, run: Runner | None = None) -> i
         if len(todo):
             (run or on_ray)(MakePart(config, len(images.class_names)), todo)
     except ClusterError as error:
-        print(f"build_training_set: {error}", file=sys.stderr)
+        print(f"build_training_set: {storage.redact(str(error))}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("build_training_set: stopped; the same command goes on from here", file=sys.stderr)

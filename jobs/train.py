@@ -53,14 +53,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         start = first_network(config, class_names)
         history = take_up(config)
     except (ConfigError, CheckpointError, storage.StorageError, OSError, ValueError) as error:
-        print(f"train: {error}", file=sys.stderr)
+        print(f"train: {storage.redact(str(error))}", file=sys.stderr)
         return EXIT_ARGUMENTS
     try:
         for stage in config.stages:
             start = network_of_stage(config, stage, start, history)
         effect = renew_statistics(config)
     except (ClusterError, TrainingError) as error:
-        print(f"train: {error}", file=sys.stderr)
+        print(f"train: {storage.redact(str(error))}", file=sys.stderr)
         return EXIT_FAILED
     except (KeyboardInterrupt, SystemExit):  # the latter is what Ray Train makes of Ctrl-C
         print("train: stopped; the same command goes on from the last checkpoint", file=sys.stderr)

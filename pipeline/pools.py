@@ -115,16 +115,7 @@ def plan_pools(
     if refine_gpus:
         most = min(most, _fitting(gpus, refine_gpus, beside=each * math.ceil(predict / gpus) if gpus >= 1 else 0.0))
     refine = refine_workers or max(1, min(most, math.ceil(rate * seconds["refine"])))
-    if predict * each > gpus:
-        raise PoolError(
-            f"{predict} predict worker(s) x {each:g} GPU need {predict * each:g} GPUs, the cluster has {gpus:g}: "
-            "lower --predict-workers or --predict-gpus, or add GPUs (--device cpu --predict-gpus 0 needs none)"
-        )
-    if predict * each + refine * refine_gpus > gpus + 1e-9:
-        raise PoolError(
-            f"{predict} predict worker(s) x {each:g} GPU + {refine} refine worker(s) x {refine_gpus:g} GPU need more "
-            f"than the cluster's {gpus:g}: lower --predict-gpus, --refine-workers or --refine-gpus"
-        )
+    _check_gpus(gpus, predict, each, refine, refine_gpus)
     free = cpus - predict * predict_cpus - refine * refine_cpus
     task_cpus = max((share for share in TASK_CPUS if free >= share), default=min(TASK_CPUS))
     if free < task_cpus:
@@ -134,6 +125,19 @@ def plan_pools(
             "--refine-workers, or add CPUs"
         )
     return Pools(predict, predict_cpus, each, refine, refine_cpus, task_cpus, refine_gpus)
+
+
+def _check_gpus(gpus: float, predict: int, each: float, refine: int, refine_each: float) -> None:
+    if predict * each > gpus:
+        raise PoolError(
+            f"{predict} predict worker(s) x {each:g} GPU need {predict * each:g} GPUs, the cluster has {gpus:g}: "
+            "lower --predict-workers or --predict-gpus, or add GPUs (--device cpu --predict-gpus 0 needs none)"
+        )
+    if predict * each + refine * refine_each > gpus + 1e-9:
+        raise PoolError(
+            f"{predict} predict worker(s) x {each:g} GPU + {refine} refine worker(s) x {refine_each:g} GPU need more "
+            f"than the cluster's {gpus:g}: lower --predict-gpus, --refine-workers or --refine-gpus"
+        )
 
 
 def _fitting(gpus: float, each: float, beside: float = 0.0) -> int:
