@@ -1,4 +1,4 @@
-"""Turn annotated images into training windows for both stages (paper sections 4.1 and 6).
+"""Turn annotated images into training windows for both stages (paper sections 4 and 6).
 
     python jobs/build_training_set.py --data VOC2012 SBD/dataset --output data/voc_windows
 

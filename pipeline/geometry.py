@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 Window = Literal["250-224", "direct"]
 
 RESIZED = 250
-"""Side to which a box is resized, in pixels (paper section 4.2)."""
+"""Side to which a box is resized, in pixels (paper section 6)."""
 CROP = 224
 """Side of what the network sees."""
 MAX_OFFSET = RESIZED - CROP

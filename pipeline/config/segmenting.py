@@ -62,7 +62,7 @@ class ProposeConfig:
 
 @dataclass(frozen=True)
 class PredictConfig:
-    """Windows, network and aggregation (paper sections 4.3 and 5)."""
+    """Windows, network and aggregation (paper sections 5 and 6)."""
 
     window: Literal["250-224", "direct"] = "250-224"
     """`250-224`: a box is resized to 250x250 and its central 224x224 is fed. `direct`: resized straight to 224x224."""

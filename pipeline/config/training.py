@@ -11,7 +11,7 @@ from pipeline.config.segmenting import ProposeConfig
 
 @dataclass(frozen=True)
 class TrainingSetConfig:
-    """Stage-1 and stage-2 examples from annotated images (paper sections 4.1 and 6)."""
+    """Stage-1 and stage-2 examples from annotated images (paper sections 4 and 6)."""
 
     data: tuple[str, ...]
     """Folders, local or s3://, each in one of three layouts. PASCAL VOC: JPEGImages, SegmentationClass,

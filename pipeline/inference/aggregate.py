@@ -1,4 +1,4 @@
-"""Combining the score maps of an image's proposals (paper section 5, equations 1 to 3)."""
+"""Combining the score maps of an image's proposals (paper section 5, equations 1 and 2)."""
 
 from __future__ import annotations
 
@@ -58,5 +58,5 @@ def _places_in_crop(first: int, last: int, low: float, high: float, device: torc
 
 
 def probabilities(scores_CHW: Tensor) -> Tensor:
-    """Softmax over the classes of an aggregated score map (equation 3); uniform where no proposal said anything."""
+    """Softmax over the classes of an aggregated score map (section 5); uniform where no proposal said anything."""
     return scores_CHW.softmax(dim=0)

@@ -1,4 +1,4 @@
-"""What the decoder draws, from coarse to fine (paper section 3.2.2, figure 4)."""
+"""What the decoder draws, from coarse to fine (paper section 3.2, figure 4)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The rules that turn an annotated image into training windows (paper sections 4.1 and 6): pure functions, no files.
+"""The rules that turn an annotated image into training windows (paper sections 4 and 6): pure functions, no files.
 
 Stage 1 (easy): one window around every object, labelled with the class of that object alone.
 Stage 2 (hard): object proposals that overlap an object enough, labelled with everything in the window.
