@@ -14,7 +14,7 @@ from PIL import Image
 from jobs.benchmark import main
 from pipeline.benchmarks import aggregate, crf, crops, decode, network, proposals, step
 from pipeline.config import ConfigError, ProposeConfig, RefineConfig
-from pipeline.config.benchmarks import Aggregate, Crf, Crops, Decode, Network, Proposals, Step
+from pipeline.config.benchmarks import Aggregate, Crf, Crops, Decode, Network, Proposals, Scale, Step
 from pipeline.crf.refine import refine
 from pipeline.scenes.dataset import scene_of
 from pipeline.training.index import INDEX_SCHEMA, index_uri, write_index
@@ -114,13 +114,21 @@ def test_ingest_delivers_every_example_by_both_ways(photos, tmp_path, monkeypatc
 
 
 @pytest.mark.parametrize(("arguments", "told"), [
-    (["network", "--width", "0"], "width is 0"), (["decode", "--input", "nowhere"], "nowhere does not exist"),
+    (["decode", "--input", "nowhere"], "nowhere does not exist"),
     (["edges", "--data", "nowhere"], "give BSDS500's folder"),
 ])  # fmt: skip
-def test_bad_arguments_are_told_in_a_line(arguments, told, monkeypatch, capsys):
+def test_missing_data_is_told_in_a_line(arguments, told, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["benchmark.py", *arguments])
     assert main() == 2
     assert told in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("made", "settings"), [
+    (Network, {"micro_batch": 0}), (Step, {"micro_batch": 1}), (Crops, {"width": 5}), (Scale, {"done": 1}),
+])  # fmt: skip
+def test_settings_out_of_their_range_are_refused(made, settings):
+    with pytest.raises(ConfigError, match=next(iter(settings)).replace("_", "-")):
+        made(**settings)
 
 
 def test_recall_is_not_measured_without_object_masks(tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from pipeline.config.checks import require, require_positive
 from pipeline.config.segmenting import PredictConfig, ProposeConfig, RefineConfig
 
 
@@ -20,6 +21,9 @@ class Decode:
     """To measure each for."""
     json: str | None = None
     """File for the figures."""
+
+    def __post_init__(self) -> None:
+        require_positive(self, "limit", "seconds")
 
 
 @dataclass(frozen=True)
@@ -39,10 +43,20 @@ class Network:
     json: str | None = None
     """File for the figures."""
 
+    def __post_init__(self) -> None:
+        require(0 < self.width <= 4, "width", self.width, "must lie in 0..4")
+        require(self.classes >= 2, "classes", self.classes, "must be at least 2, background included")
+        require_positive(self, "micro_batch", "seconds")
+
 
 @dataclass(frozen=True)
 class Step(Network):
     """A training step (forward, backward, SGD) against the processor's own matrix rate in the same run."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        # As in training: batch normalisation has no variance of the one value that fc6 gives for one crop.
+        require(self.micro_batch >= 2, "micro_batch", self.micro_batch, "must be at least 2")
 
 
 @dataclass(frozen=True)
@@ -68,6 +82,9 @@ class Aggregate:
     json: str | None = None
     """File for the figures."""
 
+    def __post_init__(self) -> None:
+        require_positive(self, "classes", "seconds")
+
 
 @dataclass(frozen=True)
 class Crf:
@@ -87,6 +104,9 @@ class Crf:
     predict: PredictConfig = field(default_factory=PredictConfig)
     refine: RefineConfig = field(default_factory=RefineConfig)
 
+    def __post_init__(self) -> None:
+        require_positive(self, "limit", "batch")
+
 
 @dataclass(frozen=True)
 class Proposals:
@@ -101,6 +121,9 @@ class Proposals:
     json: str | None = None
     """File for the figures."""
     propose: ProposeConfig = field(default_factory=ProposeConfig)
+
+    def __post_init__(self) -> None:
+        require_positive(self, "limit")
 
 
 @dataclass(frozen=True)
@@ -129,6 +152,9 @@ class Edges:
     json: str | None = None
     """File for the figures."""
 
+    def __post_init__(self) -> None:
+        require_positive(self, "limit")
+
 
 @dataclass(frozen=True)
 class Scale:
@@ -143,6 +169,10 @@ class Scale:
     json: str | None = None
     """File for the figures."""
 
+    def __post_init__(self) -> None:
+        require_positive(self, "images")
+        require(0 <= self.done < 1, "done", self.done, "must lie in 0..1, below 1")
+
 
 @dataclass(frozen=True)
 class Pipeline:
@@ -156,3 +186,6 @@ class Pipeline:
     """Images to do; a few dozen, or the start and the end of the graph are most of what is measured."""
     json: str | None = None
     """File for the figures."""
+
+    def __post_init__(self) -> None:
+        require_positive(self, "limit")

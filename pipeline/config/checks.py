@@ -17,6 +17,17 @@ def require(ok: bool, name: str, value: object, allowed: str) -> None:
         raise ConfigError(f"--{name.replace('_', '-')} is {value}; {allowed}")
 
 
+def require_positive(config: object, *names: str) -> None:
+    """Check that settings are above 0; None passes.
+
+    Raises:
+        ConfigError: one is not.
+    """
+    for name in names:
+        value = getattr(config, name)
+        require(value is None or value > 0, name, value, "must be above 0")
+
+
 def require_local(name: str, path: str) -> None:
     """Check that a setting is a path on this machine: an address would become a folder called `s3:`.
 
