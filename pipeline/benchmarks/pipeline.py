@@ -31,7 +31,10 @@ _predict: PredictStage
 
 
 def run(config: Pipeline) -> list[dict[str, Any]]:
-    """Images a second of plain processes, one a core, and of the job; start-up of neither is counted."""
+    """Images a second of plain processes, one a core, and of the job.
+
+    Neither counts the start of Python and Ray; the job counts the start of its graph.
+    """
     with tempfile.TemporaryDirectory() as temporary:
         settings = SegmentConfig(config.input, f"{temporary}/plain", weights_uri(config.weights), limit=config.limit)
         plain = _plain(settings)
