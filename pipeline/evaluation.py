@@ -140,8 +140,8 @@ def evaluate_results(output_uri: str, ground_truth_uri: str, split: str | None =
         trimap: also count the pixels near boundaries apart, up to so many pixels away (`pipeline.trimap`).
 
     Raises:
-        EvaluationError: there is no ground truth, or not for all of the split; two results have one name; the ground
-            truth holds a label beyond the results' classes; or no image could be compared.
+        EvaluationError: there is no ground truth, or not for all of the split; two results or two masks have one name;
+            the ground truth holds a label beyond the results' classes; or no image could be compared.
         ResultsError: there are no results, or they cannot be read.
     """
     class_names = read_class_names(output_uri)
@@ -190,13 +190,19 @@ def truth_uris(ground_truth_uri: str) -> dict[str, str]:
     """Masks of a folder in VOC's layout by image name.
 
     Raises:
-        EvaluationError: there are none.
+        EvaluationError: there are none, or two in different subfolders have one name.
     """
     folder = storage.join(ground_truth_uri, "SegmentationClass")
     files = listing.list_files(folder, (".png",)) if storage.is_folder(folder) else []
     if not files:
         raise EvaluationError(f"{folder} holds no .png masks; give a folder in VOC's layout, SegmentationClass/*.png")
-    return {PurePosixPath(file.uri).stem: file.uri for file in files}
+    masks: dict[str, str] = {}
+    for file in files:
+        other = masks.setdefault(PurePosixPath(file.uri).stem, file.uri)
+        if other != file.uri:
+            raise EvaluationError(f"{other} and {file.uri} have one name, and results are joined with masks by name; "
+                                  "evaluate one folder at a time")  # fmt: skip
+    return masks
 
 
 def split_names(ground_truth_uri: str, split: str | None, known: set[str]) -> set[str]:

@@ -203,6 +203,15 @@ def test_two_results_for_one_ground_truth_are_refused(tmp_path: Path):
         evaluate_results(str(tmp_path / "run"), str(tmp_path / "voc"))
 
 
+def test_two_ground_truths_of_one_name_are_refused(tmp_path: Path):
+    write_truth(tmp_path / "voc", {"a": labels([1])})
+    (tmp_path / "voc" / "SegmentationClass" / "s").mkdir()
+    (tmp_path / "voc" / "SegmentationClass" / "s" / "a.png").write_bytes(encode_mask(labels([0]), voc_palette()))
+    write_results(tmp_path / "run", {"a.jpg": labels([1])})
+    with pytest.raises(EvaluationError, match="have one name"):
+        evaluate_results(str(tmp_path / "run"), str(tmp_path / "voc"))
+
+
 def test_nothing_in_common_is_said(tmp_path: Path):
     write_truth(tmp_path / "voc", {"a": labels([1])})
     write_results(tmp_path / "run", {"b.jpg": labels([1])})
