@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from pipeline import listing, storage
 from pipeline.classes import VOID
-from pipeline.images import ImageError, decode_mask
+from pipeline.images import SUPPORTED, ImageError, decode_mask
 from pipeline.results import read_class_names, scan_results
 from pipeline.trimap import trimap_confusions
 
@@ -182,8 +182,12 @@ def evaluate_results(output_uri: str, ground_truth_uri: str, split: str | None =
 
 
 def truth_name(image_id: str) -> str:
-    """Name under which an image's ground truth is looked for: its file name without folder and extension."""
-    return unquote(PurePosixPath(image_id).stem)
+    """Name under which an image's ground truth is looked for: its file name without folder and extension.
+
+    Only an image's extension is one: an id that a manifest gives, such as `scan.07`, may have other dots.
+    """
+    name = PurePosixPath(image_id)
+    return unquote(name.stem if name.suffix.lower() in SUPPORTED else name.name)
 
 
 def truth_uris(ground_truth_uri: str) -> dict[str, str]:

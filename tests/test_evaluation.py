@@ -16,6 +16,7 @@ from pipeline.evaluation import (
     mean_iou,
     per_class_iou,
     pixel_accuracy,
+    truth_name,
 )
 from pipeline.images import decode_mask, encode_mask
 from pipeline.results import OK, ResultsError, write_rows
@@ -201,6 +202,13 @@ def test_two_results_for_one_ground_truth_are_refused(tmp_path: Path):
     write_results(tmp_path / "run", {"s/a.jpg": labels([1]), "t/a.png": labels([1])})
     with pytest.raises(EvaluationError, match=r"a\.(jpg|png) and .*a\.(jpg|png)"):
         evaluate_results(str(tmp_path / "run"), str(tmp_path / "voc"))
+
+
+@pytest.mark.parametrize(("image_id", "name"), [
+    ("a.jpg", "a"), ("s/t/b.v2.PNG", "b.v2"), ("scan.07", "scan.07"), ("s/plain", "plain"), ("x%20y.jpeg", "x y"),
+])  # fmt: skip
+def test_a_ground_truth_is_looked_for_under_the_images_name(image_id, name):
+    assert truth_name(image_id) == name
 
 
 def test_two_ground_truths_of_one_name_are_refused(tmp_path: Path):
