@@ -24,7 +24,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline import listing, storage
-from pipeline.retrying import retrying_arrow
+from pipeline.retrying import TransientError, retrying_arrow
 
 T = TypeVar("T")
 
@@ -269,6 +269,8 @@ def _read_parquet(uri: str, read: Callable[[pq.ParquetFile], T]) -> T:
 
     try:
         return retrying_arrow(opened)
+    except TransientError:  # says nothing of the file
+        raise
     except (pa.ArrowException, OSError) as error:
         raise ResultsError(f"{uri} cannot be read: {error}") from error
 

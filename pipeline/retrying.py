@@ -28,6 +28,10 @@ class TransientError(OSError):
     """A fault of the moment: the store was busy, slow or out of reach. The same request may succeed later."""
 
 
+class StoreAwayError(OSError):
+    """The store is out of reach for everything that is asked of it: no single object is to blame."""
+
+
 def max_attempts() -> int:
     """Return how often a request is tried at most: `AWS_MAX_ATTEMPTS`, or 10."""
     text = os.environ.get("AWS_MAX_ATTEMPTS", "")

@@ -16,6 +16,7 @@ import pyarrow as pa
 from numpy.typing import DTypeLike, NDArray
 
 from pipeline.results import ERRORS_SCHEMA, OK, RESULTS_SCHEMA
+from pipeline.storage import StoreAwayError
 
 Row = dict[str, Any]
 
@@ -71,8 +72,8 @@ def start_rows(manifest: pa.Table) -> pa.Table:
 def run_rows(table: pa.Table, stage: str, work: Callable[[Row], None]) -> pa.Table:
     """Apply `work` to each row that has not failed yet, in place; a row that raises becomes an error row.
 
-    Any exception of one row is that row's business only: a run of millions must not end with one bad image.
-    The row's `seconds_<stage>` is set.
+    Any exception of one row is that row's business only: a run of millions must not end with one bad image. That the
+    store is away is no row's fault, and is raised. The row's `seconds_<stage>` is set.
     """
     rows = table.to_pylist()
     for row in rows:
@@ -106,10 +107,16 @@ def run_together(table: pa.Table, stage: str, work: Callable[[list[Row]], list[R
 
 
 def timed(row: Row, stage: str, work: Callable[[Row], None]) -> None:
-    """Run one stage's work on one row, set its seconds, and turn an exception into an error row."""
+    """Run one stage's work on one row, set its seconds, and turn an exception into an error row.
+
+    Raises:
+        StoreAwayError: from `work`; many good images would become error rows otherwise.
+    """
     started = time.perf_counter()
     try:
         work(row)
+    except StoreAwayError:
+        raise
     except Exception as error:
         fail(row, stage, error)
     row[f"seconds_{stage}"] = time.perf_counter() - started

@@ -123,7 +123,9 @@ def _translated(error: Exception, uri: str) -> OSError:
     if isinstance(error, boto.SSLError):
         return OSError(message)
     # A body that breaks off in the middle of XML is a parser's error.
-    if isinstance(error, boto.HTTPClientError | boto.IncompleteReadError) or "ResponseParserError" in repr(type(error)):
+    # botocore's ConnectionError is a connection that cannot be made, its HTTPClientError one that breaks.
+    lost = boto.ConnectionError | boto.HTTPClientError | boto.IncompleteReadError
+    if isinstance(error, lost) or "ResponseParserError" in repr(type(error)):
         return TransientError(message)
     return OSError(message)
 

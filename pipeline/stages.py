@@ -29,10 +29,14 @@ from pipeline.rows import Row, pack, unpack
 
 
 def decode_stage(table: pa.Table, config: DecodeConfig) -> pa.Table:
-    """Read each image and bring it to working size."""
+    """Read each image and bring it to working size.
+
+    Raises:
+        StoreAwayError: the images' store does not answer.
+    """
 
     def work(row: Row) -> None:
-        image_HW3 = decode_image(storage.read_bytes(row["uri"]), config.max_megapixels)
+        image_HW3 = decode_image(storage.read_image(row["uri"]), config.max_megapixels)
         row["height"], row["width"] = image_HW3.shape[:2]
         working_HW3 = working_size(image_HW3, config.max_side)
         row["work_height"], row["work_width"] = working_HW3.shape[:2]

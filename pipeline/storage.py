@@ -26,6 +26,7 @@ from pipeline import retrying, s3_environment
 redact = s3_environment.redact
 worker_environment = s3_environment.worker_environment
 retries = retrying.retries
+StoreAwayError = retrying.StoreAwayError
 
 _S3 = "s3://"
 _FILE = "file://"
@@ -130,6 +131,29 @@ def read_bytes(uri: str) -> bytes:
     """
     address = absolute(uri)
     return bytes(s3().read(address)) if is_s3(address) else Path(address).read_bytes()
+
+
+def read_image(uri: str) -> bytes:
+    """`read_bytes`, for where a file that cannot be read counts as bad: tells a bad file from a store that is away.
+
+    Raises:
+        StoreAwayError: the store does not answer anything.
+        OSError: as `read_bytes`.
+    """
+    try:
+        return read_bytes(uri)
+    except retrying.TransientError:
+        _wait_for_answer(parent(uri))
+        return read_bytes(uri)  # also where the store was away until a moment ago
+
+
+def _wait_for_answer(uri: str) -> None:
+    try:
+        is_folder(uri)
+    except retrying.TransientError as error:
+        raise StoreAwayError(str(error)) from None
+    except OSError:  # an answer, too: it may forbid listings
+        return
 
 
 def make_parents(uri: str) -> None:

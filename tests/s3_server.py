@@ -110,7 +110,7 @@ class FaultyProxy(S3Server):
 
 @contextmanager
 def faulty_proxy(
-    server: S3Server, rate: float, seed: int, kinds: Sequence[str] = FAULTS, delay: float = 0.2
+    server: S3Server, rate: float, seed: int, kinds: Sequence[str] = FAULTS, delay: float = 0.2, only: str = ""
 ) -> Iterator[FaultyProxy]:
     """Put a proxy before a server that answers a part of the requests with a fault, drawn from a seeded generator.
 
@@ -120,8 +120,9 @@ def faulty_proxy(
         seed: of the generator.
         kinds: what may happen, of `FAULTS`.
         delay: seconds that a late answer takes.
+        only: spare requests whose path does not end so.
     """
-    listener = _Proxy(server, rate, seed, kinds, delay)
+    listener = _Proxy(server, rate, seed, kinds, delay, only)
     threading.Thread(target=listener.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
     try:
         yield listener.proxy
@@ -135,19 +136,19 @@ class _Proxy(ThreadingHTTPServer):
     block_on_close = False
     request_queue_size = 256
 
-    def __init__(self, server: S3Server, rate: float, seed: int, kinds: Sequence[str], delay: float) -> None:
+    def __init__(self, server: S3Server, rate: float, seed: int, kinds: Sequence[str], delay: float, only: str) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.upstream = server.endpoint.removeprefix("http://")
         self.proxy = FaultyProxy(f"http://127.0.0.1:{self.server_port}", server.access_key, server.secret_key)
         self.delay = delay
-        self._rate, self._kinds = rate, kinds
+        self._rate, self._kinds, self._only = rate, kinds, only
         self._random, self._lock = random.Random(seed), threading.Lock()
 
-    def draw(self, method: str) -> tuple[str, bool]:
+    def draw(self, method: str, path: str) -> tuple[str, bool]:
         """Return the fault of the next request ("" for none) and whether the store gets the request before it."""
         with self._lock:
             self.proxy.requests[method] += 1
-            if self._random.random() >= self._rate:
+            if self._random.random() >= self._rate or not path.endswith(self._only):
                 return "", True
             fault, reaches_store = self._random.choice(self._kinds), self._random.random() < 0.5
             self.proxy.faults[fault] += 1
@@ -168,7 +169,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
             return
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        fault, reaches_store = self.server.draw(self.command)
+        fault, reaches_store = self.server.draw(self.command, self.path)
         if fault == "slow_down":
             self._answer(503, [("Content-Type", "application/xml")], _SLOW_DOWN)
             return

@@ -16,10 +16,14 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import use_s3
+from conftest import free_port, use_s3
 from s3_server import FAULTS, S3Server, faulty_proxy, s3_server
 
 from pipeline import listing, retrying, s3_client, s3_environment, storage
+from pipeline.config import DecodeConfig
+from pipeline.results import finished_ids
+from pipeline.rows import start_rows
+from pipeline.stages import decode_stage
 
 
 @pytest.fixture
@@ -99,6 +103,38 @@ def test_retries_end(kind: str, s3: S3Server, s3_folder: str, quick: None, monke
         assert proxy.requests["HEAD"] == 10
         assert storage.retries(reset=True) == 9
         assert storage.retries() == 0
+
+
+def test_a_store_that_nobody_answers_for_is_asked_again(s3_folder: str, quick: None, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{free_port()}")
+    with pytest.raises(retrying.TransientError, match=r"Could not connect.*attempt 10, the last"):
+        storage.read_bytes(f"{s3_folder}/x.bin")
+
+
+def test_an_image_is_to_blame_only_where_the_store_answers_otherwise(
+    s3: S3Server, s3_folder: str, quick: None, monkeypatch: pytest.MonkeyPatch
+):
+    storage.write_atomic(f"{s3_folder}/x.jpg", b"x")
+    images = start_rows(pa.table({"image_id": ["x.jpg"], "uri": [f"{s3_folder}/x.jpg"]}))
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "2")
+    with faulty_proxy(s3, rate=1, seed=0, kinds=["slow_down"], only="x.jpg") as proxy:
+        use_s3(proxy, monkeypatch)
+        (row,) = decode_stage(images, DecodeConfig()).to_pylist()
+    assert (row["status"], row["error_type"]) == ("failed", "TransientError")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{free_port()}")
+    with pytest.raises(storage.StoreAwayError, match="Could not connect"):
+        decode_stage(images, DecodeConfig())
+
+
+def test_results_that_the_store_does_not_give_are_not_called_damaged(
+    s3: S3Server, s3_folder: str, monkeypatch: pytest.MonkeyPatch
+):
+    storage.write_parquet(f"{s3_folder}/results/part-0.parquet", pa.table({"image_id": ["a"]}))
+    with faulty_proxy(s3, rate=1, seed=0, kinds=["slow_down"], only=".parquet") as proxy:
+        use_s3(proxy, monkeypatch)
+        monkeypatch.setenv("AWS_MAX_ATTEMPTS", "2")
+        with pytest.raises(retrying.TransientError, match="part-0"):
+            finished_ids(s3_folder)
 
 
 def test_what_is_not_there_is_asked_for_once(s3: S3Server, s3_folder: str, monkeypatch: pytest.MonkeyPatch):
