@@ -29,7 +29,7 @@ class TransientError(OSError):
 
 
 class StoreAwayError(OSError):
-    """The store is out of reach for everything that is asked of it: no single object is to blame."""
+    """The store gives nothing that is asked of it: no single object is to blame."""
 
 
 def max_attempts() -> int:

@@ -18,7 +18,7 @@ from botocore import exceptions as boto
 from botocore.config import Config
 
 from pipeline import s3_environment
-from pipeline.retrying import TransientError, max_attempts, retrying
+from pipeline.retrying import StoreAwayError, TransientError, max_attempts, retrying
 
 T = TypeVar("T")
 
@@ -29,11 +29,15 @@ _CONNECTIONS = 64
 
 BUSY = {"SlowDown", "RequestTimeout", "InternalError", "ServiceUnavailable", "Throttling", "ThrottlingException",
          "RequestLimitExceeded", "BandwidthLimitExceeded", "OperationAborted"}  # fmt: skip
-_REFUSED = {"AccessDenied", "ExpiredToken", "InvalidToken", "InvalidAccessKeyId", "SignatureDoesNotMatch"}
+_STRANGER = {"ExpiredToken", "InvalidToken", "InvalidAccessKeyId", "SignatureDoesNotMatch"}
 _NO_CREDENTIALS = ("no usable credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY or AWS_PROFILE, "
                    "or AWS_NO_SIGN_REQUEST=YES for a public bucket")  # fmt: skip
 
 _making = Lock()
+
+
+class CredentialsError(PermissionError, StoreAwayError):
+    """The store does not know who asks, or not any more: tokens expire in the middle of a run."""
 
 
 def _client() -> Any:
@@ -119,7 +123,7 @@ def _translated(error: Exception, uri: str) -> OSError:
         return _refused(error, uri)
     message = s3_environment.redact(f"{uri}: {error}")
     if isinstance(error, boto.NoCredentialsError | boto.PartialCredentialsError | boto.ProfileNotFound):
-        return PermissionError(f"{uri}: {_NO_CREDENTIALS} ({s3_environment.redact(str(error))})")
+        return CredentialsError(f"{uri}: {_NO_CREDENTIALS} ({s3_environment.redact(str(error))})")
     if isinstance(error, boto.SSLError):
         return OSError(message)
     # A body that breaks off in the middle of XML is a parser's error.
@@ -137,6 +141,8 @@ def _refused(error: boto.ClientError, uri: str) -> OSError:
     message = s3_environment.redact(f"{uri}: {code}: {reason}")
     if code in BUSY or status in (408, 429) or (status >= 500 and status != 501):
         return TransientError(message)
-    if status in (401, 403) or code in _REFUSED:
+    if code in _STRANGER:
+        return CredentialsError(message)
+    if status in (401, 403) or code == "AccessDenied":
         return PermissionError(message)
     return FileNotFoundError(message) if status == 404 else OSError(message)

@@ -137,7 +137,7 @@ def read_image(uri: str) -> bytes:
     """`read_bytes`, for where a file that cannot be read counts as bad: tells a bad file from a store that is away.
 
     Raises:
-        StoreAwayError: the store does not answer anything.
+        StoreAwayError: the store does not answer anything, or does not know the credentials.
         OSError: as `read_bytes`.
     """
     try:

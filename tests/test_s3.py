@@ -166,6 +166,9 @@ def test_wrong_credentials_are_a_permission_error_at_once(stranger: str):
     for call in calls:
         with pytest.raises(PermissionError, match="s3://bucket"):
             call()
+    images = start_rows(pa.table({"image_id": ["x.bin"], "uri": [f"{stranger}/x.bin"]}))
+    with pytest.raises(storage.StoreAwayError):  # credentials that expire must not fail every later image
+        decode_stage(images, DecodeConfig())
     assert storage.retries() == 0
 
 
