@@ -10,6 +10,7 @@ finishes what is left. Exit codes: 0 all done, 2 bad arguments, 3 stopped but re
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -36,7 +37,7 @@ from pipeline.models.description import (
 )
 from pipeline.pools import ClusterError, PoolError
 from pipeline.proposals.edgeboxes import check_edges
-from pipeline.results import RESULTS_SCHEMA, finished_ids, read_errors
+from pipeline.results import RESULTS_SCHEMA, ResultsError, finished_ids, read_errors
 from pipeline.rows import STAGES
 from pipeline.run_record import RunRecord, RunRecordError, Summary, TooManyErrors, open_run
 from pipeline.shipped import weights_uri
@@ -68,8 +69,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:  # listing millions of images takes a while
         console.print("stopped; the same command goes on from here")
         return EXIT_STOPPED
-    with run.lease.kept_alive():
-        return work(config, info, run)
+    try:
+        with run.lease.kept_alive():
+            return work(config, info, run)
+    except KeyboardInterrupt:  # again, while the first was followed
+        console.print("stopped at once; the same command goes on from here")
+        return EXIT_STOPPED
 
 
 def parse(arguments: Sequence[str] | None) -> SegmentConfig:
@@ -110,19 +115,19 @@ def check_other(config: SegmentConfig, info: CheckpointInfo) -> str | None:
 
 def work(config: SegmentConfig, info: CheckpointInfo, run: RunRecord) -> int:
     """Do what is left of a run that this process owns; returns the exit code."""
-    todo = run.todo()
-    console.print(
-        f"{len(run.manifest)} images, {len(run.manifest) - len(todo)} done before; {classes(info)}; "
-        f"results go to {run.output}"
-    )
     summary = Summary()
     code = EXIT_DONE
     try:
+        todo = run.todo()
+        console.print(
+            f"{len(run.manifest)} images, {len(run.manifest) - len(todo)} done before; {classes(info)}; "
+            f"results go to {run.output}"
+        )
         if len(todo):
             from pipeline.driver import Driver  # noqa: PLC0415  (imports Ray, which takes seconds)
 
             Driver(config, info, run, summary, console.print).drive(todo)
-    except PoolError as error:
+    except (PoolError, ResultsError) as error:
         return complain(error)
     except TooManyErrors as error:
         console.print(f"stopped: {error}")
@@ -137,10 +142,13 @@ def work(config: SegmentConfig, info: CheckpointInfo, run: RunRecord) -> int:
         code = EXIT_STOPPED
     try:
         run.lease.check()
+        return report(run, summary, code)
     except LeaseError as error:  # what is in the output is the other run's business now
         console.print(f"stopped: {error}")
         return EXIT_STOPPED
-    return report(run, summary, code)
+    except OSError as error:  # a store in trouble
+        console.print(f"run/summary.json was not written: {storage.redact(str(error))}")
+        return code or EXIT_STOPPED
 
 
 def with_absolute_paths(config: SegmentConfig) -> SegmentConfig:
@@ -226,4 +234,7 @@ def complain(error: Exception) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    code = main()
+    for asked in (signal.SIGINT, signal.SIGTERM):  # all is said and done; Ray ends what it started
+        signal.signal(asked, signal.SIG_IGN)
+    sys.exit(code)

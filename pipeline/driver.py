@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import gc
 import os
+import re
 import signal
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import timedelta
+from textwrap import shorten
 from types import FrameType
 from typing import NoReturn
 
@@ -27,6 +29,7 @@ from pipeline.segmentation import RemoteLedger, build_dataset, real_works
 from pipeline.watch import Watch
 
 PROBE_FROM = 100  # images; with fewer, timing the stages takes longer than a better plan saves
+LONGEST_REASON = 400  # characters
 PAUSES = (10.0, 60.0, 300.0)
 """Seconds before a broken graph is begun anew: after one that put results in place, after one that did not, ..."""
 
@@ -90,9 +93,12 @@ class Driver:
                 if len(left):
                     self._run_graph(left, works, pools, started)
             except (ray.exceptions.RayError, OSError) as error:
-                broken = storage.redact(str(error))
+                broken = _in_short(error)
+                self.summary.faults["graphs_broken"] += 1
             else:
                 return
+            with suppress(OSError):  # a store in trouble; the next graph asks again
+                self.run.lease.check()
             fruitless = 0 if self.summary.images > before else fruitless + 1
             if not self.summary.images or fruitless == len(PAUSES):
                 raise ClusterError(broken)
@@ -100,7 +106,6 @@ class Driver:
             gc.collect()  # Ray Data's executor, a web of references, holds its actors, and they the GPUs
             time.sleep(PAUSES[fruitless])
             left = None
-            self.summary.faults["graphs_broken"] += 1
 
     def _run_graph(self, todo: pa.Table, works: Works, pools: Pools, started: float) -> None:
         """Run one graph over images, commit and add up what its write tasks report."""
@@ -159,6 +164,12 @@ def _promise(expected: Outlook, images: int, price: float | None) -> str:
         f"bound by {expected.bound}: about {expected.images_per_second:.2f} images/s, "
         f"{timedelta(seconds=round(hours * 3600))} for {images} images{cost}"
     )
+
+
+def _in_short(error: Exception) -> str:
+    """The error that Ray's account of a task's end begins with, in one line, without the tracebacks."""
+    first, *_ = storage.redact(str(error)).split("The above exception was the direct cause")
+    return shorten(re.split(r"^ +.*\n", first, flags=re.MULTILINE)[-1], LONGEST_REASON) or type(error).__name__
 
 
 def _stop(_signal: int, _frame: FrameType | None) -> NoReturn:

@@ -92,7 +92,8 @@ class Lease:
         finally:
             ended.set()
             thread.join()
-            self.release()
+            with suppress(OSError):  # the next call sees that this process is gone, or waits for its silence
+                self.release()
 
     def check(self) -> None:
         """Make sure that the lease is still this call's.
@@ -101,7 +102,12 @@ class Lease:
             LeaseError: another run took the folder over.
         """
         owner = _owner(self.output)
-        if owner is None or owner.call != self.call:
+        if owner is None:
+            raise LeaseError(
+                f"{_lease(self.output)} is gone: another run took the folder over and has ended, somebody removed it, "
+                f"or {platform.node()} does not see the folder; this run ends here"
+            )
+        if owner.call != self.call:
             raise LeaseError(f"{self.output} was taken over by another run ({_name(owner)}); this one ends here")
 
     def commit(self, parts: list[str]) -> None:
@@ -183,8 +189,8 @@ def _sign(output: str, owner: Owner) -> bytes | None:
         return None
 
 
-def _name(owner: Owner | None) -> str:
-    return "nobody" if owner is None else f"process {owner.pid} on {owner.host}"
+def _name(owner: Owner) -> str:
+    return f"process {owner.pid} on {owner.host}"
 
 
 def _lease(output: str) -> str:

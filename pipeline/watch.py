@@ -66,7 +66,8 @@ class Watch:
             except LeaseError as error:
                 return self._end(str(error))
             except Exception as error:  # a store or a cluster in trouble: no sign of progress, and no reason to end yet
-                self._tell(f"no news of the run: {error}")
+                if not self._closed.is_set():
+                    self._tell(f"no news of the run: {error}")
                 idle = time.monotonic() - heard
             else:
                 heard, idle = time.monotonic(), self.last.idle_seconds
@@ -76,6 +77,8 @@ class Watch:
         return None
 
     def _end(self, reason: str) -> None:
+        if self._closed.is_set():  # while this thread waited for the store: another graph may be at work by now
+            return
         self.reason = reason
         self._stop()
 

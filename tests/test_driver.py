@@ -49,7 +49,34 @@ def test_a_graph_that_breaks_is_begun_anew_with_what_is_left(in_ray, photos, tmp
     assert code == 0, told
     found = audit(str(output), build_manifest(str(photos), None))
     assert (found.ok, found.complete) == (IMAGES, True)
-    assert re.search(r"the work broke off: .* actor died .* begins anew", told, re.DOTALL)
+    assert re.search(r"the work broke off: .* actor died .*\nwhat is left begins anew in 0 s", told)
     assert told.count("predict: 1 actor(s)") == 2
     assert not first_predict[0].is_running()
     assert json.loads((output / "run" / "summary.json").read_text())["faults"]["graphs_broken"] == 1
+
+
+def test_an_output_that_fails_ends_the_call_and_the_same_command_goes_on(in_ray, photos, tmp_path, monkeypatch, capsys):
+    """The folder of the run's record turns into a file, as a disk that breaks: nothing can be read or written there."""
+    monkeypatch.setattr(driver, "PAUSES", (0.1, 0.1))
+    output = tmp_path / "out"
+
+    def break_the_output() -> None:
+        while not list((output / "results").glob("*.parquet")):
+            time.sleep(0.02)
+        (output / "run").rename(tmp_path / "run")
+        (output / "run").write_text("")
+
+    threading.Thread(target=break_the_output, daemon=True).start()
+    arguments = ("--input", str(photos), "--output", str(output), *FAST)
+    assert exit_code(main, *arguments) == 3
+    told = capsys.readouterr().out
+    assert re.search(r"^the work broke off: .*Not a directory.*\nwhat is left begins anew", told, re.MULTILINE)
+    assert re.search(r"^stopped, the same command goes on from here: .*Not a directory", told, re.MULTILINE)
+    assert "Traceback" not in told
+    (output / "run").unlink()
+    (tmp_path / "run").rename(output / "run")
+    monkeypatch.undo()
+    (output / "run" / "lease.json").unlink()  # not released, and this process, its owner, is alive
+    assert exit_code(main, *arguments) == 0, capsys.readouterr().out
+    found = audit(str(output), build_manifest(str(photos), None))
+    assert (found.ok, found.complete) == (IMAGES, True)

@@ -20,6 +20,7 @@ from pipeline.classes import voc_palette
 from pipeline.evaluation import confusion_matrix, mean_iou
 from pipeline.images import decode_mask
 from pipeline.results import read_errors, read_results
+from pipeline.run_record import RunRecord
 from pipeline.scenes.compose import CLASSES
 from pipeline.scenes.dataset import scene_of
 
@@ -236,6 +237,14 @@ def test_a_stopped_run_says_so_and_the_same_command_finishes_it(photos, tmp_path
     assert len(read_results(str(tmp_path / "out"))) == 0
     assert segment_here(*arguments) == 0
     assert len(read_results(str(tmp_path / "out"))) == 1
+
+
+def test_ctrl_c_while_the_output_is_counted_ends_the_job_at_once(run, photos, monkeypatch, capsys):
+    _, output = run
+    monkeypatch.setattr(RunRecord, "audit", lambda _: signal.raise_signal(signal.SIGINT))
+    assert segment_here("--input", photos, "--output", output, *FAST) == 3
+    assert "stopped at once; the same command goes on" in capsys.readouterr().out
+    assert not (output / "run" / "lease.json").exists()
 
 
 def test_failed_images_are_done_again_when_asked(photos, tmp_path, in_ray):

@@ -68,4 +68,4 @@ def test_a_run_that_was_taken_over_is_ended(lease):
     lease.release()
     stopped = threading.Event()
     watch, _ = watch_until(stopped, lease, lambda: Progress({}, 0, 0, 0.0))
-    assert "taken over" in watch.reason
+    assert "lease.json is gone" in watch.reason
