@@ -93,17 +93,28 @@ def total(resource: str) -> float:
     return float(max(sum(machine.get(resource, 0) for machine in machines()), (limits or {}).get(resource, 0)))
 
 
-def pace(manifest: pa.Table, works: Works, pools: Pools, tell: Callable[[str], None]) -> dict[str, float] | None:
+def pace(
+    manifest: pa.Table, works: Works, pools: Pools, patience: float, tell: Callable[[str], None]
+) -> dict[str, float] | None:
     """Time each stage on a few images, in one process with the CPUs of a predict actor.
+
+    Args:
+        manifest: what the images are taken from.
+        works: the stages.
+        pools: what the process gets.
+        patience: seconds after which it is given up: machines may be slow to come, processes may hang.
+        tell: prints a line.
 
     Returns:
         See `probe.probe`; None if it could not be done, which is told and no reason not to try the run.
     """
     gpus = max(pools.predict_gpus, pools.refine_gpus)
     timing = ray.remote(probe).options(num_cpus=pools.predict_cpus, num_gpus=gpus, max_retries=0)
+    task = timing.remote(sample(manifest), works)
     try:
-        seconds: dict[str, float] = ray.get(timing.remote(sample(manifest), works))
+        seconds: dict[str, float] = ray.get(task, timeout=patience)
     except ray.exceptions.RayError as error:
+        ray.cancel(task, force=True)  # else it keeps what the run needs
         tell(f"the stages could not be timed, so the plan is a guess: {storage.redact(str(error))}")
         return None
     return seconds

@@ -138,7 +138,7 @@ class Driver:
     def _timed_plan(self, works: Works, pools: Pools, todo: pa.Table) -> Pools:
         """The pools for stages that were timed on a few images; `pools` where that cannot be done."""
         self.tell(f"timing the stages on {PROBED} images")
-        seconds = cluster.pace(todo, works, pools, self.tell)
+        seconds = cluster.pace(todo, works, pools, self.config.stall_timeout, self.tell)
         if seconds is None:
             return pools
         self.summary.seconds_alone = seconds

@@ -10,12 +10,15 @@ from pathlib import Path
 
 import psutil
 import pytest
+import ray
 from conftest import exit_code, pid_of
 from PIL import Image
 
 from jobs.segment_dataset import main
-from pipeline import driver
+from pipeline import cluster, driver
 from pipeline.manifest import build_manifest
+from pipeline.pools import Pools
+from pipeline.probe import Works
 from pipeline.results import audit
 from pipeline.scenes.dataset import scene_of
 
@@ -80,3 +83,16 @@ def test_an_output_that_fails_ends_the_call_and_the_same_command_goes_on(in_ray,
     assert exit_code(main, *arguments) == 0, capsys.readouterr().out
     found = audit(str(output), build_manifest(str(photos), None))
     assert (found.ok, found.complete) == (IMAGES, True)
+
+
+def test_timing_that_does_not_end_is_given_up_and_keeps_nothing(in_ray, photos):
+    hangs = Works(lambda _: time.sleep(600), lambda table: table, lambda: time.sleep, lambda: time.sleep)
+    manifest, told = build_manifest(str(photos), None), []
+    assert cluster.pace(manifest, hangs, Pools(1, 0.25, 0, 1, 0.125, 1), 2.0, told.append) is None
+    assert "the stages could not be timed" in told[0]
+    for _ in range(100):
+        if ray.available_resources()["CPU"] == cluster.total("CPU"):
+            break
+        time.sleep(0.1)
+    else:
+        pytest.fail(f"still taken: {ray.available_resources()}")
