@@ -180,6 +180,8 @@ def write_atomic(uri: str, data: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())  # else a power cut can leave the new name on an empty file
         aside.replace(path)
+    except OSError as error:  # of a full disk it names no file
+        raise OSError(error.errno, error.strerror, path) from None
     finally:
         aside.unlink(missing_ok=True)
 

@@ -3,6 +3,7 @@
 import fnmatch
 import os
 import pickle
+import resource
 from pathlib import Path
 
 import pytest
@@ -136,6 +137,18 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path):
         storage.write_atomic(str(tmp_path / "folder"), b"new")
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["folder", "x.bin"]
     assert storage.read_bytes(uri) == b"old"
+
+
+def test_a_disk_that_takes_no_more_is_told_with_the_name_of_the_file(tmp_path):
+    """A limit on the size of files stands in for a full disk: the write itself fails."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, before[1]))
+    try:
+        with pytest.raises(OSError, match=r"too large.*x\.bin"):
+            storage.write_atomic(str(tmp_path / "x.bin"), bytes(2_000_000))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_name_of_255_bytes_can_be_written(tmp_path: Path):
