@@ -12,6 +12,7 @@ import io
 import os
 import re
 import shutil
+from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
 from urllib.parse import unquote
@@ -183,7 +184,8 @@ def write_atomic(uri: str, data: bytes) -> None:
     except OSError as error:  # of a full disk it names no file
         raise OSError(error.errno, error.strerror, path) from None
     finally:
-        aside.unlink(missing_ok=True)
+        with suppress(OSError):  # it is not there, or the disk cannot be written any more
+            aside.unlink()
 
 
 def write_parquet(uri: str, table: pa.Table) -> None:
