@@ -16,6 +16,7 @@ from pipeline import storage
 from pipeline.config import SegmentConfig
 from pipeline.pools import REFINE_GPUS, ClusterError, Pools, place, plan_pools
 from pipeline.probe import Works, probe, sample
+from pipeline.reasons import in_short
 
 WORKER_SETTINGS = {
     # Else glibc gives a network's maps back to the system whenever they are freed; asking for zeroed pages again took a
@@ -115,7 +116,7 @@ def pace(
         seconds: dict[str, float] = ray.get(task, timeout=patience)
     except ray.exceptions.RayError as error:
         ray.cancel(task, force=True)  # else it keeps what the run needs
-        tell(f"the stages could not be timed, so the plan is a guess: {storage.redact(str(error))}")
+        tell(f"the stages could not be timed, so the plan is a guess: {in_short(error)}")
         return None
     return seconds
 

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import gc
 import os
-import re
 import signal
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import timedelta
-from textwrap import shorten
 from types import FrameType
 from typing import NoReturn
 
@@ -24,12 +22,12 @@ from pipeline.lease import BEAT_SECONDS
 from pipeline.models.description import CheckpointInfo
 from pipeline.pools import ClusterError, Outlook, PoolError, Pools, outlook
 from pipeline.probe import PROBED, Works
+from pipeline.reasons import in_short
 from pipeline.run_record import RunRecord, Summary
 from pipeline.segmentation import RemoteLedger, build_dataset, real_works
 from pipeline.watch import Watch
 
 PROBE_FROM = 100  # images; with fewer, timing the stages takes longer than a better plan saves
-LONGEST_REASON = 400  # characters
 PAUSES = (10.0, 60.0, 300.0)
 """Seconds before a broken graph is begun anew: after one that put results in place, after one that did not, ..."""
 
@@ -93,7 +91,7 @@ class Driver:
                 if len(left):
                     self._run_graph(left, works, pools, started)
             except (ray.exceptions.RayError, OSError) as error:
-                broken = _in_short(error)
+                broken = in_short(error)
                 self.summary.faults["graphs_broken"] += 1
             else:
                 return
@@ -164,12 +162,6 @@ def _promise(expected: Outlook, images: int, price: float | None) -> str:
         f"bound by {expected.bound}: about {expected.images_per_second:.2f} images/s, "
         f"{timedelta(seconds=round(hours * 3600))} for {images} images{cost}"
     )
-
-
-def _in_short(error: Exception) -> str:
-    """The error that Ray's account of a task's end begins with, in one line, without the tracebacks."""
-    first, *_ = storage.redact(str(error)).split("The above exception was the direct cause")
-    return shorten(re.split(r"^ +.*\n", first, flags=re.MULTILINE)[-1], LONGEST_REASON) or type(error).__name__
 
 
 def _stop(_signal: int, _frame: FrameType | None) -> NoReturn:

@@ -10,6 +10,7 @@ from datetime import timedelta
 
 from pipeline.attempts import Progress
 from pipeline.lease import BEAT_SECONDS, Lease, LeaseError
+from pipeline.reasons import in_short
 
 LAST_STAGE = "refine"
 LONGEST_SILENCE = 60.0
@@ -67,7 +68,7 @@ class Watch:
                 return self._end(str(error))
             except Exception as error:  # a store or a cluster in trouble: no sign of progress, and no reason to end yet
                 if not self._closed.is_set():
-                    self._tell(f"no news of the run: {error}")
+                    self._tell(f"no news of the run: {in_short(error)}")
                 idle = time.monotonic() - heard
             else:
                 heard, idle = time.monotonic(), self.last.idle_seconds
