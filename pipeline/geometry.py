@@ -6,8 +6,9 @@ Coordinates are continuous: pixel (row r, column c) covers the square [c, c+1) x
 The paper's windows: a box is resized to 250x250 and a 224x224 part of it is fed to the network (the central
 part at inference, a random one in training). Bilinear resizing maps crop pixel j, taken at offset o of the
 250 grid, to `x0 + (o + j + 0.5) * w / 250`. That equals resizing the rectangle
-`[x0 + o * w / 250, x0 + (o + 224) * w / 250]` straight to 224 pixels, so every window is just such a
-*fed rectangle*, and going back is pasting the score map onto the same rectangle: an exact inverse.
+`[x0 + o * w / 250, x0 + (o + 224) * w / 250]` straight to 224 pixels. So at inference a window is just such a
+*fed rectangle*, and going back is pasting the score map onto the same rectangle: an exact inverse. Training
+cuts the whole 250x250 window by the same formula (`training.windows`), since its offsets are drawn later.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ RESIZED = 250
 CROP = 224
 """Side of what the network sees."""
 MAX_OFFSET = RESIZED - CROP
-"""Largest offset of a 224 crop in a 250 window, for random crops; the central one is half of it."""
+"""Largest offset of a 224 crop in a 250 window, for the random crops of training; the central one is half of it."""
 
 FloatArray = NDArray[np.floating]
 
@@ -37,13 +38,12 @@ def extend_boxes(boxes_N4: FloatArray, factor: float) -> NDArray[np.float32]:
     return np.stack([cx - half_w, cy - half_h, cx + half_w, cy + half_h], axis=1).astype(np.float32)
 
 
-def fed_rectangles(boxes_N4: FloatArray, window: Window, offsets_N2: FloatArray | None = None) -> NDArray[np.float64]:
-    """The part of each box that fills the network's 224x224 input, float64 `[N, 4]`.
+def fed_rectangles(boxes_N4: FloatArray, window: Window) -> NDArray[np.float64]:
+    """The part of each box that fills the network's 224x224 input at inference, float64 `[N, 4]`.
 
     Args:
         boxes_N4: extended boxes with positive width and height.
-        window: `250-224` takes a 224 part of the box resized to 250; `direct` takes the whole box.
-        offsets_N2: x and y offset of that part on the 250 grid, 0..26; the centre (13) by default.
+        window: `250-224` takes the central 224 of the box resized to 250; `direct` takes the whole box.
 
     Raises:
         ValueError: a box has no area.
@@ -54,8 +54,7 @@ def fed_rectangles(boxes_N4: FloatArray, window: Window, offsets_N2: FloatArray 
         raise ValueError("a box has no area: x1 > x0 and y1 > y0 are needed")
     if window == "direct":
         return boxes
-    offsets = np.full((len(boxes), 2), MAX_OFFSET / 2) if offsets_N2 is None else np.asarray(offsets_N2)
-    corners = boxes[:, :2] + offsets * sizes / RESIZED
+    corners = boxes[:, :2] + MAX_OFFSET / 2 * sizes / RESIZED
     return np.concatenate([corners, corners + sizes * (CROP / RESIZED)], axis=1)
 
 

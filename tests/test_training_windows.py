@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
+from pipeline.geometry import fed_rectangles
+from pipeline.inference.crops import cut_crops
 from pipeline.training.examples import find_objects, stage1_windows, stage2_windows
+from pipeline.training.steps import as_batch, central_crops
 from pipeline.training.windows import cut_window, windows_of_row, windows_of_rows
 
 
@@ -44,6 +48,17 @@ def test_a_window_is_the_box_resized_to_250(picture, box):
     assert window.dtype == labels.dtype == np.uint8
     assert np.abs(window - bilinear(image, ys, xs)).max() < 1  # a rounding step of uint8
     np.testing.assert_array_equal(labels, nearest(label, ys, xs))
+
+
+@pytest.mark.parametrize("box", [(10.3, 5.1, 100.9, 80.2), (-40, -30, 60, 50), (20, 30, 25, 34)])
+def test_the_central_crop_is_what_inference_sees(picture, box):
+    image_HW3, label_HW = picture
+    rectangles_14 = torch.from_numpy(fed_rectangles(np.array([box]), "250-224"))
+    seen_3HW = cut_crops(torch.from_numpy(image_HW3).permute(2, 0, 1), rectangles_14)[0]
+    trained_13HW, _ = central_crops(
+        as_batch(tuple(one[None] for one in cut_window(image_HW3, label_HW, np.array(box))))
+    )
+    assert (trained_13HW[0] - seen_3HW).abs().max() < 1  # a rounding step of uint8
 
 
 def test_a_250_pixel_box_is_cut_without_resampling():

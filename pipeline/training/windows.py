@@ -1,10 +1,10 @@
 """Training windows to arrays (paper section 6): each box resized to 250x250, with its labels.
 
-A window is cut straight from the full image at the sampling points that `geometry.fed_rectangles` defines, so what
-the network sees in training is what it sees at inference: bilinear, no smoothing before shrinking, black outside the
-image. Labels are those of the pixel under each sampling point; outside the image they are void (255), since nobody
-labelled what is there and inference throws scores there away. The random 224x224 crop and the flip come later, in
-`training.steps`, where a seed makes them repeat.
+A window is cut straight from the full image at the sampling points of `geometry`, so what the network sees in training
+is what it sees at inference: bilinear, no smoothing before shrinking, black outside the image. Labels are those of the
+pixel under each sampling point; outside the image they are void (255), since nobody labelled what is there and
+inference throws scores there away. The random 224x224 crop and the flip come later, in `training.steps`, where a seed
+makes them repeat.
 """
 
 from __future__ import annotations
