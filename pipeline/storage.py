@@ -143,7 +143,9 @@ def read_image(uri: str) -> bytes:
     """
     try:
         return read_bytes(uri)
-    except retrying.TransientError:
+    except (FileNotFoundError, PermissionError):
+        raise
+    except OSError:
         _wait_for_answer(parent(uri))
         return read_bytes(uri)  # also where the store was away until a moment ago
 
@@ -151,10 +153,10 @@ def read_image(uri: str) -> bytes:
 def _wait_for_answer(uri: str) -> None:
     try:
         is_folder(uri)
-    except retrying.TransientError as error:
-        raise StoreAwayError(str(error)) from None
-    except OSError:  # an answer, too: it may forbid listings
+    except PermissionError:  # an answer, too: listing may be forbidden
         return
+    except OSError as error:  # also of a network drive: a stale handle, no connection
+        raise StoreAwayError(str(error)) from None
 
 
 def make_parents(uri: str) -> None:
