@@ -146,7 +146,7 @@ def work(config: SegmentConfig, info: CheckpointInfo, run: RunRecord) -> int:
     except LeaseError as error:  # what is in the output is the other run's business now
         console.print(f"stopped: {error}")
         return EXIT_STOPPED
-    except OSError as error:  # a store in trouble
+    except (OSError, ResultsError) as error:  # a store in trouble
         console.print(f"run/summary.json was not written: {storage.redact(str(error))}")
         return code or EXIT_STOPPED
 
