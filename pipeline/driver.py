@@ -28,7 +28,7 @@ from pipeline.segmentation import RemoteLedger, build_dataset, real_works
 from pipeline.watch import Watch
 
 PROBE_FROM = 100  # images; with fewer, timing the stages takes longer than a better plan saves
-PAUSES = (10.0, 60.0, 300.0)
+PAUSES = (10.0, 60.0, 300.0, 900.0)
 """Seconds before a broken graph is begun anew: after one that put results in place, after one that did not, ..."""
 
 
