@@ -61,6 +61,7 @@ def test_two_stages_give_a_checkpoint_and_a_history_and_go_on_where_they_stopped
     code, said = exit_code(main, *whole), capsys.readouterr()
     assert code == 0, said
     assert "training goes on from the last checkpoint" in said.out
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     checkpoint = load_checkpoint((output / "deconvnet.safetensors").read_bytes())
     assert checkpoint.info.class_names == CLASSES
     assert checkpoint.info.width == 0.0625

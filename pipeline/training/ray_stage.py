@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -136,6 +137,7 @@ def _run(
             failure_config=ray.train.FailureConfig(max_failures=config.max_failures),
         ),
     )
+    on_ctrl_c = signal.getsignal(signal.SIGINT)
     while True:
         before = _checkpoint_files(config.output, name)
         try:
@@ -144,6 +146,8 @@ def _run(
             if _checkpoint_files(config.output, name) == before:
                 raise TrainingError(f"the workers failed: {storage.redact(str(error))}") from error
             tell(f"training goes on from the last checkpoint; the workers failed: {storage.redact(str(error))}")
+        finally:  # Ray Train's handler asks a controller that has ended, and then ends the process with 0
+            signal.signal(signal.SIGINT, on_ctrl_c)
 
 
 def _checkpoint_files(output: str, name: str) -> list[StoredFile]:
