@@ -108,6 +108,18 @@ def exit_code(main: Callable[[list[str]], int], *arguments: str) -> int:
         return int(end.code or 0)
 
 
+def write_tiles(folder: Path, images: int) -> Path:
+    """Small images of 96 x 96 pixels, parts of one generated scene; returns their folder."""
+    from PIL import Image
+
+    from pipeline.scenes.dataset import scene_of
+
+    scene = Image.fromarray(scene_of(7, "val", 0).image_HW3)
+    for index in range(images):
+        scene.crop((index, index, index + 96, index + 96)).save(folder / f"{index:02}.jpg")
+    return folder
+
+
 def pid_of(class_name: str) -> int:
     """The process of the only actor of this class in the cluster that this process is connected to."""
     from ray.util.state import list_actors

@@ -11,14 +11,12 @@ from pathlib import Path
 
 import psutil
 import pytest
-from conftest import connected, exit_code
-from PIL import Image
+from conftest import connected, exit_code, write_tiles
 from ray.cluster_utils import Cluster
 
 from jobs.segment_dataset import main
 from pipeline.manifest import build_manifest
 from pipeline.results import audit
-from pipeline.scenes.dataset import scene_of
 
 REPOSITORY = Path(__file__).parents[1]
 FAST = ("--proposals", "2", "--crf", "none", "--max-side", "64")
@@ -26,11 +24,7 @@ FAST = ("--proposals", "2", "--crf", "none", "--max-side", "64")
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("photos")
-    scene = Image.fromarray(scene_of(7, "val", 0).image_HW3)
-    for index in range(40):
-        scene.crop((index, index, index + 96, index + 96)).save(folder / f"{index:02}.jpg")
-    return folder
+    return write_tiles(tmp_path_factory.mktemp("photos"), 40)
 
 
 @pytest.fixture(scope="module")

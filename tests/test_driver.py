@@ -11,8 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 import ray
-from conftest import exit_code, pid_of
-from PIL import Image
+from conftest import exit_code, pid_of, write_tiles
 
 from jobs.segment_dataset import main
 from pipeline import cluster, driver
@@ -20,7 +19,6 @@ from pipeline.manifest import build_manifest
 from pipeline.pools import Pools
 from pipeline.probe import Works
 from pipeline.results import audit
-from pipeline.scenes.dataset import scene_of
 
 IMAGES = 24
 FAST = ("--proposals", "2", "--crf", "none", "--max-side", "64", "--rows-per-file", "2", "--predict-workers", "1")
@@ -28,11 +26,12 @@ FAST = ("--proposals", "2", "--crf", "none", "--max-side", "64", "--rows-per-fil
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("photos")
-    scene = Image.fromarray(scene_of(7, "val", 0).image_HW3)
-    for index in range(IMAGES):
-        scene.crop((index, index, index + 96, index + 96)).save(folder / f"{index:02}.jpg")
-    return folder
+    return write_tiles(tmp_path_factory.mktemp("photos"), IMAGES)
+
+
+def wait_for_results(output: Path) -> None:
+    while not list((output / "results").glob("*.parquet")):
+        time.sleep(0.02)
 
 
 def test_a_graph_that_breaks_is_begun_anew_with_what_is_left(in_ray, photos, tmp_path, monkeypatch, capsys):
@@ -41,8 +40,7 @@ def test_a_graph_that_breaks_is_begun_anew_with_what_is_left(in_ray, photos, tmp
     output, first_predict = tmp_path / "out", []
 
     def lose_the_ledger() -> None:
-        while not list((output / "results").glob("*.parquet")):
-            time.sleep(0.02)
+        wait_for_results(output)
         first_predict.append(psutil.Process(pid_of("MapWorker(MapBatches(Predict))")))
         os.kill(pid_of("Ledger"), signal.SIGKILL)
 
@@ -64,8 +62,7 @@ def test_an_output_that_fails_ends_the_call_and_the_same_command_goes_on(in_ray,
     output = tmp_path / "out"
 
     def break_the_output() -> None:
-        while not list((output / "results").glob("*.parquet")):
-            time.sleep(0.02)
+        wait_for_results(output)
         (output / "run").rename(tmp_path / "run")
         (output / "run").write_text("")
 
