@@ -23,7 +23,7 @@ $(READY): pyproject.toml constraints.txt setup.py native/densecrf_lattice.cpp
 	touch $(READY)
 
 demo: $(READY)
-	$(BIN)/python jobs/make_scenes.py --output data/demo --train 0 --val 24 --seed 1
+	$(BIN)/python -m examples.scenes --output data/demo --train 0 --val 24 --seed 1
 	$(BIN)/python jobs/segment_dataset.py --input data/demo/JPEGImages --output runs/demo --weights demo
 	$(BIN)/python jobs/evaluate.py --results runs/demo --ground-truth data/demo --split val --panels 24
 	@echo "masks: runs/demo/masks, every figure: runs/demo/run"
@@ -46,14 +46,14 @@ format: $(READY)
 
 # The table of docs/results.md: the demo's scenes with one thing changed at a time.
 variants: $(READY)
-	$(BIN)/python jobs/make_scenes.py --output data/demo --train 0 --val 24 --seed 1
+	$(BIN)/python -m examples.scenes --output data/demo --train 0 --val 24 --seed 1
 	$(BIN)/python jobs/ablate.py --data data/demo --split val --output runs/ablation
 
 # Makes a checkpoint like the shipped one from nothing: about two hours on two cores with AMX.
 TRAIN := $(BIN)/python jobs/train.py --training-set data/scenes_windows --width 0.125 --batch-size 32 --workers 2 \
     --precision bfloat16 --val-windows 400 --plateau-patience 9 --export-precision float16
 train-demo: $(READY)
-	$(BIN)/python jobs/make_scenes.py --output data/scenes --train 1600 --val 80 --seed 0
+	$(BIN)/python -m examples.scenes --output data/scenes --train 1600 --val 80 --seed 0
 	$(BIN)/python jobs/build_training_set.py --data data/scenes --output data/scenes_windows --windows-per-image 5 \
 	    --any-windows-per-image 5
 	$(TRAIN) --output runs/scenes --epochs 3 5 --learning-rate 0.03

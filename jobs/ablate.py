@@ -27,10 +27,10 @@ from jobs import segment_dataset
 from jobs.segment_dataset import EXIT_ARGUMENTS, EXIT_DONE
 from pipeline import storage
 from pipeline.config import AblateConfig
-from pipeline.evaluation import EvaluationError, evaluate_results, split_names, truth_name, truth_uris
-from pipeline.manifest import ManifestError, build_manifest
+from pipeline.evaluation.results import EvaluationError, evaluate_results, split_names, truth_name, truth_uris
+from pipeline.inputs.manifest import ManifestError, build_manifest
+from pipeline.outputs.results import ResultsError
 from pipeline.report.figures import line_figure
-from pipeline.results import ResultsError
 
 Row = dict[str, Any]
 

@@ -23,15 +23,15 @@ from rich.console import Console
 from rich.table import Table
 
 from pipeline import storage
+from pipeline.cluster.pools import ClusterError
 from pipeline.config import ConfigError, TrainingSetConfig
-from pipeline.pools import ClusterError
+from pipeline.datasets.layouts import SPLITS, list_images
 from pipeline.proposals.edgeboxes import check_edges
 from pipeline.report.training_set import draw_training_set
-from pipeline.training.build import MakePart, failures, plan_parts, read_parts, unfinished
-from pipeline.training.examples import Stage, balance
-from pipeline.training.index import index_uri, info_uri, write_index
-from pipeline.training.layouts import SPLITS, list_images
-from pipeline.training.statistics import describe
+from pipeline.training.windows.build import MakePart, failures, plan_parts, read_parts, unfinished
+from pipeline.training.windows.examples import Stage, balance
+from pipeline.training.windows.index import index_uri, info_uri, write_index
+from pipeline.training.windows.statistics import describe
 
 STAGES: tuple[Stage, ...] = (1, 2)
 ERRORS_LISTED = 20
@@ -96,9 +96,9 @@ def on_ray(work: Work, parts: pa.Table) -> None:
     """Run over the cluster that RAY_ADDRESS names, or over this machine's CPUs; tells how far it is."""
     import ray  # noqa: PLC0415  (takes seconds; bad arguments should be told at once)
 
-    from pipeline import cluster  # noqa: PLC0415
+    from pipeline.cluster import connect  # noqa: PLC0415  (imports Ray, which takes seconds)
 
-    cluster.start_ray()
+    connect.start_ray()
     rows = ray.data.from_arrow([parts.slice(row, 1) for row in range(len(parts))])
     dataset = rows.map_batches(work, batch_size=None, batch_format="pyarrow", num_cpus=1)
     dataset.set_name("build_training_set")

@@ -15,11 +15,11 @@ from collections.abc import Sequence
 import tyro
 
 from pipeline import storage
-from pipeline.classes import read_class_list
 from pipeline.config import ConvertConfig
-from pipeline.models.caffe import read_caffemodel
-from pipeline.models.released import CONVERT
-from pipeline.models.weights import CheckpointInfo, dump_checkpoint, fingerprint
+from pipeline.convert.caffe import read_caffemodel
+from pipeline.convert.released import CONVERT
+from pipeline.imaging.classes import read_class_list
+from pipeline.models.checkpoint import CheckpointInfo, dump_checkpoint, fingerprint
 
 EXIT_DONE, EXIT_ARGUMENTS = 0, 2
 

@@ -19,13 +19,13 @@ from rich.console import Console
 from rich.table import Table
 
 from pipeline import storage
-from pipeline.classes import VOC_CLASSES
 from pipeline.config import EvaluateConfig
-from pipeline.evaluation import PUBLISHED, Evaluation, EvaluationError, evaluate_results
-from pipeline.images import ImageError
+from pipeline.evaluation.results import PUBLISHED, Evaluation, EvaluationError, evaluate_results
+from pipeline.evaluation.submission import write_submission
+from pipeline.imaging.classes import VOC_CLASSES
+from pipeline.imaging.images import ImageError
+from pipeline.outputs.results import ResultsError, read_errors
 from pipeline.report.panels import write_panels
-from pipeline.results import ResultsError, read_errors
-from pipeline.submission import write_submission
 
 EXIT_DONE, EXIT_ARGUMENTS = 0, 2
 SHOWN_DISTANCES = (1, 2, 3, 5, 10, 20, 50, 100)  # of the bands around boundaries; the JSON has all

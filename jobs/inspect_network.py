@@ -24,19 +24,21 @@ from numpy.typing import NDArray
 
 from jobs.segment_dataset import EXIT_ARGUMENTS, EXIT_DONE, parse, with_absolute_paths
 from pipeline import storage
-from pipeline.classes import VOID
+from pipeline.checkpoints.bundled import weights_uri
 from pipeline.config import ConfigError, DecodeConfig, InspectConfig, SegmentConfig
-from pipeline.images import ImageError, decode_mask
+from pipeline.datasets.masks import load_image
+from pipeline.imaging.classes import VOID
+from pipeline.imaging.images import ImageError, decode_mask
 from pipeline.inference.crops import cut_crops
-from pipeline.models.weights import Checkpoint, CheckpointError, load_checkpoint
-from pipeline.predict_stage import load_predict
+from pipeline.models.checkpoint import Checkpoint, CheckpointError, load_checkpoint
+from pipeline.outputs.results import OK
 from pipeline.report.activations import decoder_maps, representative
 from pipeline.report.figures import activation_figure, side_by_side
-from pipeline.results import OK
-from pipeline.rows import start_rows
-from pipeline.shipped import weights_uri
-from pipeline.stages import decode_stage, propose_stage, refine_stage
-from pipeline.training.index import load_image
+from pipeline.stages.decode import decode_stage
+from pipeline.stages.predict import load_predict
+from pipeline.stages.propose import propose_stage
+from pipeline.stages.refine import refine_stage
+from pipeline.stages.rows import start_rows
 
 UInt8Array = NDArray[np.uint8]
 Box = tuple[float, float, float, float]

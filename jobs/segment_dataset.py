@@ -22,12 +22,13 @@ from rich.console import Console
 from rich.table import Table
 
 from pipeline import storage
+from pipeline.checkpoints.bundled import weights_uri
+from pipeline.cluster.pools import ClusterError, PoolError
 from pipeline.config import ConfigError, EnsembleConfig, SegmentConfig
 from pipeline.config.recipes import ENSEMBLES, RECIPES, named_recipe
 from pipeline.crf.refine import check_backend
-from pipeline.lease import LeaseError
-from pipeline.manifest import ManifestError, build_manifest
-from pipeline.models.description import (
+from pipeline.inputs.manifest import ManifestError, build_manifest
+from pipeline.models.checkpoint_header import (
     CheckpointError,
     CheckpointInfo,
     check_network,
@@ -35,12 +36,11 @@ from pipeline.models.description import (
     joint_fingerprint,
     read_info,
 )
-from pipeline.pools import ClusterError, PoolError
+from pipeline.outputs.lease import LeaseError
+from pipeline.outputs.results import RESULTS_SCHEMA, ResultsError, finished_ids, read_errors
 from pipeline.proposals.edgeboxes import check_edges
-from pipeline.results import RESULTS_SCHEMA, ResultsError, finished_ids, read_errors
-from pipeline.rows import STAGES
-from pipeline.run_record import RunRecord, RunRecordError, Summary, TooManyErrors, open_run
-from pipeline.shipped import weights_uri
+from pipeline.run.record import RunRecord, RunRecordError, Summary, TooManyErrors, open_run
+from pipeline.stages.rows import STAGES
 
 EXIT_DONE, EXIT_ARGUMENTS, EXIT_STOPPED, EXIT_ERRORS = 0, 2, 3, 4
 BAD_ARGUMENTS = (ConfigError, ManifestError, CheckpointError, RunRecordError, LeaseError, storage.StorageError, OSError)
@@ -107,7 +107,7 @@ def check_other(config: SegmentConfig, info: CheckpointInfo) -> str | None:
     """
     if config.ensemble.fcn is None:
         return None
-    from pipeline.predict_stage import load_other  # noqa: PLC0415  (torch takes seconds; one network needs it not here)
+    from pipeline.stages.predict import load_other  # noqa: PLC0415  (torch takes seconds; one network needs it not here)
 
     other = load_other(config, info)
     return other.fingerprint if other else None
@@ -124,7 +124,7 @@ def work(config: SegmentConfig, info: CheckpointInfo, run: RunRecord) -> int:
             f"results go to {run.output}"
         )
         if len(todo):
-            from pipeline.driver import Driver  # noqa: PLC0415  (imports Ray, which takes seconds)
+            from pipeline.cluster.driver import Driver  # noqa: PLC0415  (imports Ray, which takes seconds)
 
             Driver(config, info, run, summary, console.print).drive(todo)
     except (PoolError, ResultsError) as error:
@@ -172,11 +172,12 @@ def classes(info: CheckpointInfo) -> str:
 
 def show_plan(config: SegmentConfig, info: CheckpointInfo, manifest: pa.Table) -> int:
     """What a run would do; writes nothing."""
-    from pipeline import cluster  # noqa: PLC0415  (imports Ray, which takes seconds)
+    from pipeline.cluster import connect  # noqa: PLC0415  (imports Ray, which takes seconds)
+    from pipeline.cluster.plan import plan  # noqa: PLC0415
 
     try:
-        cluster.start_ray()
-        pools = cluster.plan(config)
+        connect.start_ray()
+        pools = plan(config)
     except (ClusterError, PoolError) as error:
         return complain(error)
     done = pc.sum(pc.is_in(manifest["image_id"], value_set=finished_ids(config.output))).as_py()

@@ -20,23 +20,23 @@ import torch
 import tyro
 
 from pipeline import storage
+from pipeline.cluster.pools import ClusterError
 from pipeline.config import AT_WORK, ConfigError, TrainConfig, recipe_defaults
 from pipeline.config.recipes import named_recipe
+from pipeline.datasets.layouts import SPLITS
 from pipeline.models.background import hold_back_background
-from pipeline.models.deconvnet import DeconvNet
-from pipeline.models.initialise import initialise, load_vgg16
-from pipeline.models.weights import (
+from pipeline.models.checkpoint import (
     CheckpointError,
     CheckpointInfo,
     dump_checkpoint,
     load_checkpoint,
     load_state_dict,
 )
-from pipeline.pools import ClusterError
-from pipeline.training.examples import Stage
-from pipeline.training.index import load_info
-from pipeline.training.layouts import SPLITS
-from pipeline.training.metrics import TrainingError
+from pipeline.models.deconvnet import DeconvNet
+from pipeline.models.initialise import initialise, load_vgg16
+from pipeline.training.loop.metrics import TrainingError
+from pipeline.training.windows.examples import Stage
+from pipeline.training.windows.index import load_info
 
 EXIT_DONE, EXIT_FAILED, EXIT_ARGUMENTS, EXIT_STOPPED = 0, 1, 2, 3
 EXPORT = "deconvnet.safetensors"
@@ -104,10 +104,10 @@ def network_of_stage(
     done_uri = storage.join(config.output, f"stage{stage}.safetensors")
     if storage.exists(done_uri):
         return storage.read_bytes(done_uri)
-    from pipeline import cluster  # noqa: PLC0415  (imports Ray: slow, and bad arguments should be told at once)
-    from pipeline.training.ray_stage import run_stage  # noqa: PLC0415
+    from pipeline.cluster import connect  # noqa: PLC0415  (imports Ray, which takes seconds)
+    from pipeline.training.ray.stage import run_stage  # noqa: PLC0415
 
-    cluster.start_ray()
+    connect.start_ray()
     start_uri = storage.join(config.output, f"stage{stage}_start.safetensors")
     if not storage.exists(start_uri):
         storage.write_atomic(start_uri, start)
@@ -136,10 +136,10 @@ def renew_statistics(config: TrainConfig) -> dict[str, Any] | None:
         if record.get("bn_statistics"):
             effect: dict[str, Any] = record["bn_statistics"]
             return effect
-    from pipeline import cluster  # noqa: PLC0415  (as above)
-    from pipeline.training.ray_stage import run_statistics  # noqa: PLC0415
+    from pipeline.cluster import connect  # noqa: PLC0415  (imports Ray, which takes seconds)
+    from pipeline.training.ray.stage import run_statistics  # noqa: PLC0415
 
-    cluster.start_ray()
+    connect.start_ray()
     network_uri = storage.join(config.output, f"stage{config.stages[-1]}.safetensors")
     return run_statistics(config, network_uri, statistics_uri(config))
 

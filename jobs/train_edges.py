@@ -21,11 +21,11 @@ import tyro
 
 from pipeline.config import ConfigError
 from pipeline.config.edges import TrainEdgesConfig
+from pipeline.datasets.bsds import Outlined, load_outlined
+from pipeline.evaluation.edges import edge_score, match_counts
 from pipeline.models.edgenet import tensors
-from pipeline.proposals.learned import learned_edges
-from pipeline.proposals.outline_scores import edge_score, match_counts
-from pipeline.training.edges import train
-from pipeline.training.outlines import Outlined, load_outlined
+from pipeline.proposals.edge_network import learned_edges
+from pipeline.training.edges.detector import train
 
 EXIT_DONE, EXIT_ARGUMENTS = 0, 2
 

@@ -27,8 +27,8 @@ from PIL import Image
 from ray.cluster_utils import Cluster
 from s3_server import faulty_proxy, s3_server
 
-from pipeline.results import audit, read_results
-from pipeline.scenes.dataset import scene_of
+from examples.scenes.dataset import scene_of
+from pipeline.outputs.results import audit, read_results
 
 REPOSITORY = Path(__file__).parents[1]
 VICTIMS = ("driver", "worker", "node", "frozen")

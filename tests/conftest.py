@@ -89,12 +89,12 @@ def connected(address: str) -> Iterator[None]:
     """Be connected to a cluster, as a job under its RAY_ADDRESS is; leave the process as it was found."""
     import ray
 
-    from pipeline import cluster
+    from pipeline.cluster import connect
 
     on_sigterm = signal.getsignal(signal.SIGTERM)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_ADDRESS", address)
-        cluster.start_ray()
+        connect.start_ray()
         yield
         ray.shutdown()
     signal.signal(signal.SIGTERM, on_sigterm)
@@ -112,7 +112,7 @@ def write_tiles(folder: Path, images: int) -> Path:
     """Small images of 96 x 96 pixels, parts of one generated scene; returns their folder."""
     from PIL import Image
 
-    from pipeline.scenes.dataset import scene_of
+    from examples.scenes.dataset import scene_of
 
     scene = Image.fromarray(scene_of(7, "val", 0).image_HW3)
     for index in range(images):

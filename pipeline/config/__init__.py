@@ -8,8 +8,7 @@ from pipeline.config.analysis import AblateConfig as AblateConfig
 from pipeline.config.analysis import InspectConfig as InspectConfig
 from pipeline.config.checks import ConfigError as ConfigError
 from pipeline.config.converting import ConvertConfig as ConvertConfig
-from pipeline.config.data import EvaluateConfig as EvaluateConfig
-from pipeline.config.data import ScenesConfig as ScenesConfig
+from pipeline.config.evaluating import EvaluateConfig as EvaluateConfig
 from pipeline.config.segmenting import DecodeConfig as DecodeConfig
 from pipeline.config.segmenting import EnsembleConfig as EnsembleConfig
 from pipeline.config.segmenting import PredictConfig as PredictConfig

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipeline.geometry import covered_pixels
+from pipeline.imaging.geometry import covered_pixels
 
 
 class Canvas:

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pipeline.geometry import CROP
+from pipeline.imaging.geometry import CROP
 
 
 def cut_crops(image_3HW: Tensor, rectangles_N4: Tensor) -> Tensor:

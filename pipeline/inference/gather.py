@@ -14,7 +14,7 @@ import triton.language as tl
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipeline.geometry import CROP, covered_pixels
+from pipeline.imaging.geometry import CROP, covered_pixels
 
 TILE_ROWS, TILE_COLUMNS = 4, 16
 

@@ -14,15 +14,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.config import ConfigError, PredictConfig
-from pipeline.crf.labels import keep_labels
-from pipeline.geometry import fed_rectangles
+from pipeline.imaging.geometry import fed_rectangles
 from pipeline.inference.aggregate import Canvas, probabilities
 from pipeline.inference.crops import cut_crops
 from pipeline.inference.ensemble import Ensemble
+from pipeline.inference.form import inference_form, triton_compiles
 from pipeline.inference.graphs import GraphedNet
+from pipeline.inference.labels import keep_labels
+from pipeline.models.checkpoint import Checkpoint
 from pipeline.models.deconvnet import DeconvNet
-from pipeline.models.inference_form import inference_form, triton_compiles
-from pipeline.models.weights import Checkpoint
 
 if TYPE_CHECKING:
     from pipeline.inference.gather import GatheredCanvas

@@ -1,1 +1,1 @@
-"""The network and its weights; no Ray here."""
+"""What a network is: its layers, its first weights, and its checkpoints. No Ray here."""

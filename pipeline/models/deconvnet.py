@@ -2,7 +2,7 @@
 
 Letters in tensor names: N crops, C channels, H and W pixels. The network maps float crops `[N, 3, 224, 224]`
 to float score maps `[N, num_classes, 224, 224]` (before any softmax). What the pixel values mean is said by
-the checkpoint (`pipeline.models.weights.Preprocessing`), not here.
+the checkpoint (`pipeline.models.checkpoint.Preprocessing`), not here.
 """
 
 from __future__ import annotations

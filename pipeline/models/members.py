@@ -10,8 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pipeline.models.fcn8s import FCN8s
-from pipeline.models.weights import (
+from pipeline.models.checkpoint import (
     METADATA_KEY,
     CheckpointError,
     Preprocessing,
@@ -20,6 +19,7 @@ from pipeline.models.weights import (
     load_state_dict,
     read_info,
 )
+from pipeline.models.fcn8s import FCN8s
 
 Kind = Literal[
     "auto", "fcn8s", "fcn_resnet50", "fcn_resnet101", "deeplabv3_resnet50", "deeplabv3_resnet101",

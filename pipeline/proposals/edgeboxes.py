@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.config import ConfigError, ProposeConfig
-from pipeline.geometry import extend_boxes
-from pipeline.proposals.edges import gradient_edges, load_forest, structured_edges
-from pipeline.proposals.learned import learned_edges
+from pipeline.imaging.geometry import extend_boxes
+from pipeline.proposals.edge_maps import gradient_edges, load_forest, structured_edges
+from pipeline.proposals.edge_network import learned_edges
 
 FloatArray = NDArray[np.float32]
 

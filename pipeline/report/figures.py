@@ -12,7 +12,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from pipeline.classes import VOID, voc_palette
+from pipeline.imaging.classes import VOID, voc_palette
 from pipeline.report.panels import overlay
 
 if TYPE_CHECKING:  # it needs torch, which the other figures do without

@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from pipeline import storage
-from pipeline.classes import VOID, voc_palette
 from pipeline.config import DecodeConfig
-from pipeline.evaluation import split_names, truth_name, truth_uris
-from pipeline.images import decode_image, decode_mask
-from pipeline.results import read_class_names, scan_results
+from pipeline.evaluation.results import split_names, truth_name, truth_uris
+from pipeline.imaging.classes import VOID, voc_palette
+from pipeline.imaging.images import decode_image, decode_mask
+from pipeline.outputs.results import read_class_names, scan_results
 
 OPACITY = 0.65  # of the class colours over the photograph
 GAP = 8  # pixels between the pictures

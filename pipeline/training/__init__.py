@@ -1,1 +1,1 @@
-"""Two-stage training (paper section 4): examples, their index, windows to arrays, and the training loop."""
+"""Training: windows, the loop of a stage, and the same on Ray Train."""

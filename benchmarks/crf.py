@@ -1,0 +1,143 @@
+"""The CRF: its backends, and what leaving improbable classes out of it changes and saves.
+
+On a network's own scores, or on made-up ones, for which torch and numpy are enough.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+from benchmarks.config import Crf
+from pipeline.config import ConfigError, DecodeConfig, RefineConfig
+from pipeline.crf.refine import check_backend, refine_batch
+from pipeline.inference.predictor import Prediction, prune
+
+THRESHOLDS = (0.0, 0.003, 0.01, 0.03, 0.1, 0.2, 0.3, 0.5)
+MADE_UP = (21, 375, 500)
+"""Classes, height and width of made-up scores: VOC's."""
+
+Image = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class _Form:
+    """A backend, where it computes and how many images it is given at once."""
+
+    crf: Literal["native", "pydensecrf", "torch"]
+    device: str = "cpu"
+    batch: int = 1
+
+    def __str__(self) -> str:
+        return f"torch {self.device} x{self.batch}" if self.crf == "torch" else self.crf
+
+
+def run(config: Crf) -> list[dict[str, Any]]:
+    """Each backend with all classes and with those of the threshold, one backend with every threshold.
+
+    The first row, pydensecrf with all classes where it is installed, is what the others are held against.
+    """
+    images, scores = zip(*(_made_up(config.limit) if config.input is None else _predicted(config)), strict=True)
+    torch.set_num_threads(1)  # of the CRF; the scores may have been made with more
+    forms = list(_installed(config))
+    plans = [(form, threshold) for form in forms for threshold in (0.0, config.refine.label_threshold)]
+    ours = next((form for form in forms if form.crf == config.refine.crf), forms[0])
+    plans += [(ours, threshold) for threshold in THRESHOLDS if (ours, threshold) not in plans]
+    rows: list[dict[str, Any]] = []
+    reference_seconds = 0.0
+    reference: list[NDArray[np.int64]] = []
+    for form, threshold in plans:
+        kept = [prune(scores_CHW, threshold) for scores_CHW in scores]
+        labels, seconds = _measure(images, kept, replace(config.refine, crf=form.crf), form)
+        reference, reference_seconds = reference or labels, reference_seconds or sum(seconds)
+        equal = [float((a == b).mean()) for a, b in zip(labels, reference, strict=True)]
+        rows.append({
+            "backend": str(form), "threshold": threshold,
+            "classes": statistics.mean(len(one.class_ids_K) for one in kept),
+            "equal labels": statistics.mean(equal), "equal, worst image": min(equal),
+            "seconds": statistics.median(seconds), "spread": max(seconds) - min(seconds),
+            "speed": reference_seconds / sum(seconds),
+        })  # fmt: skip
+    return rows
+
+
+def _installed(config: Crf) -> Iterator[_Form]:
+    forms = [_Form("pydensecrf"), _Form("native"), _Form("torch", batch=config.batch)]
+    if torch.cuda.is_available():
+        forms += [_Form("torch", "cuda"), _Form("torch", "cuda", config.batch)]
+    for form in forms:
+        try:
+            check_backend(RefineConfig(crf=form.crf))
+        except ConfigError as error:
+            print(f"left out: {error}")  # noqa: T201
+        else:
+            yield form
+
+
+def _measure(
+    images: Sequence[Image], kept: Sequence[Prediction], config: RefineConfig, form: _Form
+) -> tuple[list[NDArray[np.int64]], list[float]]:
+    """Labels of all images, and seconds for an image in each batch, from and to the CPU's memory."""
+    labels, seconds = [], []
+    for start in range(0, len(images), form.batch):
+        part = slice(start, start + form.batch)
+        probabilities = [one.probabilities_KHW for one in kept[part]]
+        if start == 0 and form.device == "cuda":
+            refine_batch(images[part], probabilities, config, form.device)  # loads the kernels
+        started = time.perf_counter()
+        refined = refine_batch(images[part], probabilities, config, form.device)
+        taken = (time.perf_counter() - started) / len(refined)
+        seconds += [taken] * len(refined)
+        labels += [one.class_ids_K[r.argmax(axis=0)] for one, r in zip(kept[part], refined, strict=True)]
+    return labels, seconds
+
+
+def _made_up(count: int) -> Iterator[tuple[Image, Tensor]]:
+    """Smooth score maps in which a few classes win, and images whose colours follow them."""
+    classes, height, width = MADE_UP
+    for seed in range(count):
+        random = torch.Generator().manual_seed(seed)
+
+        def smooth(channels: int, cells: int, random: torch.Generator = random) -> Tensor:
+            coarse = torch.randn(1, channels, cells, cells, generator=random)
+            return interpolate(coarse, (height, width), mode="bicubic")[0]
+
+        scores_CHW = 2 * smooth(classes, 8) - 12 * torch.rand(classes, 1, 1, generator=random)
+        scores_CHW[0] = 2 + smooth(1, 8)
+        colours_C3 = 255 * torch.rand(classes, 3, generator=random)
+        sharp_CHW = (scores_CHW + smooth(classes, 40) / 2).mul(4).softmax(dim=0)  # its edges are not the scores' own
+        image_HW3 = torch.einsum("chw,cn->hwn", sharp_CHW, colours_C3) + 20 * smooth(3, 90).permute(1, 2, 0)
+        noisy_HW3 = image_HW3 + 3 * torch.randn(height, width, 3, generator=random)
+        yield noisy_HW3.clamp(0, 255).byte().numpy(), scores_CHW
+
+
+def _predicted(config: Crf) -> Iterator[tuple[Image, Tensor]]:
+    """Images and a network's aggregated score maps. Only this needs OpenCV and Arrow."""
+    import cv2  # noqa: PLC0415
+
+    from pipeline import storage  # noqa: PLC0415
+    from pipeline.checkpoints.bundled import weights_uri  # noqa: PLC0415
+    from pipeline.imaging.images import decode_image, working_size  # noqa: PLC0415
+    from pipeline.inference.predictor import Predictor  # noqa: PLC0415
+    from pipeline.inputs.manifest import build_manifest  # noqa: PLC0415
+    from pipeline.models.checkpoint import load_checkpoint  # noqa: PLC0415
+    from pipeline.proposals.edgeboxes import propose  # noqa: PLC0415
+
+    assert config.input is not None
+    cv2.setNumThreads(1)
+    checkpoint = load_checkpoint(storage.read_bytes(weights_uri(config.weights)), config.weights)
+    predictor = Predictor(checkpoint, config.predict, label_threshold=0.0)
+    decode = DecodeConfig()
+    for uri in build_manifest(config.input, config.limit)["uri"].to_pylist():
+        image_HW3 = working_size(decode_image(storage.read_bytes(uri), decode.max_megapixels), decode.max_side)
+        boxes_N4 = propose(image_HW3, config.propose).boxes_N4
+        yield image_HW3, predictor.aggregate([image_HW3], [boxes_N4])[0]

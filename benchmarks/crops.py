@@ -1,0 +1,55 @@
+"""The way from boxes to score maps against the network alone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from benchmarks.config import Crops
+from benchmarks.network import DTYPES, random_network
+from benchmarks.timing import measure
+from pipeline.config import PredictConfig
+from pipeline.imaging.geometry import CROP
+from pipeline.inference.predictor import Predictor, choose_device, fastest_form
+from pipeline.models.checkpoint import Checkpoint, CheckpointInfo
+
+PROPOSALS = 50
+HEIGHT, WIDTH = 375, 500
+
+
+def run(config: Crops) -> list[dict[str, Any]]:
+    """50 proposals of an image cut, through the network and aggregated, against the network alone on as many crops."""
+    device, micro_batch = choose_device(config.device), config.micro_batch
+    net = random_network(config.width, config.classes)
+    info = CheckpointInfo(tuple(str(i) for i in range(config.classes)), config.width)
+    settings = PredictConfig(device=config.device, micro_batch=micro_batch, precision=config.precision)
+    predictor = Predictor(Checkpoint(net, info, "0" * 16), settings, label_threshold=0.0)
+    form = fastest_form(net, device, DTYPES[config.precision])
+    image_HW3 = np.random.default_rng(0).integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8)
+    boxes_N4 = some_boxes()
+    sizes = [min(micro_batch, PROPOSALS - start) for start in range(0, PROPOSALS, micro_batch)]
+    batches = [torch.randn(n, 3, CROP, CROP, device=device).to(DTYPES[config.precision]) for n in sizes]
+    batches = [batch.contiguous(memory_format=torch.channels_last) for batch in batches]
+    works = {
+        "network alone": lambda: [form(batch) for batch in batches][-1],
+        "crops, network, aggregation": lambda: predictor.aggregate([image_HW3], [boxes_N4])[0],
+    }
+    with torch.inference_mode():
+        taken = measure(works, config.seconds)
+    floor = taken["network alone"].median
+    return [
+        {"what": name, "ms an image": one.median * 1e3, "spread": one.spread, "floor, ms": floor * 1e3,
+         "network's share": floor / one.median}
+        for name, one in taken.items()
+    ]  # fmt: skip
+
+
+def some_boxes() -> NDArray[np.float64]:
+    """50 boxes inside a 500x375 image with sides of 112 pixels and more, `[50, 4]`."""
+    random = np.random.default_rng(0)
+    sides_N2 = random.uniform(112, HEIGHT, (PROPOSALS, 2))
+    corners_N2 = random.uniform(0, 1, (PROPOSALS, 2)) * (np.array([WIDTH, HEIGHT]) - sides_N2)
+    return np.concatenate([corners_N2, corners_N2 + sides_N2], axis=1)

@@ -1,0 +1,62 @@
+"""Recall of objects by EdgeBoxes, and its time."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.config import Proposals
+from pipeline.config import ConfigError, DecodeConfig
+from pipeline.datasets.layouts import voc_pairs
+from pipeline.datasets.masks import load_mask, load_pair
+from pipeline.imaging.geometry import box_iou, extend_boxes
+from pipeline.proposals.edgeboxes import propose, raw_boxes
+from pipeline.training.windows.examples import find_objects
+
+LARGE = 0.05
+"""Part of the image that the box of a large object covers at least."""
+
+
+def run(config: Proposals) -> list[dict[str, Any]]:
+    """Recall at IoU 0.5 and 0.7 of the top k boxes, as EdgeBoxes gives them and as the network gets them.
+
+    Raises:
+        ConfigError: no image of the split has an object mask.
+        FileNotFoundError: the folder has another layout, or no such split.
+    """
+    cv2.setNumThreads(1)
+    large: list[NDArray[np.bool_]] = []
+    recalls: dict[tuple[str, int], list[NDArray[np.float64]]] = {}
+    seconds = []
+    pairs = [one for one in voc_pairs(config.data, config.split, all_if_unlisted=True) if one.object_mask_uri]
+    if not pairs[: config.limit]:
+        raise ConfigError(f"{config.data} has no image of {config.split} with a mask in SegmentationObject to measure")
+    for pair in pairs[: config.limit]:
+        assert pair.object_mask_uri is not None
+        image_HW3, class_mask_HW = load_pair(pair.image_uri, pair.class_mask_uri, DecodeConfig().max_megapixels)
+        objects = find_objects(class_mask_HW, load_mask(pair.object_mask_uri))
+        sides_N2 = objects.boxes_N4[:, 2:] - objects.boxes_N4[:, :2]
+        large.append(sides_N2.prod(axis=1) > LARGE * class_mask_HW.size)
+        started = time.perf_counter()
+        raw = raw_boxes(image_HW3, config.propose)
+        seconds.append(time.perf_counter() - started)
+        # What the network gets is extended; held against objects it is brought back to its own size.
+        kept_N4 = extend_boxes(propose(image_HW3, config.propose).boxes_N4, 1 / config.propose.extend)
+        for k in (10, 50, 200, 2000):
+            best_N = box_iou(objects.boxes_N4, raw.boxes_N4[:k]).max(axis=1, initial=0)
+            recalls.setdefault(("raw", k), []).append(best_N)
+        recalls.setdefault(("filtered", config.propose.proposals), []).append(
+            box_iou(objects.boxes_N4, kept_N4).max(axis=1, initial=0)
+        )
+    large_N = np.concatenate(large)
+    return [
+        {"boxes": name, "top": k, "objects": len(found := np.concatenate(ious)), "recall 0.5": (found >= 0.5).mean(),
+         "recall 0.7": (found >= 0.7).mean(), "large, 0.5": (found[large_N] >= 0.5).mean(),
+         "seconds, median": statistics.median(seconds), "seconds, worst": max(seconds)}
+        for (name, k), ious in recalls.items()
+    ]  # fmt: skip

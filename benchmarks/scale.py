@@ -1,0 +1,109 @@
+"""A manifest of a million images through the main job's own graph, without a pixel: what the bookkeeping costs.
+
+Manifest, resume filter, graph, ledger, sink, commit and audit are the job's; only the work of the stages is left out.
+"""
+
+from __future__ import annotations
+
+import resource
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pyarrow as pa
+
+from benchmarks.config import Scale
+from pipeline import storage
+from pipeline.cluster import connect
+from pipeline.cluster.graph import RemoteLedger, build_dataset
+from pipeline.cluster.plan import plan
+from pipeline.cluster.profile import Works
+from pipeline.config import SegmentConfig
+from pipeline.inputs.manifest import build_manifest
+from pipeline.outputs.results import OK, write_rows
+from pipeline.run.record import open_run
+from pipeline.stages.rows import STAGES
+
+CLASSES = ("background", "thing")
+ROWS_PER_FILE = 10_000
+
+
+def run(config: Scale) -> list[dict[str, Any]]:
+    """Seconds and memory of each step of resuming a run, a part of which is in the results."""
+    with tempfile.TemporaryDirectory() as temporary:
+        return _Steps(config.images, int(config.images * config.done), config.output or temporary).rows
+
+
+class _Steps:
+    def __init__(self, images: int, done: int, folder: str) -> None:
+        self.rows: list[dict[str, Any]] = []
+        listed, output = storage.join(folder, "manifest.parquet"), storage.join(folder, "out")
+        self._step("write a manifest to read", lambda: _write_manifest(listed, images))
+        manifest = self._step("read, hash, sort, check the manifest", lambda: build_manifest(listed, None))
+        settings = SegmentConfig(input=listed, output=output, masks=False)
+        open_run(replace(settings, overwrite=True), "null", CLASSES, manifest).lease.release()
+        self._step(f"write the {done} results of before", lambda: _write_results(output, manifest, done))
+        connect.start_ray()
+        started = time.perf_counter()
+        run = self._step("open the run", lambda: open_run(settings, "null", CLASSES, manifest))
+        todo = self._step("resume filter", run.todo)
+        pools, ledger = plan(settings), RemoteLedger()
+        dataset = build_dataset(todo, NULL_WORKS, settings, CLASSES, pools, run.lease, ledger)
+        rows = iter(dataset.iter_rows())
+        first = self._step("start of the graph, to the first rows in place", lambda: _commit(run.lease, next(rows)))
+        resumed = time.perf_counter() - started
+        began = time.perf_counter()
+        done_now = first + sum(_commit(run.lease, counts) for counts in rows)
+        rate = (done_now - first) / max(time.perf_counter() - began, 1e-9)
+        found = self._step("audit", run.audit)
+        run.lease.release()
+        assert found.complete, found
+        assert found.ok == images, found
+        self._row("resume, to the first rows in place", resumed)
+        self.rows[-1]["images/s"] = rate
+        for row in self.rows:
+            row.setdefault("images/s", float("nan"))
+
+    def _step(self, name: str, work: Callable[[], Any]) -> Any:
+        started = time.perf_counter()
+        result = work()
+        self._row(name, time.perf_counter() - started)
+        return result
+
+    def _row(self, name: str, seconds: float) -> None:
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+        self.rows.append({"step": name, "seconds": seconds, "peak memory of the driver so far, GiB": peak})
+
+
+def _commit(lease: Any, counts: dict[str, Any]) -> int:
+    lease.commit(counts["parts"])
+    return int(counts["ok"])
+
+
+def _write_manifest(uri: str, images: int) -> None:
+    uris = pa.array([f"s3://bucket/photographs/{i % 1000:03}/{i:09}.jpg" for i in range(images)])
+    storage.write_parquet(uri, pa.table({"uri": uris}))
+
+
+def _write_results(output: str, manifest: pa.Table, done: int) -> None:
+    for start in range(0, done, ROWS_PER_FILE):
+        part = manifest.slice(start, min(ROWS_PER_FILE, done - start)).to_pylist()
+        write_rows(output, [_finished(row) for row in part], CLASSES)
+
+
+def _finished(row: dict[str, Any]) -> dict[str, Any]:
+    return row | {"status": OK, "mask": b"", "pixel_counts": [1, 0], "mean_probability": [1.0, None],
+                  **{f"seconds_{stage}": 0.0 for stage in STAGES}}  # fmt: skip
+
+
+def _null(table: pa.Table) -> pa.Table:
+    return table
+
+
+def _null_refine(table: pa.Table) -> pa.Table:
+    return pa.Table.from_pylist([_finished(row) for row in table.to_pylist()], schema=table.schema)
+
+
+NULL_WORKS = Works(decode=_null, propose=_null, make_predict=lambda: _null, make_refine=lambda: _null_refine)

@@ -1,0 +1,116 @@
+"""Scenes on disk: VOC's directory layout, written image by image so that a stopped run goes on where it was."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from examples.scenes.compose import CLASSES, Scene, render_scene
+from examples.scenes.config import ScenesConfig
+from pipeline.config import ConfigError
+from pipeline.imaging.classes import voc_palette
+from pipeline.imaging.images import encode_mask
+
+RENDERER = 1
+"""Raise this when the same seed gives other scenes than before: older datasets are then refused, not mixed."""
+
+SPLITS = ("train", "val")
+JPEG_QUALITY = 92
+IMAGES, CLASS_MASKS, OBJECT_MASKS = "JPEGImages", "SegmentationClass", "SegmentationObject"
+LISTS = "ImageSets/Segmentation"
+CONFIG_FILE = "scenes.json"
+IMAGES_A_WORKER = 16
+"""Fewer missing images than this do not pay for starting another process."""
+
+
+def scene_of(seed: int, split: str, index: int) -> Scene:
+    """Image `index` of a split (`train` or `val`); the same arguments give the same scene, bit for bit."""
+    return render_scene(np.random.default_rng([seed, SPLITS.index(split), index]))
+
+
+def image_names(config: ScenesConfig) -> dict[str, list[str]]:
+    """Image names by split: `train_000000`, ..."""
+    counts = {"train": config.train, "val": config.val}
+    return {split: [f"{split}_{index:06d}" for index in range(counts[split])] for split in SPLITS}
+
+
+def write_image(root: Path, seed: int, name: str) -> None:
+    """Render one image by name and write it and its two masks; the image comes last, so it says all three are there."""
+    cv2.setNumThreads(1)
+    split, index = name.split("_")
+    scene = scene_of(seed, split, int(index))
+    _write(root / CLASS_MASKS / f"{name}.png", encode_mask(scene.classes_HW, voc_palette()))
+    _write(root / OBJECT_MASKS / f"{name}.png", encode_mask(scene.objects_HW, voc_palette()))
+    jpeg = io.BytesIO()
+    Image.fromarray(scene.image_HW3).save(jpeg, "JPEG", quality=JPEG_QUALITY)
+    _write(root / IMAGES / f"{name}.jpg", jpeg.getvalue())
+
+
+def write_dataset(config: ScenesConfig) -> Iterator[str]:
+    """Write what is missing of a dataset, on all CPUs; yields the name of each image when it is there.
+
+    Yields nothing for a complete dataset. Raises ConfigError if the directory holds anything else.
+    """
+    root = Path(config.output)
+    _claim(root, config)
+    names = image_names(config)
+    there = {path.stem for path in (root / IMAGES).glob("*.jpg")}
+    missing = [name for split in SPLITS for name in names[split] if name not in there]
+    workers = min(os.cpu_count() or 1, len(missing) // IMAGES_A_WORKER)
+    if workers > 1:
+        with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+            done = pool.map(partial(write_image, root, config.seed), missing, chunksize=8)
+            for name, _ in zip(missing, done, strict=True):
+                yield name
+    else:
+        for name in missing:
+            write_image(root, config.seed, name)
+            yield name
+    for split in SPLITS:
+        _write(root / LISTS / f"{split}.txt", "".join(f"{name}\n" for name in names[split]).encode())
+    _write(root / "classes.txt", "".join(f"{name}\n" for name in CLASSES).encode())
+
+
+def _claim(root: Path, config: ScenesConfig) -> None:
+    """Make the directories, or check that they are this dataset's."""
+    identity = {"renderer": RENDERER, "classes": list(CLASSES)} | asdict(config)
+    del identity["output"]
+    mark = root / CONFIG_FILE
+    if root.is_dir() and any(root.iterdir()):
+        if not mark.is_file():
+            raise ConfigError(
+                f"output is {root}, which is not empty and holds no {CONFIG_FILE}; "
+                "choose a new directory, or empty this one"
+            )
+        found = json.loads(mark.read_text())
+        differing = [
+            f"{key} {found.get(key)} there, {identity[key]} asked"
+            for key in identity
+            if found.get(key) != identity[key]
+        ]
+        if differing:
+            raise ConfigError(
+                f"output is {root}, which holds another dataset ({'; '.join(differing)}); "
+                "choose a new directory, or delete this one"
+            )
+    for folder in (IMAGES, CLASS_MASKS, OBJECT_MASKS, LISTS):
+        (root / folder).mkdir(parents=True, exist_ok=True)
+    _write(mark, (json.dumps(identity, indent=1) + "\n").encode())
+
+
+def _write(path: Path, data: bytes) -> None:
+    """A file appears whole or not at all."""
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    aside.write_bytes(data)
+    aside.replace(path)

@@ -1,0 +1,171 @@
+"""Drives the main job's graph: plans it, commits what comes out of it, begins it anew where the cluster breaks it."""
+
+from __future__ import annotations
+
+import gc
+import os
+import signal
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from types import FrameType
+from typing import NoReturn
+
+import pyarrow as pa
+import ray
+
+from pipeline import storage
+from pipeline.cluster import connect
+from pipeline.cluster.graph import RemoteLedger, build_dataset, real_works
+from pipeline.cluster.plan import pace, plan
+from pipeline.cluster.pools import ClusterError, Outlook, PoolError, Pools, outlook
+from pipeline.cluster.profile import PROBED, Works
+from pipeline.config import SegmentConfig
+from pipeline.models.checkpoint_header import CheckpointInfo
+from pipeline.outputs.lease import BEAT_SECONDS
+from pipeline.run.error_line import in_short
+from pipeline.run.record import RunRecord, Summary
+from pipeline.run.watch import Watch
+
+PROBE_FROM = 100  # images; with fewer, timing the stages takes longer than a better plan saves
+PAUSES = (10.0, 60.0, 300.0, 900.0)
+"""Seconds before a broken graph is begun anew: after one that put results in place, after one that did not, ..."""
+
+
+@dataclass(frozen=True)
+class Driver:
+    """One call of the main job, once its arguments are known to be good.
+
+    Attributes:
+        config: the job's settings, with paths that every worker can read.
+        info: of the network.
+        run: the output folder, owned by this process.
+        summary: what is done is added to it, also where an exception ends the work.
+        tell: prints a line.
+    """
+
+    config: SegmentConfig
+    info: CheckpointInfo
+    run: RunRecord
+    summary: Summary
+    tell: Callable[[str], None]
+
+    def drive(self, todo: pa.Table) -> None:
+        """Segment images: those of the run's manifest that are left.
+
+        Raises:
+            ClusterError: there is no cluster, or a graph broke for good.
+            PoolError: the processes that were asked for do not fit the cluster.
+            LeaseError: another run took the folder over.
+            TooManyErrors: more images fail than the settings allow.
+            OSError: the store cannot be read.
+            KeyboardInterrupt: Ctrl-C, or `ray job stop`.
+        """
+        connect.start_ray()
+        signal.signal(signal.SIGTERM, _stop)  # `ray job stop`; after Ray's start, which sets a handler of its own
+        lost_before = connect.lost_machines()
+        pools = plan(self.config)
+        works = real_works(self.config, self.info.num_classes, pools)
+        if self.config.plan == "auto" and len(todo) >= PROBE_FROM:
+            pools = self._timed_plan(works, pools, todo)
+        try:
+            self._run_graphs(todo, works, pools)
+        finally:
+            with suppress(Exception):  # a cluster that is gone cannot say
+                self.summary.faults["nodes_lost"] += connect.lost_machines() - lost_before
+
+    def _run_graphs(self, todo: pa.Table, works: Works, pools: Pools) -> None:
+        """Run the graph, and where it breaks another one for what is left, planned for the cluster as it is then.
+
+        Ray does the work of lost processes and machines again by itself. What it cannot mend ends a graph: the ledger
+        is lost, a store is away for minutes, processes wait for a machine that does not come back. Another one is tried
+        only if this call has put results in place; before that it would most likely end the same way.
+        """
+        left: pa.Table | None = todo
+        started, fruitless = time.perf_counter(), 0
+        while True:
+            before = self.summary.images
+            try:
+                if left is None:
+                    left, pools = self.run.todo(), self._plan_again(pools)
+                if len(left):
+                    self._run_graph(left, works, pools, started)
+            except (ray.exceptions.RayError, OSError) as error:
+                broken = in_short(error)
+                self.summary.faults["graphs_broken"] += 1
+            else:
+                return
+            with suppress(OSError):  # a store in trouble; the next graph asks again
+                self.run.lease.check()
+            fruitless = 0 if self.summary.images > before else fruitless + 1
+            if not self.summary.images or fruitless == len(PAUSES):
+                raise ClusterError(broken)
+            self.tell(f"the work broke off: {broken}\nwhat is left begins anew in {PAUSES[fruitless]:.0f} s")
+            gc.collect()  # Ray Data's executor, a web of references, holds its actors, and they the GPUs
+            time.sleep(PAUSES[fruitless])
+            left = None
+
+    def _run_graph(self, todo: pa.Table, works: Works, pools: Pools, started: float) -> None:
+        """Run one graph over images, commit and add up what its write tasks report."""
+        self.run.lease.check()
+        self.tell(pools.describe())
+        ledger = RemoteLedger()
+        watch = Watch(
+            self.run.lease,
+            lambda: ray.get(ledger.actor.progress.remote(), timeout=BEAT_SECONDS),
+            len(todo),
+            self.config.stall_timeout,
+            self.tell,
+            lambda: os.kill(os.getpid(), signal.SIGTERM),
+        )
+        graph = build_dataset(todo, works, self.config, self.info.class_names, pools, self.run.lease, ledger)
+        try:
+            for counts in graph.iter_rows():
+                self.run.lease.commit(counts["parts"])
+                self.summary.add(counts, time.perf_counter() - started)
+                self.summary.check(self.config.max_error_rate)
+        except KeyboardInterrupt:
+            if watch.reason is None:
+                raise
+            raise ClusterError(watch.reason) from None
+        finally:
+            watch.close()
+            self.summary.faults["attempts_lost"] += watch.last.lost
+            self.summary.faults["requests_repeated"] += watch.last.repeated + storage.retries(reset=True)
+
+    def _timed_plan(self, works: Works, pools: Pools, todo: pa.Table) -> Pools:
+        """The pools for stages that were timed on a few images; `pools` where that cannot be done."""
+        self.tell(f"timing the stages on {PROBED} images")
+        seconds = pace(todo, works, pools, self.config.stall_timeout, self.tell)
+        if seconds is None:
+            return pools
+        self.summary.seconds_alone = seconds
+        pools = plan(self.config, seconds)
+        self.tell(_promise(outlook(pools, connect.total("CPU"), seconds), len(todo), self.config.price))
+        return pools
+
+    def _plan_again(self, before: Pools) -> Pools:
+        """The pools for the cluster as it is now; where it lacks the GPUs or the room, `before`: they may come back."""
+        config = replace(self.config, predict_gpus=before.predict_gpus, refine_gpus=before.refine_gpus)
+        try:
+            return plan(config, self.summary.seconds_alone or None)
+        except PoolError as error:
+            self.tell(f"waiting for machines: {error}")
+            return before
+
+
+def _promise(expected: Outlook, images: int, price: float | None) -> str:
+    """How long a run will take, and what it will cost."""
+    hours = images / expected.images_per_second / 3600
+    cost = f", cost {price * hours:.2f}" if price is not None else ""
+    return (
+        f"bound by {expected.bound}: about {expected.images_per_second:.2f} images/s, "
+        f"{timedelta(seconds=round(hours * 3600))} for {images} images{cost}"
+    )
+
+
+def _stop(_signal: int, _frame: FrameType | None) -> NoReturn:
+    """Treat a request to end like Ctrl-C."""
+    raise KeyboardInterrupt

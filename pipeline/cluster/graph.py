@@ -1,0 +1,173 @@
+"""The Ray Data graph of the main job; it reads like the diagram in docs/architecture.md."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial, wraps
+from typing import Any, ClassVar
+
+import pyarrow as pa
+import ray
+from ray.data import ActorPoolStrategy, DataContext, Dataset
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from pipeline.cluster.pools import Pools
+from pipeline.cluster.profile import Works
+from pipeline.config import SegmentConfig
+from pipeline.outputs.lease import Lease
+from pipeline.run.attempts import Ledger, guarded
+from pipeline.stages.decode import decode_stage
+from pipeline.stages.propose import propose_stage
+from pipeline.stages.refine import load_refine
+from pipeline.stages.rows import Work, start_rows
+from pipeline.stages.write import write_stage
+
+IMAGES_PER_BLOCK = 16  # 10 MB of working images: blocks of 10-60 MB cost Ray least, and few images wait on one task
+MOST_BLOCKS = 8192  # the driver holds a reference to each: of millions of images, more go into a block
+IMAGES_PER_PREDICTION = 4  # images whose crops share micro-batches: 200 crops waste at most a part of the last one
+IMAGES_PER_REFINEMENT = 4  # a message to the ledger for each batch; on a GPU, one lattice
+
+Guard = Callable[[str, Work], Work]
+
+
+class RemoteLedger:
+    """The run's ledger of attempts (`pipeline.run.attempts`), in an actor on the driver's machine."""
+
+    def __init__(self) -> None:
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        self.actor: Any = ray.remote(Ledger).options(num_cpus=0, scheduling_strategy=here).remote()
+
+    def enter(self, stage: str, key: str) -> int:
+        """See `Ledger.enter`; when this returns, the attempt is noted."""
+        return int(ray.get(self.actor.enter.remote(stage, key)))
+
+    def leave(self, stage: str, key: str, images: int, repeated: int) -> None:
+        """See `Ledger.leave`."""
+        self.actor.leave.remote(stage, key, images, repeated)
+
+
+def real_works(config: SegmentConfig, num_classes: int, pools: Pools) -> Works:
+    """The stages of the main job, for actors that are given what `pools` says."""
+    return Works(
+        decode=partial(decode_stage, config=config.decode),
+        propose=partial(propose_stage, config=config.propose),
+        make_predict=partial(_load_predict, config, pools.predict_gpus),
+        make_refine=partial(load_refine, config.refine, num_classes, pools.refine_gpus),
+    )
+
+
+def build_dataset(
+    manifest: pa.Table,
+    works: Works,
+    config: SegmentConfig,
+    class_names: tuple[str, ...],
+    pools: Pools,
+    lease: Lease,
+    ledger: RemoteLedger,
+) -> Dataset:
+    """The lazy graph from a manifest to rows of counts; consuming it stages the results.
+
+    Args:
+        manifest: `image_id` and `uri` of the images to do.
+        works: what the stages do.
+        config: the job's settings, with paths that every worker can read.
+        class_names: the checkpoint's classes.
+        pools: processes of each stage.
+        lease: the right to the output; `Lease.commit` the `parts` of each row that comes out.
+        ledger: counts attempts.
+    """
+    context = DataContext.get_current()
+    context.execution_options.preserve_order = False  # waiting for the slowest row would idle the GPU
+    guard = partial(_guard, ledger=ledger, max_attempts=config.max_attempts)
+    return (
+        _blocks(manifest)
+        # 1:1  bytes -> RGB at working size; CPU tasks, bound by storage and JPEG decoding
+        .map_batches(_starting(guard("decode", works.decode)), num_cpus=pools.task_cpus, batch_format="pyarrow")
+        # 1:1  EdgeBoxes; the same resources as decode, so Ray runs both in one task and no image is copied between
+        .map_batches(guard("propose", works.propose), num_cpus=pools.task_cpus, batch_format="pyarrow")
+        # 1:1  crops, network, aggregation; the score maps of 50 proposals (200 MB) never leave the actor
+        .map_batches(
+            Predict, fn_constructor_args=[works.make_predict, guard], batch_size=IMAGES_PER_PREDICTION,
+            compute=_predict_pool(pools),
+            num_cpus=pools.predict_cpus, num_gpus=pools.predict_gpus or None, batch_format="pyarrow",
+        )
+        # 1:1  CRF and mask, one thread a process
+        .map_batches(
+            Refine, fn_constructor_args=[works.make_refine, guard], batch_size=IMAGES_PER_REFINEMENT,
+            compute=ActorPoolStrategy(size=pools.refine_workers),
+            num_cpus=pools.refine_cpus, num_gpus=pools.refine_gpus or None, batch_format="pyarrow",
+        )
+        # N:1  one Parquet file of results (and one of errors) for each batch, a row of counts for the driver
+        .map_batches(
+            partial(write_stage, lease=lease, class_names=class_names, masks=config.masks),
+            batch_size=config.rows_per_file, num_cpus=pools.task_cpus / 2, batch_format="pyarrow",
+        )
+    )  # fmt: skip
+
+
+def _predict_pool(pools: Pools) -> ActorPoolStrategy:
+    """On a GPU two calls at once: one has the device's queue while the other's results are fetched and packed."""
+    if not pools.predict_gpus:
+        return ActorPoolStrategy(size=pools.predict_workers)
+    return ActorPoolStrategy(
+        size=pools.predict_workers, max_concurrent_calls_per_actor=2, enable_true_multi_threading=True
+    )
+
+
+def _guard(stage: str, work: Work, ledger: RemoteLedger, max_attempts: int) -> Work:
+    """The stage's work, under the ledger; its name is what Ray's dashboard shows."""
+
+    def run(table: pa.Table) -> pa.Table:
+        return guarded(table, stage, work, ledger, max_attempts)
+
+    run.__name__ = run.__qualname__ = stage
+    return run
+
+
+def _starting(first: Work) -> Work:
+    """The first stage, from ids and addresses: the rows are made where they are worked on."""
+
+    @wraps(first)
+    def run(table: pa.Table) -> pa.Table:
+        return first(start_rows(table))
+
+    return run
+
+
+class Actor:
+    """A stage with something to load; the names of its kinds are what Ray's dashboard shows."""
+
+    stage: ClassVar[str]
+
+    def __init__(self, make: Callable[[], Work], guard: Guard) -> None:
+        self._run = guard(self.stage, make())
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        """Do the stage's work."""
+        return self._run(table)
+
+
+class Predict(Actor):
+    """See `predict_stage.PredictStage`."""
+
+    stage = "predict"
+
+
+class Refine(Actor):
+    """See `stages.refine_stage`."""
+
+    stage = "refine"
+
+
+def _load_predict(config: SegmentConfig, gpus: float) -> Work:
+    from pipeline.stages.predict import load_predict  # noqa: PLC0415  (torch is half a gigabyte that no other stage needs)
+
+    return load_predict(config, gpus)
+
+
+def _blocks(manifest: pa.Table) -> Dataset:
+    """The manifest in blocks small enough that every core has work and large enough that Ray is cheap."""
+    cores = int(ray.cluster_resources().get("CPU", 1))
+    # At the end cores wait for the last blocks: of a short run they are small.
+    size = max(1, min(IMAGES_PER_BLOCK, len(manifest) // (16 * cores)), len(manifest) // MOST_BLOCKS)
+    return ray.data.from_arrow([manifest.slice(start, size) for start in range(0, len(manifest), size)])

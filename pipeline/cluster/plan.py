@@ -1,0 +1,67 @@
+"""How many processes each stage gets on the cluster that Ray is connected to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pyarrow as pa
+import ray
+import ray.data
+from ray._private.state import state
+
+from pipeline.cluster.connect import machines, total
+from pipeline.cluster.pools import REFINE_GPUS, Pools, place, plan_pools
+from pipeline.cluster.profile import Works, probe, sample
+from pipeline.config import SegmentConfig
+from pipeline.run.error_line import in_short
+
+
+def pace(
+    manifest: pa.Table, works: Works, pools: Pools, patience: float, tell: Callable[[str], None]
+) -> dict[str, float] | None:
+    """Time each stage on a few images, in one process with the CPUs of a predict actor.
+
+    Args:
+        manifest: what the images are taken from.
+        works: the stages.
+        pools: what the process gets.
+        patience: seconds after which it is given up: machines may be slow to come, processes may hang.
+        tell: prints a line.
+
+    Returns:
+        See `probe.probe`; None if it could not be done, which is told and no reason not to try the run.
+    """
+    gpus = max(pools.predict_gpus, pools.refine_gpus)
+    timing = ray.remote(probe).options(num_cpus=pools.predict_cpus, num_gpus=gpus, max_retries=0)
+    task = timing.remote(sample(manifest), works)
+    try:
+        seconds: dict[str, float] = ray.get(task, timeout=patience)
+    except ray.exceptions.RayError as error:
+        ray.cancel(task, force=True)  # else it keeps what the run needs
+        tell(f"the stages could not be timed, so the plan is a guess: {in_short(error)}")
+        return None
+    return seconds
+
+
+def plan(config: SegmentConfig, seconds: dict[str, float] | None = None) -> Pools:
+    """Size the pools for the cluster that Ray is connected to, or for the largest it may grow to.
+
+    Args:
+        config: the job's settings.
+        seconds: an image takes in each stage (`pace`); None: a guess.
+
+    Raises:
+        PoolError: they do not fit.
+    """
+    limits = state.get_max_resources_from_cluster_config()
+    cpus, gpus = total("CPU"), total("GPU")
+    each = config.predict_gpus
+    if each is None and config.predict.device != "auto":
+        each = float(config.predict.device == "cuda")
+    refine_each = config.refine_gpus
+    if refine_each is None:
+        refine_each = REFINE_GPUS if config.refine.crf == "torch" and gpus and each != 0 else 0.0
+    pools = plan_pools(cpus, gpus, config.predict_workers, config.refine_workers, each, seconds, refine_each)
+    if limits is None:  # machines that are not there yet cannot be looked at
+        return place(pools, machines())
+    return pools

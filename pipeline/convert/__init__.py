@@ -1,0 +1,1 @@
+"""Other people's weights as this project's checkpoints."""

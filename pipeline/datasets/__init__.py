@@ -1,0 +1,1 @@
+"""Annotated images on disk: PASCAL VOC, SBD, COCO, BSDS500."""

@@ -1,0 +1,139 @@
+"""COCO-format instance annotations to class and object masks."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from pycocotools import mask as coco_mask
+
+from pipeline import storage
+from pipeline.imaging.classes import VOID, check_classes
+
+UInt8Array = NDArray[np.uint8]
+MOST_OBJECTS = VOID - 1
+
+
+class CocoImage(NamedTuple):
+    """An image of an annotation file."""
+
+    id: int
+    file_name: str
+    annotations: str
+    """JSON for `draw_masks`: the image's height and width, and its regions `[label, segmentation]`."""
+
+
+class Coco(NamedTuple):
+    """An annotation file: images in order of their ids, and the classes, background first, in order of category ids."""
+
+    images: list[CocoImage]
+    class_names: tuple[str, ...]
+
+
+def read_coco(uri: str) -> Coco:
+    """Read an annotation file (`instances_*.json`), whole.
+
+    The categories become classes 1, 2, ... in order of their ids; regions with `iscrowd` become void.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is no such file, or has more than 254 categories.
+    """
+    try:
+        return _coco(json.loads(storage.read_bytes(uri)))
+    except (ValueError, TypeError, AttributeError) as error:
+        raise ValueError(f"{uri} is no file of COCO instance annotations that can be used: {error}") from error
+    except KeyError as error:
+        raise ValueError(f"{uri} is no file of COCO instance annotations: nothing is known of {error}") from error
+
+
+def _coco(content: dict[str, Any]) -> Coco:
+    categories = sorted(content["categories"], key=lambda category: category["id"])
+    class_names = check_classes(("background", *(category["name"] for category in categories)))
+    labels = {category["id"]: label for label, category in enumerate(categories, start=1)}
+    regions: dict[int, list[Any]] = {image["id"]: [] for image in content["images"]}
+    if len(regions) < len(content["images"]):
+        raise ValueError("two images have the same id")
+    for annotation in content["annotations"]:
+        label = VOID if annotation.get("iscrowd") else labels[annotation["category_id"]]
+        regions[annotation["image_id"]].append([label, annotation["segmentation"]])
+    images = []
+    for image in sorted(content["images"], key=lambda image: int(image["id"])):
+        drawn = {"height": image["height"], "width": image["width"], "regions": regions[image["id"]]}
+        images.append(CocoImage(int(image["id"]), image["file_name"], json.dumps(drawn)))
+    return Coco(images, class_names)
+
+
+def draw_masks(annotations: str) -> tuple[UInt8Array, UInt8Array]:
+    """Draw one image's annotations: class mask and object mask, uint8 `[H, W]`.
+
+    COCO's regions may overlap, a mask's pixel has one label: larger regions are drawn first, so that smaller ones lie
+    on top (of equals, the later). Crowd regions are void in both masks wherever no object lies on them.
+
+    Args:
+        annotations: `CocoImage.annotations`.
+
+    Raises:
+        ValueError: a region that is neither polygons nor run lengths of the image's size, or more than 254 objects.
+    """
+    image = json.loads(annotations)
+    height, width = image["height"], image["width"]
+    regions = [(label, _draw(segmentation, height, width)) for label, segmentation in image["regions"]]
+    crowds = [(VOID, VOID, region_HW) for label, region_HW in regions if label == VOID]
+    objects = [region for region in regions if region[0] != VOID]
+    if len(objects) > MOST_OBJECTS:
+        raise ValueError(f"{len(objects)} objects are annotated; an image may have {MOST_OBJECTS}")
+    numbered = [(label, number, region_HW) for number, (label, region_HW) in enumerate(objects, start=1)]
+    numbered.sort(key=lambda region: -np.count_nonzero(region[2]))
+    class_mask_HW, object_mask_HW = np.zeros((2, height, width), dtype=np.uint8)
+    for label, number, region_HW in [*crowds, *numbered]:
+        class_mask_HW[region_HW], object_mask_HW[region_HW] = label, number
+    return class_mask_HW, object_mask_HW
+
+
+def _draw(segmentation: Any, height: int, width: int) -> NDArray[np.bool_]:
+    """A region, bool `[H, W]`: polygons `[[x, y, x, y, ...], ...]`, or run lengths, compressed or not."""
+    try:
+        if isinstance(segmentation, list):
+            return _fill(segmentation, height, width)
+        return _lay_out(segmentation, height, width)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ValueError(f"a region is neither polygons nor run lengths: {type(error).__name__}: {error}") from error
+
+
+def _fill(polygons: list[Any], height: int, width: int) -> NDArray[np.bool_]:
+    # With fewer than three corners one encloses nothing; pycocotools would take four numbers for a box.
+    rings = [np.asarray(polygon, dtype=float) for polygon in polygons if len(polygon) >= 6]
+    if not rings:
+        return np.zeros((height, width), dtype=bool)
+    farthest = max(float(np.abs(ring).max()) for ring in rings)
+    if not farthest <= 2 * max(height, width):  # pycocotools crashes on corners far away, or not a number
+        raise ValueError(f"a polygon has a corner at {farthest:g} in an image of {width}x{height}")
+    filled = coco_mask.merge(coco_mask.frPyObjects([ring.tolist() for ring in rings], height, width))
+    return np.asarray(coco_mask.decode(filled), dtype=bool)
+
+
+def _lay_out(segmentation: dict[str, Any], height: int, width: int) -> NDArray[np.bool_]:
+    # Not by pycocotools, which fills what too few runs leave over with whatever the memory holds.
+    counts = segmentation["counts"]
+    runs = np.array(counts if isinstance(counts, list) else _uncompress(counts), dtype=np.int64)
+    if segmentation["size"] != [height, width] or runs.min(initial=0) < 0 or runs.sum() != height * width:
+        raise ValueError(f"run lengths of {runs.sum()} pixels, size {segmentation['size']}, in {[height, width]}")
+    return np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(width, height).T  # column after column
+
+
+def _uncompress(counts: str) -> list[int]:
+    """Run lengths of COCO's strings: five bits a character, low ones first; from the fourth, less the last but one."""
+    runs: list[int] = []
+    value = shift = 0
+    for character in counts:
+        bits = ord(character) - 48
+        value |= (bits & 31) << shift
+        shift += 5
+        if not bits & 32:
+            value -= (1 << shift) if bits & 16 else 0
+            runs.append(value + (runs[-2] if len(runs) > 2 else 0))
+            value = shift = 0
+    return runs

@@ -1,0 +1,189 @@
+"""Annotated images on disk, in three layouts: PASCAL VOC's, that of its extension SBD, and COCO's."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import PurePosixPath
+from typing import Literal, NamedTuple
+
+from pipeline import storage
+from pipeline.config import TrainingSetConfig
+from pipeline.datasets.coco import read_coco
+from pipeline.imaging.classes import VOC_CLASSES, read_class_list
+from pipeline.imaging.images import SUPPORTED
+from pipeline.storage import listing
+
+SPLITS = ("train", "val")
+Layout = Literal["voc", "sbd", "coco"]
+
+
+class Pair(NamedTuple):
+    """An image and its masks, as absolute addresses."""
+
+    image_uri: str
+    class_mask_uri: str
+    object_mask_uri: str | None = None
+    """None where nobody drew an object mask."""
+    annotations: str | None = None
+    """COCO: what `coco.draw_masks` makes the masks from; the class mask is then still to be written."""
+
+
+class Images(NamedTuple):
+    """What there is to train on."""
+
+    train: list[Pair]
+    val: list[Pair]
+    class_names: tuple[str, ...]
+
+
+def list_images(config: TrainingSetConfig) -> Images:
+    """All images of both splits, in the order of folders and lists, and the names of the classes.
+
+    An SBD folder holds no splits that VOC's users go by: all of its images are for training, less those that a VOC
+    folder beside it has in either split (of the whole of both, 9,118 are left, and 1,464 come from VOC).
+
+    Raises:
+        OSError: a folder or list is missing.
+        ValueError: there is nothing to train on, or classes that do not agree.
+    """
+    pairs: dict[str, list[Pair]] = {split: [] for split in SPLITS}
+    from_sbd: list[Pair] = []
+    of_voc: set[str] = set()
+    class_lists = {} if config.classes is None else {config.classes: read_class_list(config.classes)}
+    for number, root in enumerate(config.data):
+        layout = layout_of(root)
+        if layout != "coco" and config.classes is None:
+            class_lists[root] = _classes_beside(root)
+        if layout == "sbd":
+            from_sbd += sbd_pairs(root)
+            continue
+        for split, name in zip(SPLITS, (config.train_split, config.val_split), strict=True):
+            if layout == "coco":
+                found, names = _coco_pairs(root, name, storage.join(config.output, "masks", str(number), split))
+                class_lists[f"{root}, {name}"] = names
+            else:
+                found = voc_pairs(root, name, all_if_unlisted=split == "train")
+                of_voc |= {_name(pair) for pair in found}
+            pairs[split] += found
+    pairs["train"] += [pair for pair in from_sbd if _name(pair) not in of_voc]
+    if not pairs["train"]:
+        raise ValueError(f"{', '.join(config.data)}: no image is listed for training, and no mask found")
+    return Images(pairs["train"][: config.limit], pairs["val"][: config.limit], _agreed(class_lists))
+
+
+def layout_of(root: str) -> Layout:
+    """Which layout a folder has.
+
+    Raises:
+        FileNotFoundError: none of the three.
+    """
+    folders: dict[Layout, str] = {"voc": "JPEGImages", "sbd": "cls", "coco": "annotations"}
+    for layout, folder in folders.items():
+        if storage.is_folder(storage.join(root, folder)):
+            return layout
+    raise FileNotFoundError(
+        f"{root} has none of the folders that tell a layout: JPEGImages (PASCAL VOC), cls (SBD), annotations (COCO)"
+    )
+
+
+def _classes_beside(root: str) -> tuple[str, ...]:
+    beside = storage.join(root, "classes.txt")
+    return read_class_list(beside) if storage.exists(beside) else VOC_CLASSES
+
+
+def _agreed(class_lists: Mapping[str, tuple[str, ...]]) -> tuple[str, ...]:
+    """The one list of classes of all that has one: a label must mean the same in every mask."""
+    (where, names), *others = class_lists.items()
+    for elsewhere, other_names in others:
+        if other_names != names:
+            raise ValueError(
+                f"the classes differ: {', '.join(names)} in {where}; {', '.join(other_names)} in {elsewhere}. "
+                "A folder of masks without classes.txt has VOC's; --classes tells what masks hold"
+            )
+    return names
+
+
+def voc_pairs(root: str, split: str, *, all_if_unlisted: bool) -> list[Pair]:
+    """Image and masks of one split of a folder in VOC layout, in the order of its list.
+
+    A listed image or class mask that is not there is still returned, so that reading it reports the loss by name.
+
+    Args:
+        root: folder with JPEGImages, SegmentationClass and maybe SegmentationObject and ImageSets/Segmentation.
+        split: name of a list in ImageSets/Segmentation, such as `train`.
+        all_if_unlisted: without an ImageSets folder, return every image that has a class mask; else none.
+
+    Raises:
+        FileNotFoundError: there is an ImageSets folder but no such list in it, or a needed folder is missing.
+    """
+    has_lists = storage.is_folder(storage.join(root, "ImageSets"))
+    if not has_lists and not all_if_unlisted:
+        return []
+    class_masks = _files_by_name(storage.join(root, "SegmentationClass"), (".png",))
+    names = _listed_names(root, split) if has_lists else list(class_masks)
+    return _pairs(root, names, class_masks, ("JPEGImages", "SegmentationClass", "SegmentationObject"), ".png")
+
+
+def sbd_pairs(root: str) -> list[Pair]:
+    """Every image with a class mask of a folder in SBD's layout (Hariharan et al., ICCV 2011), in order of names.
+
+    Args:
+        root: folder with img/*.jpg, cls/*.mat and inst/*.mat (`benchmark_RELEASE/dataset` of the download).
+    """
+    class_masks = _files_by_name(storage.join(root, "cls"), (".mat",))
+    return _pairs(root, list(class_masks), class_masks, ("img", "cls", "inst"), ".mat")
+
+
+def _pairs(
+    root: str, names: Sequence[str], class_masks: dict[str, str], folders: tuple[str, str, str], suffix: str
+) -> list[Pair]:
+    images_uri, classes_uri, objects_uri = (storage.join(root, folder) for folder in folders)
+    images = _files_by_name(images_uri, SUPPORTED)
+    object_masks = _files_by_name(objects_uri, (suffix,)) if storage.is_folder(objects_uri) else {}
+    return [
+        Pair(
+            images.get(name, f"{images_uri}/{name}.jpg"),
+            class_masks.get(name, f"{classes_uri}/{name}{suffix}"),
+            object_masks.get(name),
+        )
+        for name in names
+    ]
+
+
+def _coco_pairs(root: str, split: str, masks_uri: str) -> tuple[list[Pair], tuple[str, ...]]:
+    file = storage.join(root, "annotations", f"instances_{split}.json")
+    images_uri = storage.join(root, split)
+    if not storage.is_folder(images_uri):
+        images_uri = storage.join(root, "images")
+    try:
+        coco = read_coco(file)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            f"{file} does not exist: name another split by train-split or val-split (val2017 for "
+            "annotations/instances_val2017.json and the images in val2017), or write this one (it may have no images)"
+        ) from error
+    return [
+        Pair(f"{images_uri}/{image.file_name}", f"{masks_uri}/{image.id:012d}.png", annotations=image.annotations)
+        for image in coco.images
+    ], coco.class_names
+
+
+def _name(pair: Pair) -> str:
+    return PurePosixPath(pair.image_uri).stem
+
+
+def _files_by_name(folder: str, suffixes: tuple[str, ...]) -> dict[str, str]:
+    uris = [file.uri for file in listing.list_files(folder, suffixes)]
+    return {uri.removeprefix(f"{folder}/").rpartition(".")[0]: uri for uri in uris}
+
+
+def _listed_names(root: str, split: str) -> list[str]:
+    uri = storage.join(root, "ImageSets", "Segmentation", f"{split}.txt")
+    try:
+        return listing.read_names(uri)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            f"{uri} does not exist: name another list by train-split or val-split, write this one "
+            f"(an image name a line; may be empty), or remove {root}/ImageSets to train on every "
+            "mask"
+        ) from error

@@ -1,0 +1,86 @@
+"""Images and masks of a data set as arrays: PNG and JPEG files, and SBD's MATLAB files."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline import storage
+from pipeline.imaging.images import ImageError, decode_image, decode_mask
+
+UInt8Array = NDArray[np.uint8]
+
+
+def load_pair(image_uri: str, class_mask_uri: str, max_megapixels: float) -> tuple[UInt8Array, UInt8Array]:
+    """Read an image, uint8 RGB `[H, W, 3]`, and its class mask, uint8 `[H, W]`, at full size.
+
+    Raises:
+        OSError: a file cannot be read.
+        ImageError: a file is no image or no mask; the message names it.
+        ValueError: image and mask differ in size.
+    """
+    image_HW3, class_mask_HW = load_image(image_uri, max_megapixels), load_mask(class_mask_uri)
+    check_sizes(image_HW3, class_mask_HW, class_mask_uri)
+    return image_HW3, class_mask_HW
+
+
+def check_sizes(image_HW3: UInt8Array, mask_HW: UInt8Array, mask_uri: str) -> None:
+    """Check that a mask fits its image.
+
+    Raises:
+        ValueError: they differ in size; the message names the mask.
+    """
+    if mask_HW.shape != image_HW3.shape[:2]:
+        raise ValueError(
+            f"{mask_uri} is {mask_HW.shape[1]}x{mask_HW.shape[0]} pixels, its image "
+            f"{image_HW3.shape[1]}x{image_HW3.shape[0]}; a mask has the size of its image"
+        )
+
+
+def load_image(uri: str, max_megapixels: float) -> UInt8Array:
+    """Read an image, uint8 RGB `[H, W, 3]`, at full size.
+
+    Raises:
+        OSError: the file cannot be read.
+        ImageError: it is no image; the message names it.
+    """
+    with _naming(uri):
+        return decode_image(storage.read_bytes(uri), max_megapixels)
+
+
+def load_mask(uri: str) -> UInt8Array:
+    """Read a mask, a PNG or one of SBD's `.mat` files, uint8 `[H, W]`.
+
+    Raises:
+        OSError: the file cannot be read.
+        ImageError: it is no mask; the message names it.
+    """
+    with _naming(uri):
+        data = storage.read_bytes(uri)
+        return _decode_sbd(data) if uri.endswith(".mat") else decode_mask(data)
+
+
+def _decode_sbd(data: bytes) -> UInt8Array:
+    """The `Segmentation` of SBD's struct `GTcls` or `GTinst`; loadmat unpickles nothing."""
+    from scipy.io import loadmat  # noqa: PLC0415  (takes half a second; only SBD's readers need it)
+
+    try:
+        content = loadmat(io.BytesIO(data), squeeze_me=True, struct_as_record=False)
+        mask_HW = content["GTcls" if "GTcls" in content else "GTinst"].Segmentation
+    except Exception as error:  # damaged files make it raise nearly anything
+        raise ImageError("unreadable", f"no GTcls or GTinst of SBD ({type(error).__name__}: {error})") from error
+    if not isinstance(mask_HW, np.ndarray) or mask_HW.ndim != 2 or mask_HW.dtype != np.uint8:
+        raise ImageError("unsupported", "its Segmentation is no matrix of 8-bit labels")
+    return mask_HW
+
+
+@contextmanager
+def _naming(uri: str) -> Iterator[None]:
+    try:
+        yield
+    except ImageError as error:
+        raise ImageError(error.kind, f"{uri}: {error}") from error

@@ -1,0 +1,1 @@
+"""Bytes to pixels and back, boxes and windows, class names and the palette."""

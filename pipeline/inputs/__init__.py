@@ -1,0 +1,1 @@
+"""What is to be segmented: manifests and S3 Inventories."""

@@ -1,0 +1,128 @@
+"""Checkpoints: safetensors whose metadata say by themselves how the network must be built and fed.
+
+Nothing is unpickled: a checkpoint is tensors and JSON.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import pickle
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+from pipeline.models.checkpoint_header import (
+    METADATA_KEY,
+    CheckpointError,
+    CheckpointInfo,
+    Preprocessing,
+    fingerprint,
+    read_info,
+)
+from pipeline.models.deconvnet import DeconvNet
+from pipeline.models.fcn8s import FCN8s
+
+__all__ = [
+    "METADATA_KEY", "Checkpoint", "CheckpointError", "CheckpointInfo", "Preprocessing", "dump_checkpoint", "fill",
+    "fingerprint", "load_checkpoint", "load_state_dict", "read_info",
+]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A loaded network in evaluation mode, its description, and a fingerprint of the file it came from."""
+
+    net: DeconvNet
+    info: CheckpointInfo
+    fingerprint: str
+
+
+def dump_checkpoint(net: DeconvNet | FCN8s, info: CheckpointInfo, dtype: torch.dtype = torch.float32) -> bytes:
+    """The checkpoint file's bytes; `dtype` float16 halves a file that is shipped."""
+    if net.num_classes != info.num_classes or net.width != info.width:
+        raise CheckpointError(
+            f"the network has {net.num_classes} classes and width {net.width}, its description "
+            f"{info.num_classes} and {info.width}"
+        )
+    tensors = {
+        name: t.detach().cpu().to(dtype if t.is_floating_point() else t.dtype).contiguous()
+        for name, t in net.state_dict().items()
+        if not name.endswith("num_batches_tracked")
+    }
+    data: bytes = safetensors.torch.save(tensors, metadata={METADATA_KEY: json.dumps(asdict(info))})
+    return data
+
+
+def load_checkpoint(data: bytes, name: str = "the checkpoint") -> Checkpoint:
+    """Build the network that a checkpoint file describes and fill it.
+
+    Args:
+        data: the file's bytes.
+        name: what to call the file in error messages.
+
+    Raises:
+        CheckpointError: not safetensors, not one of ours, or its tensors do not fit its description.
+    """
+    info = read_info(data, name)
+    if info.architecture != "deconvnet":
+        raise CheckpointError(f"{name} is a network of the kind {info.architecture}, not a DeconvNet")
+    with torch.device("meta"):
+        net = DeconvNet(info.num_classes, info.width).eval()
+    fill(net, info, data, name)
+    return Checkpoint(net, info, fingerprint(data))
+
+
+def fill(net: DeconvNet | FCN8s, info: CheckpointInfo, data: bytes, name: str) -> None:
+    """Put a checkpoint's tensors into the network that its description asks for.
+
+    Args:
+        net: on torch's device "meta": random weights that nobody sees would take longer than all the rest.
+        info: the file's description.
+        data: the file's bytes.
+        name: what to call the file in error messages.
+
+    Raises:
+        CheckpointError: the file is damaged, or its tensors do not fit its description.
+    """
+    counters = {key: torch.tensor(0) for key in net.state_dict() if key.endswith("num_batches_tracked")}
+    wanted = {key: value for key, value in net.state_dict().items() if key not in counters}
+    try:
+        tensors: Mapping[str, Tensor] = safetensors.torch.load(data)
+    except SafetensorError as error:
+        raise CheckpointError(f"{name} is damaged ({error}); copy it again") from error
+    wrong = sorted(set(wanted) ^ set(tensors)) or [
+        key for key, tensor in tensors.items() if tensor.shape != wanted[key].shape
+    ]
+    if wrong:
+        raise CheckpointError(
+            f"{name} does not fit a {info.architecture} of {info.num_classes} classes and width {info.width}: "
+            f"{len(wrong)} tensors are missing, unknown or of another shape, such as {wrong[0]}. Export it again with "
+            "jobs/train.py."
+        )
+    net.load_state_dict(counters | {key: tensor.float() for key, tensor in tensors.items()}, assign=True)
+
+
+def load_state_dict(data: bytes, name: str) -> dict[str, Tensor]:
+    """Tensors of a foreign weights file: safetensors, or a `.pth` of plain tensors (no pickled code is run).
+
+    Raises:
+        CheckpointError: neither of the two.
+    """
+    found: Any
+    try:
+        found = safetensors.torch.load(data)
+    except SafetensorError:
+        try:
+            found = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+        except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+            raise CheckpointError(f"{name} is neither safetensors nor a .pth of plain tensors") from error
+    if not isinstance(found, dict) or not all(isinstance(value, Tensor) for value in found.values()):
+        raise CheckpointError(f"{name} holds other things than tensors by name; save the network's state_dict() alone")
+    tensors: dict[str, Tensor] = found
+    return tensors

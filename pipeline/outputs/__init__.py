@@ -1,0 +1,1 @@
+"""What a run leaves behind: results, errors, masks, and the lease that says who may write."""

@@ -1,0 +1,288 @@
+"""The output contract: what a run leaves behind, how it is written, read and audited.
+
+    OUTPUT/results/part-*.parquet   one row for each segmented image (`RESULTS_SCHEMA`), its mask included
+    OUTPUT/errors/part-*.parquet    one row for each image that failed (`ERRORS_SCHEMA`), with the reason
+    OUTPUT/masks/<image_id>.png     the same masks as files
+
+Class names are in the metadata of every Parquet file. Files appear whole or not at all, under names that writing the
+same images again gives again. Where an image is in the results, an older failure in the errors no longer counts.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple, TypeVar
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from pipeline import storage
+from pipeline.storage import listing
+from pipeline.storage.retrying import TransientError, retrying_arrow
+
+T = TypeVar("T")
+
+OK = "ok"
+"""`status` of a segmented image; any other status is a failure."""
+
+RESULTS_SCHEMA = pa.schema(
+    [
+        ("image_id", pa.string()),
+        ("uri", pa.string()),
+        ("height", pa.int32()),  # of the mask and the upright image, in pixels
+        ("width", pa.int32()),
+        ("mask", pa.binary()),  # palette PNG whose values are labels
+        ("pixel_counts", pa.list_(pa.int64())),  # one for each class
+        ("mean_probability", pa.list_(pa.float32())),  # of each class over the pixels given its label; null: no pixel
+        ("num_proposals", pa.int32()),
+        ("mean_confidence", pa.float32()),  # mean over all pixels of the probability of their label
+        ("model_fingerprint", pa.string()),
+        ("status", pa.string()),
+        ("seconds_decode", pa.float32()),
+        ("seconds_propose", pa.float32()),
+        ("seconds_predict", pa.float32()),
+        ("seconds_refine", pa.float32()),
+    ]
+)
+ERRORS_SCHEMA = pa.schema(
+    [(name, pa.string()) for name in ("image_id", "uri", "status", "error_stage", "error_type", "error_message")]
+)
+
+_RESULTS, _ERRORS = "results", "errors"
+_CLASS_NAMES = b"class_names"
+_SAMPLE = 5
+_READERS = 16
+
+
+class ResultsError(ValueError):
+    """An output folder that cannot be read as results; the message names the file or says what is missing."""
+
+
+class Written(NamedTuple):
+    """What `write_rows` wrote: rows, and the paths of the files below the output folder."""
+
+    ok: int
+    failed: int
+    parts: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Audit:
+    """Results and errors held against the manifest; numbers are images, samples a few of their ids.
+
+    Attributes:
+        total: in the manifest.
+        ok: of those, in the results.
+        failed: of those, only in the errors.
+        missing: of those, in neither.
+        duplicated: more than once in results and errors together.
+        unexpected: in results or errors but not in the manifest.
+        missing_sample: first ids by name; likewise the other samples.
+    """
+
+    total: int
+    ok: int
+    failed: int
+    missing: int
+    duplicated: int
+    unexpected: int
+    missing_sample: tuple[str, ...]
+    duplicated_sample: tuple[str, ...]
+    unexpected_sample: tuple[str, ...]
+
+    @property
+    def complete(self) -> bool:
+        """Whether the output holds each image of the manifest exactly once; others (of a wider input) do no harm."""
+        return self.missing == self.duplicated == 0
+
+
+def write_rows(output_uri: str, rows: Sequence[dict[str, Any]], class_names: Sequence[str]) -> Written:
+    """Write rows to one file of results and one of errors, by status; a file without rows is not written.
+
+    Args:
+        output_uri: the output folder.
+        rows: one for each image, with the fields of its schema; missing ones become null, others are ignored.
+        class_names: background first.
+
+    Raises:
+        ValueError: an image id is missing or occurs twice, or an ok row's per-class lists do not fit the classes.
+        OSError: a file cannot be written.
+    """
+    ids = sorted(row["image_id"] for row in rows)
+    if len(set(ids)) != len(ids):
+        twice = [image_id for image_id, count in Counter(ids).items() if count > 1]
+        raise ValueError(f"image ids {', '.join(twice[:_SAMPLE])} occur twice in one batch of rows")
+    ok = [row for row in rows if row["status"] == OK]
+    failed = [row for row in rows if row["status"] != OK]
+    for row in ok:
+        if not len(row["pixel_counts"]) == len(row["mean_probability"]) == len(class_names):
+            raise ValueError(f"{row['image_id']}: pixel_counts and mean_probability need {len(class_names)} values")
+    # One name for the whole batch, so that a retry in which other images fail replaces what it can.
+    name = f"part-{hashlib.sha256(chr(10).join(ids).encode()).hexdigest()[:32]}.parquet"
+    metadata = {_CLASS_NAMES: json.dumps(list(class_names)).encode()}
+    parts = []
+    for folder, schema, part in ((_RESULTS, RESULTS_SCHEMA, ok), (_ERRORS, ERRORS_SCHEMA, failed)):
+        if part:
+            columns = [pa.array([row.get(f.name) for row in part], f.type, from_pandas=True) for f in schema]
+            table = pa.table(columns, schema=schema.with_metadata(metadata))
+            storage.write_parquet(storage.join(output_uri, folder, name), table)
+            parts.append(f"{folder}/{name}")
+    return Written(len(ok), len(failed), tuple(parts))
+
+
+def write_mask(output_uri: str, image_id: str, png: bytes) -> None:
+    """Write a mask to `masks/<image_id>.png`; the id is a manifest's, so it stays below the folder."""
+    storage.write_atomic(storage.join(output_uri, "masks", f"{image_id}.png"), png)
+
+
+def finished_ids(output_uri: str) -> pa.ChunkedArray:
+    """Return the ids of all images that are in the results or the errors; none where nothing was written yet.
+
+    Raises:
+        ResultsError: a file is damaged or foreign.
+    """
+    return _joined(_ids(output_uri, _RESULTS), _ids(output_uri, _ERRORS))
+
+
+def forget_errors(output_uri: str) -> None:
+    """Remove all error rows: their images are then not done yet."""
+    storage.remove_folder(storage.join(output_uri, _ERRORS))
+
+
+def read_results(output_uri: str, columns: list[str] | None = None) -> pa.Table:
+    """Read all results, or some columns of them; an empty table where nothing was written yet.
+
+    Raises:
+        ResultsError: a file is damaged or foreign.
+    """
+    wanted = RESULTS_SCHEMA if columns is None else pa.schema([RESULTS_SCHEMA.field(name) for name in columns])
+    return pa.Table.from_batches(_scan(output_uri, _RESULTS, wanted.names), wanted)
+
+
+def scan_results(output_uri: str, columns: list[str]) -> Iterator[dict[str, Any]]:
+    """Yield results row by row, for tables with masks that are larger than memory.
+
+    Raises:
+        ResultsError: a file is damaged or foreign.
+    """
+    for batch in _scan(output_uri, _RESULTS, columns):
+        yield from batch.to_pylist()
+
+
+def read_errors(output_uri: str) -> pa.Table:
+    """Read the errors that still count: those of images that no later attempt segmented.
+
+    Raises:
+        ResultsError: a file is damaged or foreign.
+    """
+    errors = pa.Table.from_batches(_scan(output_uri, _ERRORS, ERRORS_SCHEMA.names), ERRORS_SCHEMA)
+    return errors.filter(pc.invert(pc.is_in(errors["image_id"], value_set=_ids(output_uri, _RESULTS))))
+
+
+def read_class_names(output_uri: str) -> tuple[str, ...]:
+    """Return the class names that the results were written with, background first.
+
+    Raises:
+        ResultsError: there are neither results nor errors, or they hold no class names.
+    """
+    files = [*_parts(output_uri, _RESULTS), *_parts(output_uri, _ERRORS)]
+    if not files:
+        raise ResultsError(f"{output_uri} holds no results; give the output folder of a run")
+    metadata = _read_parquet(files[0], lambda file: file.schema_arrow.metadata) or {}
+    if _CLASS_NAMES not in metadata:
+        raise ResultsError(f"{files[0]} holds no class names; it was not written by this pipeline")
+    return tuple(json.loads(metadata[_CLASS_NAMES]))
+
+
+def audit(output_uri: str, manifest: pa.Table) -> Audit:
+    """Hold results and errors against a manifest.
+
+    Args:
+        output_uri: the output folder.
+        manifest: a table with a column `image_id`, each id once.
+
+    Raises:
+        ResultsError: a file is damaged or foreign.
+    """
+    wanted, segmented = manifest["image_id"], _ids(output_uri, _RESULTS)
+    seen, counts = _joined(segmented, _ids(output_uri, _ERRORS)).value_counts().flatten()
+    ok = len(wanted) - len(_without(wanted, segmented))
+    missing, unexpected = _without(wanted, seen), _without(seen, wanted)
+    duplicated = seen.filter(pc.greater(counts, 1))
+    return Audit(
+        total=len(wanted),
+        ok=ok,
+        failed=len(wanted) - len(missing) - ok,
+        missing=len(missing),
+        duplicated=len(duplicated),
+        unexpected=len(unexpected),
+        missing_sample=_sample(missing),
+        duplicated_sample=_sample(duplicated),
+        unexpected_sample=_sample(unexpected),
+    )
+
+
+def _joined(first: pa.ChunkedArray, second: pa.ChunkedArray) -> pa.ChunkedArray:
+    return pa.chunked_array(first.chunks + second.chunks, pa.string())
+
+
+def _without(ids: pa.Array | pa.ChunkedArray, others: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
+    return ids.filter(pc.invert(pc.is_in(ids, value_set=others)))
+
+
+def _sample(ids: pa.Array | pa.ChunkedArray) -> tuple[str, ...]:
+    return tuple(ids.take(pc.bottom_k_unstable(ids, _SAMPLE)).to_pylist())
+
+
+def _parts(output_uri: str, folder: str) -> list[str]:
+    uri = storage.join(output_uri, folder)
+    return [file.uri for file in listing.list_files(uri, (".parquet",))] if storage.exists(uri) else []
+
+
+def _ids(output_uri: str, folder: str) -> pa.ChunkedArray:
+    return pa.chunked_array([batch["image_id"] for batch in _scan(output_uri, folder, ["image_id"])], pa.string())
+
+
+def _scan(output_uri: str, folder: str, columns: list[str]) -> Iterator[pa.RecordBatch]:
+    files = _parts(output_uri, folder)
+    schema = RESULTS_SCHEMA if folder == _RESULTS else ERRORS_SCHEMA
+    wanted = pa.schema([schema.field(name) for name in columns])
+    # Threads: on S3 the time of a scan is the waiting for each file. A few at a time: masks may be larger than memory.
+    with ThreadPoolExecutor(_READERS) as pool:
+        for start in range(0, len(files), _READERS):
+            for table in pool.map(partial(_read_part, wanted=wanted), files[start : start + _READERS]):
+                yield from table.to_batches()
+
+
+def _read_parquet(uri: str, read: Callable[[pq.ParquetFile], T]) -> T:
+    filesystem, path = storage.resolve(uri)
+
+    def opened() -> T:
+        with filesystem.open_input_file(path) as stream:
+            return read(pq.ParquetFile(stream))
+
+    try:
+        return retrying_arrow(opened)
+    except TransientError:  # says nothing of the file
+        raise
+    except (pa.ArrowException, OSError) as error:
+        raise ResultsError(f"{uri} cannot be read: {error}") from error
+
+
+def _read_part(uri: str, wanted: pa.Schema) -> pa.Table:
+    def read(file: pq.ParquetFile) -> pa.Table:
+        return file.read(columns=[name for name in wanted.names if name in file.schema_arrow.names])
+
+    table = _read_parquet(uri, read)
+    ids = table["image_id"] if "image_id" in table.column_names else None
+    if "image_id" in wanted.names and (ids is None or ids.null_count):
+        raise ResultsError(f"{uri} holds rows without image_id; it was not written by this pipeline")
+    columns = [table[f.name] if f.name in table.column_names else pa.nulls(len(table), f.type) for f in wanted]
+    return pa.table(columns, schema=wanted)

@@ -1,0 +1,185 @@
+"""What a run writes about itself, OUTPUT/run: its settings, its manifest and its summary.
+
+The output is the checkpoint: which images are done is read from the results themselves. The record only says whose
+results they are, so that two different runs never mix in one folder.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipeline import storage
+from pipeline.config import SegmentConfig
+from pipeline.outputs.lease import Lease, take_lease
+from pipeline.outputs.results import Audit, audit, finished_ids, forget_errors
+from pipeline.stages.rows import STAGES
+
+RESULT_FOLDERS = ("results", "errors", "masks")
+ERRORS_BEFORE_STOPPING = 10  # fewer failures than this say nothing about a rate
+
+
+class RunRecordError(ValueError):
+    """The output folder holds something that this run must not mix with."""
+
+
+class TooManyErrors(RuntimeError):  # noqa: N818  (what it says is no error of the program)
+    """More images fail than a run allows."""
+
+
+@dataclass
+class Summary:
+    """What the calls of a run did, added up over the calls that a resumed run took."""
+
+    seconds: float = 0.0
+    stages: dict[str, dict[str, float]] = field(
+        default_factory=lambda: {stage: {"rows": 0, "seconds": 0.0} for stage in STAGES}
+    )
+    ok: int = 0
+    failed: int = 0
+    faults: Counter[str] = field(default_factory=Counter)
+    """What went wrong and was borne: processes and nodes lost, requests repeated, graphs begun anew."""
+    seconds_alone: dict[str, float] = field(default_factory=dict)
+    """Of one process for an image in each stage, timed before the run (`probe.probe`); empty if it was not."""
+
+    def add(self, counts: dict[str, Any], seconds: float) -> None:
+        """Add what one write task reported (`stages.write_stage`), `seconds` after the start."""
+        self.seconds = seconds
+        self.ok += counts["ok"]
+        self.failed += counts["failed"]
+        self.faults["requests_repeated"] += counts["requests_repeated"]
+        for stage, totals in self.stages.items():
+            totals["rows"] += counts[f"rows_{stage}"]
+            totals["seconds"] += counts[f"seconds_{stage}"]
+
+    @property
+    def images(self) -> int:
+        """Put in place by this call, results and errors."""
+        return self.ok + self.failed
+
+    def check(self, max_error_rate: float) -> None:
+        """Look at how many images failed, from `ERRORS_BEFORE_STOPPING` failures on.
+
+        Raises:
+            TooManyErrors: more than this part of them.
+        """
+        if self.failed >= ERRORS_BEFORE_STOPPING and self.failed > max_error_rate * self.images:
+            raise TooManyErrors(f"{self.failed} of {self.images} images failed")
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """An output folder that belongs to this run."""
+
+    output: str
+    manifest: pa.Table
+    before: Summary
+    """What earlier calls of the same run did."""
+    lease: Lease
+    """The right to write into it."""
+
+    def todo(self) -> pa.Table:
+        """The part of the manifest that is neither in the results nor in the errors."""
+        done = pc.is_in(self.manifest["image_id"], value_set=finished_ids(self.output))
+        return self.manifest.filter(pc.invert(done))
+
+    def audit(self) -> Audit:
+        """Hold results and errors against the manifest."""
+        return audit(self.output, self.manifest)
+
+    def write_summary(self, summary: Summary, found: Audit) -> dict[str, Any]:
+        """Write OUTPUT/run/summary.json, earlier calls included, and return it."""
+        seconds = self.before.seconds + summary.seconds
+        worked_on = max(totals["rows"] for totals in self._stages(summary).values())
+        content = {
+            "images_total": found.total,
+            "images_ok": found.ok,
+            "images_failed": found.failed,
+            "seconds": round(seconds, 3),
+            "images_per_second": round(worked_on / seconds, 4) if seconds else 0.0,
+            "stages": self._stages(summary),
+            "seconds_alone": summary.seconds_alone or self.before.seconds_alone,
+            "faults": dict(self.before.faults + summary.faults),
+        }
+        storage.write_atomic(_summary_uri(self.output), json.dumps(content, indent=1).encode())
+        return content
+
+    def _stages(self, summary: Summary) -> dict[str, dict[str, float]]:
+        return {
+            stage: {key: round(self.before.stages[stage][key] + value, 3) for key, value in totals.items()}
+            for stage, totals in summary.stages.items()
+        }
+
+
+def open_run(
+    config: SegmentConfig,
+    fingerprint: str,
+    class_names: tuple[str, ...],
+    manifest: pa.Table,
+    tell: Callable[[str], None] = print,
+) -> RunRecord:
+    """Take the output folder for this run: a new one, or one that the same run left unfinished.
+
+    Raises:
+        RunRecordError: the folder holds results of another run, and `overwrite` was not asked for.
+        LeaseError: another run is writing into the folder.
+    """
+    identity = {**config.result_settings(), "model_fingerprint": fingerprint}
+    if not config.overwrite:
+        _check_identity(config.output, identity)
+    lease = take_lease(config.output, tell)
+    if config.overwrite:
+        for folder in RESULT_FOLDERS:
+            storage.remove_folder(storage.join(config.output, folder))
+        storage.remove(_summary_uri(config.output))
+    if config.retry_failed:
+        forget_errors(config.output)
+    content = {"identity": identity, "classes": class_names, "settings": asdict(config)}
+    storage.write_atomic(_config_uri(config.output), json.dumps(content, indent=1).encode())
+    storage.write_parquet(storage.join(config.output, "run", "manifest.parquet"), manifest)
+    return RunRecord(storage.absolute(config.output), manifest, _earlier_calls(config.output), lease)
+
+
+def _check_identity(output: str, identity: dict[str, Any]) -> None:
+    if not storage.exists(_config_uri(output)):
+        if any(storage.exists(storage.join(output, folder)) for folder in RESULT_FOLDERS):
+            raise RunRecordError(
+                f"{output} holds results without a run/config.json that says whose they are; choose another "
+                "--output, or --overwrite to delete them"
+            )
+        return
+    before = json.loads(storage.read_bytes(_config_uri(output)))["identity"]
+    now = json.loads(json.dumps(identity))
+    names = sorted(name for name in before.keys() | now.keys() if before.get(name) != now.get(name))
+    if names:
+        differences = "; ".join(f"{name}: {before.get(name)} -> {now.get(name)}" for name in names)
+        raise RunRecordError(
+            f"{output} holds another run's results ({differences}); choose another --output, or --overwrite to "
+            "delete them"
+        )
+
+
+def _earlier_calls(output: str) -> Summary:
+    if not storage.exists(_summary_uri(output)):
+        return Summary()
+    content = json.loads(storage.read_bytes(_summary_uri(output)))
+    return Summary(
+        content["seconds"],
+        content["stages"],
+        faults=Counter(content["faults"]),
+        seconds_alone=content.get("seconds_alone", {}),
+    )
+
+
+def _config_uri(output: str) -> str:
+    return storage.join(output, "run", "config.json")
+
+
+def _summary_uri(output: str) -> str:
+    return storage.join(output, "run", "summary.json")

@@ -1,0 +1,103 @@
+"""A thread beside the run: tells how far it is, and ends one that goes nowhere or was taken over."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from datetime import timedelta
+
+from pipeline.outputs.lease import BEAT_SECONDS, Lease, LeaseError
+from pipeline.run.attempts import Progress
+from pipeline.run.error_line import in_short
+
+LAST_STAGE = "refine"
+LONGEST_SILENCE = 60.0
+"""Seconds between two lines, later in a run; at first they come with every look."""
+
+
+class Watch:
+    """Looks at a run every few seconds until it is closed.
+
+    Args:
+        lease: the run's.
+        progress: how far the run is; may raise while the cluster is in trouble.
+        total: images to do.
+        stall_timeout: seconds without a finished image in any stage after which the run is ended.
+        tell: prints a line.
+        stop: ends the run; called once, from this thread.
+    """
+
+    def __init__(
+        self,
+        lease: Lease,
+        progress: Callable[[], Progress],
+        total: int,
+        stall_timeout: float,
+        tell: Callable[[str], None],
+        stop: Callable[[], None],
+        period: float = BEAT_SECONDS,
+    ) -> None:
+        self.reason: str | None = None
+        """Why the run was ended from here, if it was."""
+        self.last = Progress({}, lost=0, repeated=0, idle_seconds=0.0)
+        """How far the run was when last heard of."""
+        self._lease, self._progress, self._total, self._stall_timeout = lease, progress, total, stall_timeout
+        self._tell, self._stop, self._period = tell, stop, period
+        self._started = self._told = time.monotonic()
+        self._first: tuple[float, int] | None = None  # when images were first seen done, and how many
+        self._closed = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """End the thread; what happened since it last looked still counts, if the cluster can say."""
+        self._closed.set()
+        self._thread.join(timeout=30)
+        with suppress(Exception):
+            self.last = self._progress()
+
+    def _run(self) -> None:
+        heard = time.monotonic()
+        while not self._closed.wait(self._period):
+            try:
+                self._lease.check()
+                self.last = self._progress()
+            except LeaseError as error:
+                return self._end(str(error))
+            except Exception as error:  # a store or a cluster in trouble: no sign of progress, and no reason to end yet
+                if not self._closed.is_set():
+                    self._tell(f"no news of the run: {in_short(error)}")
+                idle = time.monotonic() - heard
+            else:
+                heard, idle = time.monotonic(), self.last.idle_seconds
+                self._tell_progress()
+            if idle > self._stall_timeout:
+                return self._end(f"no image was finished in any stage for {idle:.0f} s")
+        return None
+
+    def _end(self, reason: str) -> None:
+        if self._closed.is_set():  # while this thread waited for the store: another graph may be at work by now
+            return
+        self.reason = reason
+        self._stop()
+
+    def _tell_progress(self) -> None:
+        now = time.monotonic()
+        done = self.last.done.get(LAST_STAGE, 0)
+        if done and self._first is None:
+            self._first = now, done
+        if now - self._told < min(LONGEST_SILENCE, (now - self._started) / 5):
+            return None
+        self._told = now
+        through = ", ".join(f"{stage} {images}" for stage, images in self.last.done.items())
+        if self._first is None:
+            return self._tell(f"starting; images through the stages so far: {through or 'none'}")
+        since, before = self._first  # what Ray and the networks took to start says nothing about the rate
+        speed = ""
+        if done > before:
+            rate = (done - before) / (now - since)
+            speed = f", {rate:.2f} images/s, {timedelta(seconds=round((self._total - done) / rate))} left"
+        lost = f", {self.last.lost} attempts lost" if self.last.lost else ""
+        return self._tell(f"{done} of {self._total} images{speed}{lost} ({through})")

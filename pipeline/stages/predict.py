@@ -1,0 +1,97 @@
+"""The predict stage of the main job as a function of tables: the network, held once for each process. No Ray here."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+import torch
+
+from pipeline import storage
+from pipeline.config import PredictConfig, SegmentConfig
+from pipeline.inference.ensemble import Ensemble
+from pipeline.inference.predictor import Predictor
+from pipeline.models.checkpoint import Checkpoint, CheckpointError, CheckpointInfo, load_checkpoint
+from pipeline.models.checkpoint_header import check_network, joint_fingerprint
+from pipeline.models.members import Member, load_member
+from pipeline.stages.device import check_gpu, ending_with_its_gpu
+from pipeline.stages.rows import Row, boxes_of, image_of, pack, run_together
+
+
+class PredictStage:
+    """Holds the network; gives each image the probabilities of the classes that can still win."""
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        config: PredictConfig,
+        label_threshold: float,
+        ensemble: Ensemble | None = None,
+    ) -> None:
+        self._predictor = Predictor(checkpoint, config, label_threshold, ensemble)
+        self._fingerprint = joint_fingerprint(checkpoint.fingerprint, ensemble.member.fingerprint if ensemble else None)
+        self.num_classes = checkpoint.info.num_classes
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        """Predict all images of the table together; where that raises, one by one, so that only bad ones fail."""
+        return run_together(table, "predict", self._predict)
+
+    def _predict(self, rows: list[Row]) -> list[Row]:
+        with ending_with_its_gpu(str(self._predictor.device)):
+            predictions = self._predictor.predict([image_of(row) for row in rows], [boxes_of(row) for row in rows])
+        return [
+            {
+                "class_ids": pack(prediction.class_ids_K),
+                "probabilities": pack(prediction.probabilities_KHW),
+                "model_fingerprint": self._fingerprint,
+                "boxes": None,
+            }
+            for prediction in predictions
+        ]
+
+
+def load_predict(config: SegmentConfig, gpus: float) -> PredictStage:
+    """Load the network for a process that shares the machine with others.
+
+    Args:
+        config: the job's settings.
+        gpus: what the process was given; a GPU that was paid for is not silently left idle.
+
+    Raises:
+        RuntimeError: a GPU was given and not forbidden, and torch sees none.
+        CheckpointError: the weights cannot be used.
+    """
+    if config.predict.device != "cpu":
+        check_gpu(gpus, "--device cpu")
+    # One thread: threads of several processes on one core wait for each other at every layer.
+    torch.set_num_threads(1)
+    checkpoint = load_checkpoint(storage.read_bytes(config.weights), config.weights)
+    check_network(checkpoint.info, config.weights)
+    member = load_other(config, checkpoint.info)
+    ensemble = Ensemble(member, config.ensemble.ensemble) if member is not None else None
+    return PredictStage(checkpoint, config.predict, config.refine.label_threshold, ensemble)
+
+
+def load_other(config: SegmentConfig, info: CheckpointInfo) -> Member | None:
+    """Load the other network of the ensemble; None where the settings name none.
+
+    Args:
+        config: the job's settings.
+        info: what DeconvNet's checkpoint says of itself.
+
+    Raises:
+        CheckpointError: the file cannot be used, or does not know DeconvNet's classes.
+    """
+    uri = config.ensemble.fcn
+    if uri is None:
+        return None
+    member = load_member(storage.read_bytes(uri), uri, config.ensemble.fcn_kind)
+    if member.class_names not in {None, info.class_names} or member.num_classes != info.num_classes:
+        raise CheckpointError(
+            f"the networks of the ensemble know different classes: {config.weights} {described(info.class_names)}, "
+            f"{uri} {described(member.class_names) if member.class_names else member.num_classes}"
+        )
+    return member
+
+
+def described(class_names: tuple[str, ...]) -> str:
+    """A class list for a message."""
+    return f"{len(class_names)} ({', '.join(class_names[:4])}, ...)"

@@ -1,0 +1,146 @@
+"""The row that travels through the stages: one row is one image, from manifest to mask.
+
+Every stage takes and returns tables of one schema. Arrays travel as raw bytes beside their shape: Arrow then never
+has to guess, whatever the shapes and failures in a block, and nothing falls back to pickle. A column that is no longer
+needed is set to None, which costs nothing.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import DTypeLike, NDArray
+
+from pipeline.outputs.results import ERRORS_SCHEMA, OK, RESULTS_SCHEMA
+from pipeline.storage import StoreAwayError
+
+Row = dict[str, Any]
+Work = Callable[[pa.Table], pa.Table]
+"""What a stage does to a table of rows."""
+
+FAILED = "failed"
+STAGES = ("decode", "propose", "predict", "refine")
+
+WORKING_COLUMNS = pa.schema(
+    [
+        ("image", pa.large_binary()),  # RGB uint8 [work_height, work_width, 3]
+        ("work_height", pa.int32()),
+        ("work_width", pa.int32()),
+        ("boxes", pa.large_binary()),  # float32 [num_proposals, 4], extended
+        ("class_ids", pa.large_binary()),  # int64 [K], the classes that can still win
+        ("probabilities", pa.large_binary()),  # float16 [K, work_height, work_width]
+    ]
+)
+
+ROW_SCHEMA = pa.unify_schemas([RESULTS_SCHEMA, ERRORS_SCHEMA, WORKING_COLUMNS]).remove_metadata()
+"""All columns of results, errors and the stages in between."""
+
+
+def pack(array: NDArray[Any]) -> bytes:
+    """An array's raw bytes, for a binary column."""
+    return array.tobytes()
+
+
+def unpack(data: bytes, dtype: DTypeLike, *shape: int) -> NDArray[Any]:
+    """The read-only array that `pack` made; one dimension of `shape` may be -1."""
+    return np.frombuffer(data, dtype=dtype).reshape(shape)
+
+
+def image_of(row: Row) -> NDArray[np.uint8]:
+    """The row's working image, RGB uint8 `[H, W, 3]`."""
+    return unpack(row["image"], np.uint8, row["work_height"], row["work_width"], 3)
+
+
+def boxes_of(row: Row) -> NDArray[np.float32]:
+    """The row's proposals, float32 `[N, 4]`, in pixels of the working image."""
+    return unpack(row["boxes"], np.float32, -1, 4)
+
+
+def start_rows(manifest: pa.Table) -> pa.Table:
+    """A manifest (image_id, uri) as rows to work on."""
+    columns = {name: pa.nulls(len(manifest), field.type) for name, field in _fields()}
+    columns |= {
+        "image_id": manifest["image_id"],
+        "uri": manifest["uri"],
+        "status": pa.array([OK] * len(manifest), pa.string()),
+    }
+    return pa.table(columns, schema=ROW_SCHEMA)
+
+
+def run_rows(table: pa.Table, stage: str, work: Callable[[Row], None]) -> pa.Table:
+    """Apply `work` to each row that has not failed yet, in place; a row that raises becomes an error row.
+
+    Any exception of one row is that row's business only: a run of millions must not end with one bad image. That the
+    store is away is no row's fault, and is raised. The row's `seconds_<stage>` is set.
+    """
+    rows = table.to_pylist()
+    for row in rows:
+        if row["status"] == OK:
+            timed(row, stage, work)
+    return to_table(rows)
+
+
+def run_together(table: pa.Table, stage: str, work: Callable[[list[Row]], list[Row]]) -> pa.Table:
+    """Work on all rows that have not failed yet at once; where that raises, one by one, so that only bad ones fail.
+
+    Args:
+        table: the rows; each that succeeds gets its share of the time as `seconds_<stage>`.
+        stage: its name.
+        work: returns the columns to set in each row, and changes none itself.
+    """
+    rows = table.to_pylist()
+    good = [row for row in rows if row["status"] == OK]
+    started = time.perf_counter()
+    try:
+        changes = work(good)
+    except Exception:
+        for row in good:
+            timed(row, stage, lambda one: one.update(work([one])[0]))
+    else:
+        seconds = time.perf_counter() - started
+        for row, change in zip(good, changes, strict=True):
+            row.update(change)
+            row[f"seconds_{stage}"] = seconds / len(good)
+    return to_table(rows)
+
+
+def timed(row: Row, stage: str, work: Callable[[Row], None]) -> None:
+    """Run one stage's work on one row, set its seconds, and turn an exception into an error row.
+
+    Raises:
+        StoreAwayError: from `work`; many good images would become error rows otherwise.
+    """
+    started = time.perf_counter()
+    try:
+        work(row)
+    except StoreAwayError:
+        raise
+    except Exception as error:
+        fail(row, stage, error)
+    row[f"seconds_{stage}"] = time.perf_counter() - started
+
+
+def fail(row: Row, stage: str, error: Exception) -> None:
+    """Make an error row of a row: what failed, where, and nothing heavy left in it."""
+    kind = getattr(error, "kind", None)
+    row |= dict.fromkeys(WORKING_COLUMNS.names)
+    row |= {
+        "status": FAILED,
+        "mask": None,
+        "error_stage": stage,
+        "error_type": str(kind) if kind else type(error).__name__,
+        "error_message": str(error)[:2000],
+    }
+
+
+def to_table(rows: list[Row]) -> pa.Table:
+    """Rows back to a table of `ROW_SCHEMA`."""
+    return pa.Table.from_pylist(rows, schema=ROW_SCHEMA)
+
+
+def _fields() -> list[tuple[str, pa.Field]]:
+    return [(field.name, field) for field in ROW_SCHEMA]

@@ -1,0 +1,1 @@
+"""The training loop of a stage: steps, metrics, optimizer, checkpoints. No Ray here."""

@@ -1,0 +1,52 @@
+"""SGD, its parameter groups and its schedules (paper section 6, and the authors' solvers)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim.lr_scheduler import ReduceLROnPlateau, StepLR
+
+from pipeline.config import TrainConfig
+from pipeline.training.windows.examples import Stage
+
+Schedule = ReduceLROnPlateau | StepLR
+
+
+def make_optimizer(net: nn.Module, config: TrainConfig) -> torch.optim.SGD:
+    """SGD with momentum and weight decay.
+
+    The biases of convolutions and transposed convolutions have their own learning rate and may be spared the decay.
+    Batch normalisation's scale and shift are treated as weights: the authors' network definitions say nothing of them,
+    and Caffe then applies learning rate and decay once.
+    """
+    convolutions = [m for m in net.modules() if isinstance(m, nn.Conv2d | nn.ConvTranspose2d)]
+    biases = [m.bias for m in convolutions if m.bias is not None]
+    names = {id(p) for p in biases}
+    groups: list[dict[str, Any]] = [
+        {"params": [p for p in net.parameters() if id(p) not in names]},
+        {
+            "params": biases,
+            "lr": config.learning_rate * config.bias_lr_factor,
+            "weight_decay": config.weight_decay if config.decay_biases else 0.0,
+        },
+    ]
+    return torch.optim.SGD(
+        groups,
+        lr=config.learning_rate,
+        momentum=config.momentum,
+        weight_decay=config.weight_decay,
+    )
+
+
+def make_schedule(optimizer: torch.optim.SGD, config: TrainConfig, stage: Stage) -> Schedule:
+    """Learning rate divided by 10, on a plateau or every so many steps.
+
+    Returns:
+        ReduceLROnPlateau, to be stepped with the validation accuracy after each epoch (paper), or StepLR, to be
+        stepped after each step (release).
+    """
+    if config.schedule == "steps":
+        return StepLR(optimizer, step_size=config.lr_steps[stage - 1], gamma=0.1)
+    return ReduceLROnPlateau(optimizer, mode="max", factor=0.1, patience=config.plateau_patience)

@@ -1,0 +1,106 @@
+"""What a training checkpoint holds: network, momentum, schedule and history, as safetensors and JSON (no pickle).
+
+Random numbers need no state: crops, flips and order follow from the seed and the position.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from pipeline.models.checkpoint import CheckpointInfo, dump_checkpoint, load_checkpoint
+from pipeline.models.deconvnet import DeconvNet
+from pipeline.training.loop.metrics import Metrics, TrainingError
+from pipeline.training.loop.optimizer import Schedule
+
+NETWORK_FILE = "network.safetensors"
+MOMENTUM_FILE = "momentum.safetensors"
+PROGRESS_FILE = "progress.json"
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """One line of a stage's history."""
+
+    epoch: int
+    learning_rate: float
+    """After its last step."""
+    seconds: float
+    """Of training, without validation."""
+    train: Metrics
+    val: Metrics
+
+
+@dataclass
+class Progress:
+    """How far a stage has come."""
+
+    schedule: dict[str, Any] = field(default_factory=dict)
+    history: list[dict[str, Any]] = field(default_factory=list)
+    """A line for each epoch that is over (`Epoch`)."""
+    iterations: int = 0
+    """Steps since the stage began."""
+    seen: int = 0
+    """Examples seen of the epoch that is not over."""
+    seconds: float = 0.0
+    """Spent on them."""
+    counted: dict[str, Any] | None = None
+    """Their counts (`metrics.Tally.totals`)."""
+
+
+@dataclass
+class Learner:
+    """A network in training and all that changes with it."""
+
+    net: DeconvNet
+    info: CheckpointInfo
+    optimizer: torch.optim.SGD
+    schedule: Schedule
+    progress: Progress = field(default_factory=Progress)
+
+
+def save_state(folder: Path, learner: Learner) -> None:
+    """Write everything that the next step needs into an existing folder."""
+    (folder / NETWORK_FILE).write_bytes(dump_checkpoint(learner.net, learner.info))
+    momentum = {
+        name: learner.optimizer.state[p]["momentum_buffer"].detach().cpu().contiguous()
+        for name, p in learner.net.named_parameters()
+        if learner.optimizer.state.get(p, {}).get("momentum_buffer") is not None
+    }
+    (folder / MOMENTUM_FILE).write_bytes(safetensors.torch.save(momentum))
+    learner.progress.schedule = dict(learner.schedule.state_dict())
+    (folder / PROGRESS_FILE).write_text(json.dumps(asdict(learner.progress), indent=1))
+
+
+def load_state(folder: Path, learner: Learner) -> None:
+    """Read back what `save_state` wrote, into a learner of the same shape."""
+    learner.net.load_state_dict(load_checkpoint((folder / NETWORK_FILE).read_bytes()).net.state_dict())
+    momentum: dict[str, Tensor] = safetensors.torch.load((folder / MOMENTUM_FILE).read_bytes())
+    for name, p in learner.net.named_parameters():
+        if name in momentum:
+            learner.optimizer.state[p]["momentum_buffer"] = momentum[name].to(p.device)
+    learner.progress = load_progress(folder)
+    learner.schedule.load_state_dict(learner.progress.schedule)
+    for group, rate in zip(learner.optimizer.param_groups, learner.progress.schedule["_last_lr"], strict=True):
+        group["lr"] = rate
+
+
+def check_weights(net: DeconvNet) -> None:
+    """Make sure that a checkpoint would be a good one.
+
+    Raises:
+        TrainingError: a weight is not a finite number.
+    """
+    if not all(bool(torch.isfinite(p).all()) for p in net.parameters()):
+        raise TrainingError("a weight is not a finite number any more; lower the learning rate")
+
+
+def load_progress(folder: Path) -> Progress:
+    """The progress that `save_state` wrote."""
+    return Progress(**json.loads((folder / PROGRESS_FILE).read_text()))

@@ -1,0 +1,1 @@
+"""Training windows: the rules that make them, their index, and their way to the trainer."""

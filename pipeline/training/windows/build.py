@@ -1,0 +1,172 @@
+"""One annotated image to its training windows, and a block of images to a part file of a training set.
+
+A part is a Parquet file of `ROWS`, a row an image, named after what it was made from (addresses and annotations). So a
+job that was stopped finds what it had done, whoever made it, and a task that Ray repeats writes the same file again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from pipeline import storage
+from pipeline.config import DecodeConfig, TrainingSetConfig
+from pipeline.datasets.coco import draw_masks
+from pipeline.datasets.layouts import SPLITS, Images, Pair
+from pipeline.datasets.masks import check_sizes, load_image, load_mask
+from pipeline.imaging.classes import VOID, voc_palette
+from pipeline.imaging.images import encode_mask
+from pipeline.proposals.edgeboxes import choose, raw_boxes
+from pipeline.storage import listing
+from pipeline.training.windows.examples import (
+    UInt8Array,
+    Windows,
+    any_windows,
+    find_objects,
+    join_windows,
+    stage1_windows,
+    stage2_windows,
+)
+
+IMAGES_A_PART = 16
+"""Some seconds of EdgeBoxes, against a tenth of a second to start a Ray task; 700 files for VOC with SBD."""
+READERS = 16
+
+_PAIR = pa.struct([(name, pa.string()) for name in ("split", *Pair._fields)])
+PARTS = pa.schema([("part_uri", pa.string()), ("images", pa.list_(_PAIR))])
+"""What is to be done, a row a part."""
+DONE = pa.schema([("part_uri", pa.string()), ("images", pa.int64()), ("failed", pa.int64())])
+"""What was done, a row a part."""
+_WINDOWS = pa.struct([
+    ("boxes", pa.list_(pa.float32())), ("class_ids", pa.list_(pa.int32())), ("overlaps", pa.list_(pa.float32()))
+])  # fmt: skip
+ROWS = pa.schema([
+    ("split", pa.string()), ("image_uri", pa.string()), ("class_mask_uri", pa.string()),
+    ("stage1", _WINDOWS), ("stage2", _WINDOWS), ("error_type", pa.string()), ("error_message", pa.string()),
+])  # fmt: skip
+"""What a part holds, a row an image: its windows for both stages, or its error."""
+
+
+@dataclass(frozen=True)
+class MakePart:
+    """The work of a Ray task: makes part files, and says how many images could not be used."""
+
+    config: TrainingSetConfig
+    num_classes: int
+
+    def __call__(self, parts: pa.Table) -> pa.Table:
+        """`PARTS` to `DONE`; each part file appears whole or not at all."""
+        cv2.setNumThreads(1)  # Ray counts a CPU a task
+        done = []
+        for part in parts.to_pylist():
+            rows = [self._row(**image) for image in part["images"]]
+            storage.write_parquet(part["part_uri"], pa.Table.from_pylist(rows, schema=ROWS))
+            failed = sum("error_type" in row for row in rows)
+            done.append({"part_uri": part["part_uri"], "images": len(rows), "failed": failed})
+        return pa.Table.from_pylist(done, schema=DONE)
+
+    def _row(self, split: str, **pair: str | None) -> dict[str, Any]:
+        row = {"split": split, "image_uri": pair["image_uri"], "class_mask_uri": pair["class_mask_uri"]}
+        try:
+            stage1, stage2 = windows_of_image(Pair(**pair), self.num_classes, self.config)  # type: ignore[arg-type]
+        except Exception as error:  # a bad image must not stop the others
+            return {**row, "error_type": type(error).__name__, "error_message": str(error)}
+        return {**row, "stage1": _columns(stage1), "stage2": _columns(stage2)}
+
+
+def _columns(windows: Windows) -> dict[str, Any]:
+    return {"boxes": windows.boxes_N4.ravel(), "class_ids": windows.class_ids_N, "overlaps": windows.overlaps_N}
+
+
+def windows_of_image(pair: Pair, num_classes: int, config: TrainingSetConfig) -> tuple[Windows, Windows]:
+    """The windows of an image for stage 1 and stage 2; writes its class mask where that is drawn from annotations.
+
+    Raises:
+        OSError: a file cannot be read or written.
+        ValueError: the image or a mask cannot be used; the message names it.
+    """
+    image_HW3 = load_image(pair.image_uri, DecodeConfig().max_megapixels)
+    class_mask_HW, object_mask_HW = _masks(pair, image_HW3)
+    labels = np.unique(class_mask_HW)
+    unknown = labels[(labels >= num_classes) & (labels != VOID)]
+    if unknown.size:
+        raise ValueError(
+            f"{pair.class_mask_uri} has labels {unknown.tolist()}, but there are {num_classes} classes "
+            f"(0..{num_classes - 1}, and {VOID} for void); give the right list of classes"
+        )
+    objects = find_objects(class_mask_HW, object_mask_HW)
+    easy = stage1_windows(objects, config.propose.extend)
+    if len(objects.class_ids_N) == 0:
+        return easy, easy
+    raw = raw_boxes(image_HW3, config.propose)
+    hard = stage2_windows(objects, raw.boxes_N4, raw.scores_N, min_iou=config.min_iou,
+                          windows_per_image=config.windows_per_image, extend=config.propose.extend)  # fmt: skip
+    if config.any_windows_per_image:
+        shown = choose(raw, image_HW3.shape[0], image_HW3.shape[1], config.propose)
+        hard = join_windows(hard, any_windows(objects, shown.boxes_N4, count=config.any_windows_per_image,
+                                              min_iou=config.min_iou, extend=config.propose.extend))  # fmt: skip
+    return easy, hard
+
+
+def _masks(pair: Pair, image_HW3: UInt8Array) -> tuple[UInt8Array, UInt8Array | None]:
+    if pair.annotations is None:
+        class_mask_HW = load_mask(pair.class_mask_uri)
+        check_sizes(image_HW3, class_mask_HW, pair.class_mask_uri)
+        return class_mask_HW, None if pair.object_mask_uri is None else load_mask(pair.object_mask_uri)
+    class_mask_HW, object_mask_HW = draw_masks(pair.annotations)
+    check_sizes(image_HW3, class_mask_HW, f"{pair.image_uri} as annotated")
+    storage.write_atomic(pair.class_mask_uri, encode_mask(class_mask_HW, voc_palette()))
+    return class_mask_HW, object_mask_HW
+
+
+def plan_parts(images: Images, output: str) -> pa.Table:
+    """The parts (`PARTS`) of a training set, in the order of the images."""
+    rows = [{"split": split, **pair._asdict()} for split in SPLITS for pair in getattr(images, split)]
+    blocks = [rows[start : start + IMAGES_A_PART] for start in range(0, len(rows), IMAGES_A_PART)]
+    parts = [
+        {"part_uri": storage.join(output, "parts", f"{_name(block)}.parquet"), "images": block} for block in blocks
+    ]
+    return pa.Table.from_pylist(parts, schema=PARTS)
+
+
+def _name(block: Sequence[dict[str, Any]]) -> str:
+    return hashlib.sha256(json.dumps(block).encode()).hexdigest()[:20]
+
+
+def unfinished(parts: pa.Table, output: str) -> pa.Table:
+    """The parts that are not there yet, or hold images that failed: those may have been repaired since."""
+    folder = storage.join(output, "parts")
+    there = {file.uri for file in listing.list_files(folder, (".parquet",))} if storage.is_folder(folder) else set()
+    uris = parts["part_uri"].to_pylist()
+    present = [uri for uri in uris if uri in there]
+    with ThreadPoolExecutor(READERS) as pool:
+        errors = pool.map(lambda uri: _read(uri, ["error_type"])["error_type"], present)
+    done = {uri for uri, column in zip(present, errors, strict=True) if column.null_count == len(column)}
+    return parts.filter(pa.array([uri not in done for uri in uris], pa.bool_()))
+
+
+def read_parts(parts: pa.Table) -> pa.Table:
+    """The rows (`ROWS`) of all parts, in their order."""
+    with ThreadPoolExecutor(READERS) as pool:
+        tables = list(pool.map(_read, parts["part_uri"].to_pylist()))
+    return pa.concat_tables(tables).combine_chunks()
+
+
+def _read(uri: str, columns: list[str] | None = None) -> pa.Table:
+    return pq.read_table(io.BytesIO(storage.read_bytes(uri)), columns=columns)
+
+
+def failures(rows: pa.Table) -> pa.Table:
+    """The rows of images that could not be used."""
+    return rows.filter(pc.is_valid(rows["error_type"]))

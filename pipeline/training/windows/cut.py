@@ -1,0 +1,124 @@
+"""Training windows to arrays (paper section 6): each box resized to 250x250, with its labels.
+
+A window is cut straight from the full image at the sampling points of `geometry`, so what the network sees in training
+is what it sees at inference: bilinear, no smoothing before shrinking, black outside the image. Labels are those of the
+pixel under each sampling point; outside the image they are void (255), since nobody labelled what is there and
+inference throws scores there away. The random 224x224 crop and the flip come later, in `training.steps`, where a seed
+makes them repeat.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.config import DecodeConfig
+from pipeline.datasets.masks import load_pair
+from pipeline.imaging.classes import VOID
+from pipeline.imaging.geometry import RESIZED
+from pipeline.training.windows.examples import Stage, stage1_labels
+
+FloatArray = NDArray[np.floating]
+UInt8Array = NDArray[np.uint8]
+Pair = tuple[UInt8Array, UInt8Array]
+"""An image `[H, W, 3]` and its labels `[H, W]`."""
+
+MIXED_BYTES = 256 * 2**20
+"""Decoded images that a task holds at once, about: 340 of VOC's, 5 of 12 megapixels."""
+
+
+class Window(NamedTuple):
+    """A training window."""
+
+    image_HW3: UInt8Array
+    """RGB, `[250, 250, 3]`."""
+    label_HW: UInt8Array
+    """`[250, 250]`; 255 is void."""
+    repeats: int
+    """How often an epoch shows it, for class balance."""
+
+
+def cut_window(image_HW3: UInt8Array, label_HW: UInt8Array, box_4: FloatArray) -> tuple[UInt8Array, UInt8Array]:
+    """A box resized to 250x250 and its labels, uint8 `[250, 250, 3]` and `[250, 250]`.
+
+    Pixel j of the window samples the image at `x0 + (j + 0.5) * w / 250`.
+
+    Args:
+        image_HW3: the full image, RGB.
+        label_HW: its labels, 255 for void.
+        box_4: the extended box, in pixels of the image; it may leave the image.
+    """
+    x0, y0, x1, y1 = np.asarray(box_4, dtype=np.float64)
+    step_x, step_y = (x1 - x0) / RESIZED, (y1 - y0) / RESIZED
+    # OpenCV's coordinates have pixel centres at whole numbers, ours at halves.
+    window_to_image = np.array([[step_x, 0, x0 + 0.5 * step_x - 0.5], [0, step_y, y0 + 0.5 * step_y - 0.5]])
+    window = cv2.warpAffine(
+        image_HW3, window_to_image, (RESIZED, RESIZED), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
+        borderMode=cv2.BORDER_CONSTANT, borderValue=0,
+    )  # fmt: skip
+    centres = np.arange(RESIZED) + 0.5
+    return window, _labels_at(label_HW, np.floor(y0 + centres * step_y), np.floor(x0 + centres * step_x))
+
+
+def _labels_at(label_HW: UInt8Array, rows: FloatArray, columns: FloatArray) -> UInt8Array:
+    height, width = label_HW.shape
+    # One after the other: both at once, by np.ix_, takes five times as long.
+    picked = label_HW[rows.clip(0, height - 1).astype(np.intp)][:, columns.clip(0, width - 1).astype(np.intp)]
+    picked = np.ascontiguousarray(picked)
+    picked[(rows < 0) | (rows >= height)] = VOID
+    picked[:, (columns < 0) | (columns >= width)] = VOID
+    return picked
+
+
+def windows_of_row(row: Mapping[str, Any], stage: Stage) -> Iterator[Window]:
+    """All windows of one image of an index (`training.index`), decoded once, one after the other.
+
+    Args:
+        row: a row of the index.
+        stage: whose label rule applies: stage 1 keeps only the class of the centred object, stage 2 keeps all.
+    """
+    pair = _load(row)
+    for number in range(len(row["repeats"])):
+        yield _window(row, pair, number, stage)
+
+
+def windows_of_rows(rows: Iterable[Mapping[str, Any]], stage: Stage) -> Iterator[Window]:
+    """All windows of some images, each decoded once, in an order that mixes the images.
+
+    A batch of windows of few images would be a poor sample. As many images are mixed as fit into `MIXED_BYTES`.
+
+    Args:
+        rows: rows of the index.
+        stage: as for `windows_of_row`.
+    """
+    decoded: list[tuple[Mapping[str, Any], Pair]] = []
+    for row in rows:
+        decoded.append((row, _load(row)))
+        if sum(image_HW3.nbytes + label_HW.nbytes for _, (image_HW3, label_HW) in decoded) >= MIXED_BYTES:
+            yield from _mixed(decoded, stage)
+            decoded = []
+    yield from _mixed(decoded, stage)
+
+
+def _mixed(decoded: Sequence[tuple[Mapping[str, Any], Pair]], stage: Stage) -> Iterator[Window]:
+    numbers = [(place, number) for place, (row, _) in enumerate(decoded) for number in range(len(row["repeats"]))]
+    for place, number in np.random.default_rng(0).permutation(np.reshape(numbers, (-1, 2))).tolist():
+        row, pair = decoded[place]
+        yield _window(row, pair, number, stage)
+
+
+def _load(row: Mapping[str, Any]) -> Pair:
+    cv2.setNumThreads(1)  # a process of the pool has one CPU
+    return load_pair(row["image_uri"], row["class_mask_uri"], DecodeConfig().max_megapixels)
+
+
+def _window(row: Mapping[str, Any], pair: Pair, number: int, stage: Stage) -> Window:
+    box_4 = np.asarray(row["boxes"][4 * number : 4 * number + 4], dtype=np.float32)
+    window, label = cut_window(*pair, box_4)
+    if stage == 1:
+        label = stage1_labels(label, row["class_ids"][number])
+    return Window(window, label, row["repeats"][number])

@@ -1,0 +1,215 @@
+"""The rules that turn an annotated image into training windows (paper sections 4 and 6): pure functions, no files.
+
+Stage 1 (easy): one window around every object, labelled with the class of that object alone.
+Stage 2 (hard): object proposals that overlap an object enough, labelled with everything in the window.
+Both: windows of rare classes are repeated, so that every class is seen about equally often.
+
+Masks hold class ids, 0 is background and 255 void: pixels nobody labelled, which the loss ignores.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.imaging.classes import VOID
+from pipeline.imaging.geometry import box_iou, extend_boxes
+
+Stage = Literal[1, 2]
+
+BACKGROUND = 0
+MIN_PART_PIXELS = 64
+"""Connected parts of a class with fewer pixels are specks of the annotation, not objects (no object mask only)."""
+
+FloatArray = NDArray[np.floating]
+UInt8Array = NDArray[np.uint8]
+IntArray = NDArray[np.int32]
+
+
+@dataclass(frozen=True)
+class Objects:
+    """The annotated objects of one image."""
+
+    boxes_N4: NDArray[np.float32]
+    """Tight boxes, half-open, in pixels of the full image."""
+    class_ids_N: IntArray
+    """Class of each object, 1..254."""
+
+
+@dataclass(frozen=True)
+class Windows:
+    """The training windows of one image, for one stage."""
+
+    boxes_N4: NDArray[np.float32]
+    """Extended boxes, half-open, in pixels of the full image; they may leave it."""
+    class_ids_N: IntArray
+    """Class of the object each window is for."""
+    overlaps_N: NDArray[np.float32]
+    """IoU of the unextended box with that object's tight box; 1 in stage 1."""
+
+
+def find_objects(class_mask_HW: UInt8Array, object_mask_HW: UInt8Array | None) -> Objects:
+    """Tight boxes and classes of the objects in an image.
+
+    With an object mask, every value in it but 0 and 255 is an object, whose class is the most frequent one of the
+    class mask there, void left aside; an object that is mostly background or void is dropped. Without one, the
+    8-connected parts of each class are the objects, those under `MIN_PART_PIXELS` left out.
+
+    Args:
+        class_mask_HW: class of each pixel, 255 for void.
+        object_mask_HW: object number of each pixel, 0 for none and 255 for void; None where nobody drew it.
+
+    Raises:
+        ValueError: the masks differ in size.
+    """
+    if object_mask_HW is None:
+        return _connected_parts(class_mask_HW)
+    if object_mask_HW.shape != class_mask_HW.shape:
+        raise ValueError(
+            f"the object mask is {object_mask_HW.shape} pixels and the class mask {class_mask_HW.shape}; "
+            "both must have the size of the image"
+        )
+    pixels = np.bincount(object_mask_HW.ravel() * np.intp(256) + class_mask_HW.ravel(), minlength=256 * 256)
+    pixels_by_object_class = pixels.reshape(256, 256)[:, :VOID]
+    found: list[tuple[int, int, int, int, int]] = []
+    for object_id in range(1, VOID):
+        class_id = int(pixels_by_object_class[object_id].argmax())
+        if class_id != BACKGROUND:  # argmax of an absent object is 0 too
+            x, y, w, h = cv2.boundingRect((object_mask_HW == object_id).astype(np.uint8))
+            found.append((x, y, x + w, y + h, class_id))
+    return _objects(found)
+
+
+def _connected_parts(class_mask_HW: UInt8Array) -> Objects:
+    found: list[tuple[int, int, int, int, int]] = []
+    for class_id in np.unique(class_mask_HW):
+        if class_id in (BACKGROUND, VOID):
+            continue
+        of_class = (class_mask_HW == class_id).astype(np.uint8)
+        _, _, stats, _ = cv2.connectedComponentsWithStats(of_class, connectivity=8)
+        for x, y, w, h, area in stats[1:].tolist():  # part 0 is everything else
+            if area >= MIN_PART_PIXELS:
+                found.append((x, y, x + w, y + h, int(class_id)))
+    return _objects(found)
+
+
+def _objects(found: list[tuple[int, int, int, int, int]]) -> Objects:
+    table = np.array(found, dtype=np.int32).reshape(-1, 5)
+    return Objects(table[:, :4].astype(np.float32), table[:, 4])
+
+
+def stage1_windows(objects: Objects, extend: float) -> Windows:
+    """One window per object: its tight box extended about the centre (paper: 1.2 times)."""
+    return Windows(
+        extend_boxes(objects.boxes_N4, extend), objects.class_ids_N, np.ones(len(objects.class_ids_N), dtype=np.float32)
+    )
+
+
+def stage2_windows(
+    objects: Objects,
+    proposal_boxes_N4: FloatArray,
+    scores_N: FloatArray,
+    *,
+    min_iou: float,
+    windows_per_image: int,
+    extend: float,
+) -> Windows:
+    """Proposals that overlap an object enough, as windows.
+
+    A proposal belongs to the object whose tight box it overlaps best, and counts when that overlap is at least
+    `min_iou`. When more count than `windows_per_image`, the best-scored proposal of every object is taken first, then
+    every object's second, and so on, so that one large object does not take all places.
+
+    Args:
+        objects: the objects of the image.
+        proposal_boxes_N4: boxes as EdgeBoxes gives them: neither extended nor filtered.
+        scores_N: their scores, higher is better.
+        min_iou: least overlap, inclusive.
+        windows_per_image: most windows returned.
+        extend: factor by which the chosen boxes are extended about their centres.
+    """
+    iou_NM = box_iou(proposal_boxes_N4, objects.boxes_N4)
+    if iou_NM.size == 0:
+        return stage1_windows(_objects([]), extend)
+    object_N, overlap_N = iou_NM.argmax(axis=1), iou_NM.max(axis=1)
+    best_scored_first = np.argsort(-np.asarray(scores_N), kind="stable")
+    chosen = best_scored_first[overlap_N[best_scored_first] >= min_iou]
+    turn = _occurrence(object_N[chosen])
+    chosen = chosen[np.argsort(turn, kind="stable")][:windows_per_image]
+    return Windows(
+        extend_boxes(np.asarray(proposal_boxes_N4)[chosen], extend),
+        objects.class_ids_N[object_N[chosen]],
+        overlap_N[chosen].astype(np.float32),
+    )
+
+
+def any_windows(objects: Objects, shown_boxes_N4: FloatArray, *, count: int, min_iou: float, extend: float) -> Windows:
+    """Some of the windows that inference looks at, whatever they overlap (not in the paper).
+
+    Args:
+        objects: the objects of the image.
+        shown_boxes_N4: the extended boxes that inference would use, best first.
+        count: how many of them to take, evenly spread over their order.
+        min_iou: a window that overlaps an object's tight box less is of class 0, background; overlaps are those
+            of the unextended boxes.
+        extend: factor by which the boxes were extended.
+    """
+    picked = np.unique(np.linspace(0, len(shown_boxes_N4) - 1, min(count, len(shown_boxes_N4))).round().astype(int))
+    boxes_N4 = np.asarray(shown_boxes_N4, dtype=np.float32)[picked]
+    iou_NM = box_iou(extend_boxes(boxes_N4, 1 / extend), objects.boxes_N4)
+    overlap_N = iou_NM.max(axis=1, initial=0)
+    class_N = objects.class_ids_N[iou_NM.argmax(axis=1)] if iou_NM.size else np.zeros(len(boxes_N4), np.int32)
+    return Windows(boxes_N4, np.where(overlap_N >= min_iou, class_N, BACKGROUND), overlap_N.astype(np.float32))
+
+
+def join_windows(first: Windows, second: Windows) -> Windows:
+    """Windows of one image, those of `first` before those of `second`."""
+    return Windows(
+        np.concatenate([first.boxes_N4, second.boxes_N4]),
+        np.concatenate([first.class_ids_N, second.class_ids_N]).astype(np.int32),
+        np.concatenate([first.overlaps_N, second.overlaps_N]),
+    )
+
+
+def balance(class_ids_N: NDArray[np.integer], max_repeats: int) -> IntArray:
+    """How often each window is shown in an epoch, so that all classes are shown equally often.
+
+    Windows of background are shown once and do not count. Another class with n windows is shown
+    `min(largest class, n * max_repeats)` times, exactly: where that is no multiple of n, some of its windows are shown
+    once more than others, spread evenly over their order. The largest class's windows are shown once each.
+
+    Args:
+        class_ids_N: class of each window.
+        max_repeats: most times one window is shown, at least 1.
+
+    Returns:
+        int32 `[N]`, each in 1..max_repeats.
+    """
+    repeats_of_all_N: IntArray = np.ones(len(class_ids_N), dtype=np.int32)
+    of_object_N = np.asarray(class_ids_N) != BACKGROUND
+    _, class_N, counts_C = np.unique(class_ids_N[of_object_N], return_inverse=True, return_counts=True)
+    if counts_C.size == 0:
+        return repeats_of_all_N
+    totals_C = np.minimum(counts_C.max(), counts_C * max_repeats)
+    count_N, total_N, k_N = counts_C[class_N], totals_C[class_N], _occurrence(class_N)
+    repeats_of_all_N[of_object_N] = (k_N + 1) * total_N // count_N - k_N * total_N // count_N
+    return repeats_of_all_N
+
+
+def _occurrence(keys_N: NDArray[np.integer]) -> NDArray[np.intp]:
+    """How many equal keys come before each key: `[a, b, a, a]` gives `[0, 0, 1, 2]`."""
+    order = np.argsort(keys_N, kind="stable")
+    _, first, counts = np.unique(keys_N[order], return_index=True, return_counts=True)
+    occurrence = np.empty(len(keys_N), dtype=np.intp)
+    occurrence[order] = np.arange(len(keys_N)) - np.repeat(first, counts)
+    return occurrence
+
+
+def stage1_labels(label_HW: UInt8Array, class_id: int) -> UInt8Array:
+    """Labels of a stage-1 window: pixels of its class keep it, void stays void, all else becomes background."""
+    labels: UInt8Array = label_HW * ((label_HW == class_id) | (label_HW == VOID))
+    return labels

@@ -1,0 +1,100 @@
+"""Training sets on disk: the index of windows, and the images and masks that it names.
+
+An index holds no pixels: crops are cut anew, at random, every time they are shown.
+
+    OUT/stage1/train.parquet, OUT/stage1/val.parquet    centred objects (easy)
+    OUT/stage2/train.parquet, OUT/stage2/val.parquet    proposals (hard)
+    OUT/training_set.json, OUT/training_set.png         class names, settings, counts, distributions
+    OUT/masks/                                          class masks drawn from COCO's annotations
+    OUT/settings.json                                   what a later call must agree with
+    OUT/parts/                                          what each block of images gave (`training.build`)
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from pipeline import storage
+from pipeline.training.windows.examples import Stage
+
+INDEX_SCHEMA = pa.schema(
+    [
+        pa.field("image_uri", pa.string(), nullable=False),
+        pa.field("class_mask_uri", pa.string(), nullable=False),
+        pa.field("boxes", pa.list_(pa.float32()), nullable=False),
+        pa.field("class_ids", pa.list_(pa.int32()), nullable=False),
+        pa.field("overlaps", pa.list_(pa.float32()), nullable=False),
+        pa.field("repeats", pa.list_(pa.int32()), nullable=False),
+    ]
+)
+"""One row is one image with at least one window; the list columns run in parallel, one entry a window.
+
+boxes: x0, y0, x1, y1 of each window in turn, extended, half-open, in pixels of the full image.
+class_ids: class of the object the window is for. overlaps: IoU of the unextended box with that object's tight box.
+repeats: how often the window is shown in an epoch, for class balance; 1 in validation.
+"""
+
+UInt8Array = NDArray[np.uint8]
+
+
+def index_uri(training_set: str, stage: Stage, split: str) -> str:
+    """Address of one index of a training set; `split` is `train` or `val`."""
+    return storage.join(training_set, f"stage{stage}", f"{split}.parquet")
+
+
+def info_uri(training_set: str) -> str:
+    """Address of a training set's description."""
+    return storage.join(training_set, "training_set.json")
+
+
+def write_index(uri: str, images: pa.Table, repeats: NDArray[np.integer]) -> None:
+    """Write an index, whole or not at all.
+
+    Args:
+        uri: the Parquet file.
+        images: the columns of `INDEX_SCHEMA` except `repeats`.
+        repeats: repeats of all windows of all rows, one after another.
+    """
+    lengths = pc.list_value_length(images["class_ids"]).to_numpy()
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
+    column = pa.ListArray.from_arrays(offsets, pa.array(repeats, pa.int32()))
+    table = images.append_column("repeats", column).select(INDEX_SCHEMA.names).cast(INDEX_SCHEMA)
+    storage.write_parquet(uri, table.combine_chunks())  # how it came in pieces does not show in the file
+
+
+def read_index(uri: str) -> pa.Table:
+    """Read an index (`INDEX_SCHEMA`).
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is no index of windows.
+    """
+    try:
+        table = pq.read_table(io.BytesIO(storage.read_bytes(uri)))
+        return table.select(INDEX_SCHEMA.names).cast(INDEX_SCHEMA)
+    except (pa.ArrowInvalid, KeyError) as error:
+        raise ValueError(f"{uri} is no index of training windows; make one with jobs/build_training_set.py") from error
+
+
+def load_info(training_set: str) -> dict[str, Any]:
+    """Read the description of a training set: `class_names`, `config`, `images`, `windows`, `errors`.
+
+    Raises:
+        FileNotFoundError: the folder has none.
+    """
+    try:
+        info: dict[str, Any] = json.loads(storage.read_bytes(info_uri(training_set)))
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            f"{training_set} holds no finished training set (training_set.json); jobs/build_training_set.py makes one, "
+            "and finishes one that was stopped"
+        ) from error
+    return info

@@ -1,0 +1,96 @@
+"""What Ray cannot mend by itself: the graph breaks, and the job begins it anew with what is left."""
+
+import json
+import os
+import re
+import signal
+import threading
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+import ray
+from conftest import exit_code, pid_of, write_tiles
+
+from jobs.segment_dataset import main
+from pipeline.cluster import connect, driver
+from pipeline.cluster.plan import pace
+from pipeline.cluster.pools import Pools
+from pipeline.cluster.profile import Works
+from pipeline.inputs.manifest import build_manifest
+from pipeline.outputs.results import audit
+
+IMAGES = 24
+FAST = ("--proposals", "2", "--crf", "none", "--max-side", "64", "--rows-per-file", "2", "--predict-workers", "1")
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory) -> Path:
+    return write_tiles(tmp_path_factory.mktemp("photos"), IMAGES)
+
+
+def wait_for_results(output: Path) -> None:
+    while not list((output / "results").glob("*.parquet")):
+        time.sleep(0.02)
+
+
+def test_a_graph_that_breaks_is_begun_anew_with_what_is_left(in_ray, photos, tmp_path, monkeypatch, capsys):
+    """The ledger is lost when the first results are there; what the first graph held is free for the second."""
+    monkeypatch.setattr(driver, "PAUSES", (0.1,))
+    output, first_predict = tmp_path / "out", []
+
+    def lose_the_ledger() -> None:
+        wait_for_results(output)
+        first_predict.append(psutil.Process(pid_of("MapWorker(MapBatches(Predict))")))
+        os.kill(pid_of("Ledger"), signal.SIGKILL)
+
+    threading.Thread(target=lose_the_ledger, daemon=True).start()
+    code = exit_code(main, "--input", str(photos), "--output", str(output), *FAST)
+    told = capsys.readouterr().out
+    assert code == 0, told
+    found = audit(str(output), build_manifest(str(photos), None))
+    assert (found.ok, found.complete) == (IMAGES, True)
+    assert re.search(r"the work broke off: .* actor died .*\nwhat is left begins anew in 0 s", told)
+    assert told.count("predict: 1 actor(s)") == 2
+    assert not first_predict[0].is_running()
+    assert json.loads((output / "run" / "summary.json").read_text())["faults"]["graphs_broken"] == 1
+
+
+def test_an_output_that_fails_ends_the_call_and_the_same_command_goes_on(in_ray, photos, tmp_path, monkeypatch, capsys):
+    """The folder of the run's record turns into a file, as a disk that breaks: nothing can be read or written there."""
+    monkeypatch.setattr(driver, "PAUSES", (0.1, 0.1))
+    output = tmp_path / "out"
+
+    def break_the_output() -> None:
+        wait_for_results(output)
+        (output / "run").rename(tmp_path / "run")
+        (output / "run").write_text("")
+
+    threading.Thread(target=break_the_output, daemon=True).start()
+    arguments = ("--input", str(photos), "--output", str(output), *FAST)
+    assert exit_code(main, *arguments) == 3
+    told = capsys.readouterr().out
+    assert re.search(r"^the work broke off: .*Not a directory.*\nwhat is left begins anew", told, re.MULTILINE)
+    assert re.search(r"^stopped, the same command goes on from here: .*Not a directory", told, re.MULTILINE)
+    assert "Traceback" not in told
+    (output / "run").unlink()
+    (tmp_path / "run").rename(output / "run")
+    monkeypatch.undo()
+    (output / "run" / "lease.json").unlink()  # not released, and this process, its owner, is alive
+    assert exit_code(main, *arguments) == 0, capsys.readouterr().out
+    found = audit(str(output), build_manifest(str(photos), None))
+    assert (found.ok, found.complete) == (IMAGES, True)
+
+
+def test_timing_that_does_not_end_is_given_up_and_keeps_nothing(in_ray, photos):
+    hangs = Works(lambda _: time.sleep(600), lambda table: table, lambda: time.sleep, lambda: time.sleep)
+    manifest, told = build_manifest(str(photos), None), []
+    assert pace(manifest, hangs, Pools(1, 0.25, 0, 1, 0.125, 1), 2.0, told.append) is None
+    assert "the stages could not be timed" in told[0]
+    for _ in range(100):
+        if ray.available_resources()["CPU"] == connect.total("CPU"):
+            break
+        time.sleep(0.1)
+    else:
+        pytest.fail(f"still taken: {ray.available_resources()}")

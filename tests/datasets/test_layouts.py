@@ -1,0 +1,268 @@
+"""SBD's and COCO's folders: which images are taken, and masks against independent drawings."""
+
+from __future__ import annotations
+
+import json
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+from pycocotools import mask as coco_mask
+from pycocotools.coco import COCO
+from scipy.io import savemat
+
+from jobs.build_training_set import main
+from pipeline.config import TrainingSetConfig
+from pipeline.datasets.coco import draw_masks, read_coco
+from pipeline.datasets.layouts import list_images
+from pipeline.datasets.masks import load_mask
+from pipeline.imaging.geometry import extend_boxes
+from pipeline.imaging.images import ImageError
+from pipeline.training.windows.cut import windows_of_row
+from pipeline.training.windows.index import index_uri, load_info, read_index
+
+HEIGHT, WIDTH = 120, 160
+
+
+def in_process(work, parts):
+    work(parts)
+
+
+def draw_on(annotation_regions):
+    return json.dumps({"height": HEIGHT, "width": WIDTH, "regions": annotation_regions})
+
+
+def runs_of(region_HW):
+    """COCO's uncompressed run lengths, by a loop over the pixels, column after column."""
+    counts, value = [0], 0
+    for pixel in region_HW.T.ravel().tolist():
+        if pixel != value:
+            counts.append(0)
+            value = pixel
+        counts[-1] += 1
+    return {"size": list(region_HW.shape), "counts": counts}
+
+
+def circle(x, y, radius):
+    columns, rows = np.meshgrid(np.arange(WIDTH), np.arange(HEIGHT))
+    return ((columns - x) ** 2 + (rows - y) ** 2 < radius**2).astype(np.uint8)
+
+
+TRIANGLE, SQUARE = [20.0, 20, 100, 30, 60, 100], [120.0, 60, 150, 60, 150, 90, 120, 90]
+
+
+def test_polygons_are_drawn_as_opencv_draws_them_up_to_their_rim():
+    classes, objects = draw_masks(draw_on([[2, [TRIANGLE, SQUARE]]]))
+    drawn = np.zeros((HEIGHT, WIDTH), np.uint8)
+    for ring in (TRIANGLE, SQUARE):
+        cv2.fillPoly(drawn, [np.array(ring, np.int32).reshape(-1, 2)], 2)
+    rim = cv2.morphologyEx(drawn, cv2.MORPH_GRADIENT, np.ones((3, 3), np.uint8)) > 0
+    np.testing.assert_array_equal(classes[~rim], drawn[~rim])
+    np.testing.assert_array_equal(objects, classes // 2)
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+@pytest.mark.parametrize("region", [circle(60, 50, 30), 1 - circle(0, 0, 40), circle(0, 0, 0)])
+def test_run_lengths_give_the_region_they_were_made_from(region, compressed):
+    runs = runs_of(region)
+    if compressed:
+        runs = coco_mask.encode(np.asfortranarray(region))
+        runs["counts"] = runs["counts"].decode()
+    np.testing.assert_array_equal(draw_masks(draw_on([[3, runs]]))[0], 3 * region)
+
+
+def test_smaller_objects_lie_on_larger_ones_and_all_objects_on_crowds():
+    large, small = circle(60, 60, 40), circle(70, 60, 15)
+    crowd = np.zeros((HEIGHT, WIDTH), np.uint8)
+    crowd[:, 80:] = 1
+    classes, objects = draw_masks(draw_on([[1, runs_of(small)], [2, runs_of(large)], [255, runs_of(crowd)]]))
+    np.testing.assert_array_equal(classes, np.where(small, 1, np.where(large, 2, np.where(crowd, 255, 0))))
+    np.testing.assert_array_equal(objects, np.where(small, 1, np.where(large, 2, np.where(crowd, 255, 0))))
+
+
+@pytest.mark.parametrize(
+    ("segmentation", "message"),
+    [
+        ({"size": [HEIGHT, WIDTH], "counts": [5, 10]}, "15 pixels"),
+        ({"size": [HEIGHT, WIDTH], "counts": [0, 10**6]}, "1000000 pixels"),
+        ({"size": [WIDTH, HEIGHT], "counts": [HEIGHT * WIDTH]}, "size"),
+        ({"size": [HEIGHT, WIDTH], "counts": "0P1"}, "run lengths"),
+        ([[1e9, 1e9, -1e9, 5, 3, 3]], "corner"),
+        ([[float("nan")] * 6], "corner"),
+        (None, "neither"),
+        ([["a"] * 6], "neither"),
+    ],
+)
+def test_damaged_regions_are_errors_and_nothing_else(segmentation, message):
+    with pytest.raises(ValueError, match=message):
+        draw_masks(draw_on([[1, segmentation]]))
+
+
+def test_degenerate_polygons_cover_nothing_and_too_many_objects_are_refused():
+    assert draw_masks(draw_on([[1, [[1, 2, 30, 40]]], [1, []]]))[0].sum() == 0
+    with pytest.raises(ValueError, match="255 objects"):
+        draw_masks(draw_on([[1, [SQUARE]]] * 255))
+
+
+@pytest.fixture
+def coco_folder(tmp_path):
+    """Two training images and one for validation; the category with the lower id comes second in the file."""
+    root = tmp_path / "coco"
+    rng = np.random.default_rng(0)
+    for split, ids in (("train", (12, 5)), ("val", (7,))):
+        (root / split).mkdir(parents=True)
+        annotations = []
+        for image_id in ids:
+            pixels = rng.integers(100, 110, (HEIGHT, WIDTH, 3), dtype=np.uint8)
+            pixels[circle(60, 60, 40) > 0] = 230, 20, 20
+            Image.fromarray(pixels).save(root / split / f"{image_id}.png")
+            annotations += [
+                {"image_id": image_id, "category_id": 30, "iscrowd": 0, "segmentation": runs_of(circle(60, 60, 40))},
+                {"image_id": image_id, "category_id": 4, "iscrowd": 0, "segmentation": [SQUARE]},
+                {"image_id": image_id, "category_id": 4, "iscrowd": 1, "segmentation": runs_of(circle(20, 20, 15))},
+            ]
+        (root / "annotations").mkdir(exist_ok=True)
+        content = {
+            "categories": [{"id": 30, "name": "ball"}, {"id": 4, "name": "box"}],
+            "images": [{"id": i, "file_name": f"{i}.png", "height": HEIGHT, "width": WIDTH} for i in ids],
+            "annotations": [{"id": number, **one} for number, one in enumerate(annotations, start=1)],
+        }
+        (root / "annotations" / f"instances_{split}.json").write_text(json.dumps(content))
+    return root
+
+
+def test_masks_equal_those_of_cocos_own_reader(coco_folder, capsys):
+    file = coco_folder / "annotations" / "instances_train.json"
+    theirs, ours = COCO(str(file)), read_coco(str(file))
+    assert ours.class_names == ("background", "box", "ball")
+    assert [image.id for image in ours.images] == [5, 12]
+    for image in ours.images:
+        expected = np.zeros((HEIGHT, WIDTH), np.uint8)
+        for annotation in theirs.loadAnns(theirs.getAnnIds(image.id, iscrowd=True)):
+            expected[theirs.annToMask(annotation) > 0] = 255
+        for annotation in theirs.loadAnns(theirs.getAnnIds(image.id, iscrowd=False)):
+            expected[theirs.annToMask(annotation) > 0] = {4: 1, 30: 2}[annotation["category_id"]]
+        np.testing.assert_array_equal(draw_masks(image.annotations)[0], expected)
+
+
+def test_a_training_set_from_coco_brings_its_masks(coco_folder, tmp_path):
+    out = str(tmp_path / "out")
+    assert main(["--data", str(coco_folder), "--output", out], in_process) == 0
+    assert load_info(out)["class_names"] == ["background", "box", "ball"]
+    rows = read_index(index_uri(out, 1, "train")).to_pylist()
+    assert [row["image_uri"] for row in rows] == [f"{coco_folder}/train/{i}.png" for i in (5, 12)]
+    assert rows[0]["class_mask_uri"] == f"{out}/masks/0/train/000000000005.png"
+    for row in rows:
+        assert row["class_ids"] == [2, 1]
+        ball = [21, 21, 100, 100]  # |x - 60| < 40
+        np.testing.assert_allclose(row["boxes"][:4], extend_boxes(np.array([ball], float), 1.2)[0])
+        shown, _ = windows_of_row(row, 1)
+        assert set(np.unique(shown.label_HW)) == {0, 2, 255}
+    assert len(read_index(index_uri(out, 2, "train"))) == 2
+
+
+def test_annotation_files_that_cannot_be_used_are_named(coco_folder, tmp_path, capsys):
+    file = coco_folder / "annotations" / "instances_val.json"
+    content = json.loads(file.read_text())
+    arguments = ["--data", str(coco_folder), "--output", str(tmp_path / "out")]
+    for change, message in (
+        ({"categories": []}, "1 class names"),
+        ({"categories": [{"id": i, "name": str(i)} for i in range(255)]}, "256 class names"),
+        ({"categories": [{"id": 4, "name": "box"}]}, "nothing is known of 30"),
+        ({"images": []}, "nothing is known of 7"),
+        ({"images": content["images"] * 2}, "same id"),
+        ({"categories": [{"id": 30, "name": "box"}, {"id": 4, "name": "ball"}]}, "the classes differ"),
+    ):
+        file.write_text(json.dumps(content | change))
+        assert main(arguments, in_process) == 2
+        assert message in capsys.readouterr().err
+    file.write_text("no JSON")
+    assert main(arguments, in_process) == 2
+    assert "instances_val.json is no file of COCO" in capsys.readouterr().err
+    file.unlink()
+    assert main(arguments, in_process) == 2
+    assert "instances_val.json does not exist" in capsys.readouterr().err
+
+
+def write_sbd(root, name, classes, objects):
+    for folder in ("img", "cls", "inst"):
+        (root / folder).mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.full((*classes.shape, 3), 90, np.uint8)).save(root / "img" / f"{name}.jpg")
+    boundaries = np.empty((20, 1), dtype=object)
+    boundaries[:] = [[np.zeros((0, 0))]]
+    savemat(
+        root / "cls" / f"{name}.mat",
+        {"GTcls": {"Boundaries": boundaries, "Segmentation": classes, "CategoriesPresent": np.unique(classes)}},
+    )
+    savemat(
+        root / "inst" / f"{name}.mat",
+        {"GTinst": {"Segmentation": objects, "Boundaries": boundaries, "Categories": np.array([[15], [15]])}},
+    )
+
+
+@pytest.fixture
+def sbd_folder(tmp_path):
+    classes, objects = np.zeros((2, HEIGHT, WIDTH), np.uint8)
+    classes[30:90, 20:100] = 15
+    objects[30:90, 20:60], objects[30:90, 60:100] = 1, 2
+    for name in ("2008_000001", "2008_000002", "2008_000003"):
+        write_sbd(tmp_path / "sbd", name, classes, objects)
+    return tmp_path / "sbd"
+
+
+def test_sbd_masks_give_classes_and_objects(sbd_folder, tmp_path):
+    out = str(tmp_path / "out")
+    assert main(["--data", str(sbd_folder), "--output", out], in_process) == 0
+    rows = read_index(index_uri(out, 1, "train")).to_pylist()
+    assert [row["class_mask_uri"] for row in rows] == [f"{sbd_folder}/cls/2008_00000{i}.mat" for i in (1, 2, 3)]
+    for row in rows:
+        assert row["class_ids"] == [15, 15]
+        tight = np.array([[20, 30, 60, 90], [60, 30, 100, 90]], float)
+        np.testing.assert_allclose(np.reshape(row["boxes"], (-1, 4)), extend_boxes(tight, 1.2))
+        for shown in windows_of_row(row, 1):
+            assert set(np.unique(shown.label_HW)) == {0, 15}
+
+
+def test_of_sbd_only_images_are_taken_that_voc_does_not_have(sbd_folder, tmp_path):
+    voc = tmp_path / "voc"
+    for folder in ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation"):
+        (voc / folder).mkdir(parents=True)
+    for split, name in (("train", "2008_000001"), ("val", "2008_000003")):
+        (voc / "ImageSets" / "Segmentation" / f"{split}.txt").write_text(name)
+    images = list_images(TrainingSetConfig((str(sbd_folder), str(voc)), str(tmp_path / "out")))
+    assert [pair.class_mask_uri for pair in images.train] == [
+        f"{voc}/SegmentationClass/2008_000001.png",
+        f"{sbd_folder}/cls/2008_000002.mat",
+    ]
+    assert [pair.image_uri for pair in images.val] == [f"{voc}/JPEGImages/2008_000003.jpg"]
+
+
+def test_a_label_means_the_same_in_all_folders_or_they_are_refused(coco_folder, sbd_folder, tmp_path):
+    own = tmp_path / "own"
+    for folder in ("JPEGImages", "SegmentationClass"):
+        (own / folder).mkdir(parents=True)
+    names = ("background", "box", "ball")
+
+    def classes_of(*folders, **settings):
+        return list_images(TrainingSetConfig(tuple(map(str, folders)), str(tmp_path / "out"), **settings)).class_names
+
+    for folders in ((own, coco_folder), (coco_folder, sbd_folder)):  # masks of VOC's classes
+        with pytest.raises(ValueError, match=r"aeroplane.*--classes"):
+            classes_of(*folders)
+    (own / "classes.txt").write_text("\n".join(names))
+    assert classes_of(own, coco_folder) == names
+    with pytest.raises(ValueError, match=r"classes differ: background, box, ball in .*own; .* in .*sbd"):
+        classes_of(own, sbd_folder)
+    assert classes_of(own, sbd_folder, coco_folder, classes=str(own / "classes.txt")) == names
+
+
+def test_matrix_files_that_are_no_masks_are_named(tmp_path):
+    file = tmp_path / "x.mat"
+    savemat(file, {"GTcls": {"Segmentation": np.zeros((4, 5))}})
+    with pytest.raises(ImageError, match=r"x\.mat: its Segmentation"):
+        load_mask(str(file))
+    for damaged in (file.read_bytes()[:150], b"", b"MATLAB"):
+        file.write_bytes(damaged)
+        with pytest.raises(ImageError, match=r"x\.mat: no GTcls"):
+            load_mask(str(file))

@@ -1,0 +1,94 @@
+"""The evaluate job as a user calls it."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+from evaluation_files import labels, write_results, write_truth
+from PIL import Image
+
+from jobs import evaluate
+from pipeline.imaging.classes import VOC_CLASSES
+
+
+def run(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
+    monkeypatch.setattr(sys, "argv", ["evaluate.py", *map(str, arguments)])
+    return evaluate.main()
+
+
+@pytest.fixture
+def case(tmp_path: Path) -> tuple[Path, Path]:
+    write_truth(tmp_path / "voc", {"a": labels([0, 1]), "b": labels([2, 2])}, val=["a"], both=["a", "b"])
+    write_results(tmp_path / "run", {"a.jpg": labels([0, 1])})
+    return tmp_path / "run", tmp_path / "voc"
+
+
+def test_figures_are_printed_and_written(case, monkeypatch, capsys):
+    output, voc = case
+    assert run(monkeypatch, "--results", output, "--ground-truth", voc, "--split", "val") == 0
+    printed = capsys.readouterr().out
+    assert "1 images: mean IoU 1.0000, pixel accuracy 1.0000" in printed
+    assert "cow" in printed
+    content = json.loads((output / "run" / "evaluation.json").read_text())
+    assert content["mean_iou"] == 1
+    assert content["split"] == "val"
+    assert content["results"] == str(output)
+
+
+def test_missing_images_are_reported_and_can_be_an_error(case, monkeypatch, capsys, tmp_path: Path):
+    output, voc = case
+    arguments = ("--results", output, "--ground-truth", voc, "--split", "both", "--json", tmp_path / "e.json")
+    assert run(monkeypatch, *arguments) == 0
+    assert "1 ground truths have no result and are not in these figures: b" in capsys.readouterr().out
+    assert json.loads((tmp_path / "e.json").read_text())["missing"] == ["b"]
+    assert run(monkeypatch, *arguments, "--require-all") == 2
+
+
+def test_missing_data_and_bad_arguments_exit_with_2(case, monkeypatch, capsys):
+    output, voc = case
+    assert run(monkeypatch, "--results", output / "none", "--ground-truth", voc) == 2
+    assert "holds no results" in capsys.readouterr().err
+    assert run(monkeypatch, "--results", output, "--ground-truth", output) == 2
+    assert run(monkeypatch, "--results", "s3://me:hush@bucket/x", "--ground-truth", voc) == 2
+    assert "hush" not in capsys.readouterr().err
+    with pytest.raises(SystemExit) as caught:
+        run(monkeypatch, "--results", output)
+    assert caught.value.code == 2
+
+
+def test_results_near_boundaries_are_shown_and_drawn(case, monkeypatch, capsys, tmp_path: Path):
+    output, voc = case
+    assert run(monkeypatch, "--results", output, "--ground-truth", voc, "--split", "val", "--trimap", 2) == 0
+    assert "at most 2" in capsys.readouterr().out
+    with Image.open(output / "run" / "trimap.png") as figure:
+        assert figure.format == "PNG"
+
+
+def test_a_submission_needs_no_ground_truth(monkeypatch, capsys, tmp_path: Path):
+    write_results(tmp_path / "run", {"2008_000006.jpg": labels([0, 20])}, VOC_CLASSES)
+    assert run(monkeypatch, "--results", tmp_path / "run", "--submission", tmp_path / "voc") == 0
+    assert f"tar -czf results.tgz -C {tmp_path / 'voc'} results" in capsys.readouterr().out
+    assert len(list((tmp_path / "voc").rglob("2008_000006.png"))) == 1
+    with pytest.raises(SystemExit) as caught:
+        run(monkeypatch, "--results", tmp_path / "run")
+    assert caught.value.code == 2
+
+
+@pytest.mark.parametrize("option", ["--split val", "--trimap 5", "--require-all", "--json e.json"])
+def test_what_needs_a_ground_truth_is_not_ignored_without_one(option, monkeypatch, capsys, tmp_path: Path):
+    with pytest.raises(SystemExit) as caught:
+        run(monkeypatch, "--results", tmp_path, "--panels", 2, *option.split())
+    assert caught.value.code == 2
+    printed = capsys.readouterr().err
+    assert option.split()[0].lstrip("-") in printed.replace("_", "-")
+    assert "needs `ground-truth`" in printed
+
+
+def test_the_papers_figures_stand_beside_those_of_vocs_classes(monkeypatch, capsys, tmp_path: Path):
+    write_truth(tmp_path / "voc", {"a": labels([0, 20])})
+    write_results(tmp_path / "run", {"a.jpg": labels([0, 20])}, VOC_CLASSES)
+    assert run(monkeypatch, "--results", tmp_path / "run", "--ground-truth", tmp_path / "voc") == 0
+    printed = capsys.readouterr().out
+    assert "EDeconvNet+CRF" in printed
+    assert "0.725" in printed

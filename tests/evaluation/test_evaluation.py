@@ -1,0 +1,216 @@
+"""IoU against a brute-force reference, and the join of results with masks in VOC's layout."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from evaluation_files import NAMES, labels, write_results, write_truth
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from pipeline.evaluation.metrics import confusion_matrix, mean_iou, per_class_iou, pixel_accuracy
+from pipeline.evaluation.results import EvaluationError, evaluate_results, truth_name
+from pipeline.imaging.classes import VOC_CLASSES, VOID, voc_palette
+from pipeline.imaging.images import decode_mask, encode_mask
+from pipeline.outputs.results import ResultsError
+
+
+def test_a_matrix_by_hand():
+    truth = labels([0, 0, 1], [1, VOID, 2])
+    predicted = labels([0, 1, 1], [1, 2, 0])
+    confusion = confusion_matrix(truth, predicted, 4)
+    assert confusion.dtype == np.int64
+    assert confusion.tolist() == [[1, 1, 0, 0], [0, 2, 0, 0], [1, 0, 0, 0], [0, 0, 0, 0]]
+    np.testing.assert_allclose(per_class_iou(confusion), [1 / 3, 2 / 3, 0, np.nan])
+    assert mean_iou(confusion) == pytest.approx(1 / 3)
+    assert pixel_accuracy(confusion) == pytest.approx(3 / 5)
+
+
+SHAPE = (6, 7)
+TRUTH = arrays(np.uint8, SHAPE, elements=st.sampled_from([0, 1, 2, 3, VOID]))
+PREDICTED = arrays(np.uint8, SHAPE, elements=st.integers(0, 3))
+
+
+@given(TRUTH, PREDICTED)
+@settings(max_examples=100, deadline=None)
+def test_the_figures_agree_with_sets_of_pixels(truth, predicted):
+    confusion = confusion_matrix(truth, predicted, 4)
+    pixels = [p for p in np.ndindex(SHAPE) if truth[p] != VOID]
+    expected = []
+    for label in range(4):
+        true = {p for p in pixels if truth[p] == label}
+        found = {p for p in pixels if predicted[p] == label}
+        expected.append(len(true & found) / len(true | found) if true | found else np.nan)
+    np.testing.assert_allclose(per_class_iou(confusion), expected)
+    present = [iou for iou in expected if not np.isnan(iou)]
+    if pixels:
+        assert mean_iou(confusion) == pytest.approx(sum(present) / len(present))
+        assert pixel_accuracy(confusion) == pytest.approx(sum(truth[p] == predicted[p] for p in pixels) / len(pixels))
+    else:
+        assert np.isnan(mean_iou(confusion))
+        assert np.isnan(pixel_accuracy(confusion))
+
+
+@given(TRUTH, PREDICTED, TRUTH, PREDICTED)
+@settings(max_examples=30, deadline=None)
+def test_matrices_of_images_add_up(truth1, predicted1, truth2, predicted2):
+    together = confusion_matrix(np.vstack([truth1, truth2]), np.vstack([predicted1, predicted2]), 4)
+    apart = confusion_matrix(truth1, predicted1, 4) + confusion_matrix(truth2, predicted2, 4)
+    np.testing.assert_array_equal(together, apart)
+
+
+@pytest.mark.parametrize(("truth", "predicted", "complaint"), [
+    (labels([0, 1]), labels([0, 4]), "result holds label 4"),
+    (labels([0, VOID]), labels([0, 4]), "result holds label 4"),
+    (labels([0, VOID]), labels([0, VOID]), "result holds label 255"),
+    (labels([0, 4]), labels([0, 1]), "ground truth holds label 4"),
+    (labels([0, 1]), labels([0], [1]), "2x1 pixels, the result 1x2"),
+])  # fmt: skip
+def test_maps_that_cannot_be_compared(truth, predicted, complaint):
+    with pytest.raises(ValueError, match=complaint):
+        confusion_matrix(truth, predicted, 4)
+
+
+def test_254_classes_do_not_overflow():
+    truth = np.full((1, 3), 253, dtype=np.uint8)
+    assert confusion_matrix(truth, truth, 254)[253, 253] == 3
+
+
+def test_results_are_joined_by_name(tmp_path: Path):
+    write_truth(tmp_path / "voc", {"x": labels([1, 1]), "y z": labels([2, VOID]), "w": labels([0, 0])})
+    write_results(tmp_path / "run", {"JPEGImages/x.jpg": labels([1, 0]), "y%20z.png": labels([2, 3]),
+                                     "other.jpg": labels([3])})  # fmt: skip
+    evaluation = evaluate_results(str(tmp_path / "run"), str(tmp_path / "voc"))
+    assert evaluation.class_names == NAMES
+    assert evaluation.images == 2
+    assert evaluation.confusion.tolist() == [[0, 0, 0, 0], [1, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 0]]
+    assert evaluation.missing == ("w",)
+    assert evaluation.without_truth == ("other.jpg",)
+    assert evaluation.problems == ()
+
+
+def test_names_may_have_spaces(tmp_path: Path):
+    write_truth(tmp_path / "voc", {"süd tirol": labels([0, 1])}, val=["süd tirol"])
+    write_results(tmp_path / "run", {"Ferien%202019/süd%20tirol.jpg": labels([0, 1])})
+    assert evaluate_results(str(tmp_path / "run"), str(tmp_path / "voc"), "val").images == 1
+
+
+def test_a_split_limits_what_is_compared_and_asked_for(tmp_path: Path):
+    truth = {name: labels([1]) for name in ("a", "b", "c", "d")}
+    write_truth(tmp_path / "voc", truth, val=["a", "b"])
+    write_results(tmp_path / "run", {"a.jpg": labels([1]), "c.jpg": labels([2])})
+    evaluation = evaluate_results(str(tmp_path / "run"), str(tmp_path / "voc"), "val")
+    assert (evaluation.images, evaluation.missing, evaluation.without_truth) == (1, ("b",), ())
+    assert evaluation.confusion.sum() == 1
+
+
+def test_a_list_may_hold_names_with_spaces_and_start_with_a_byte_order_mark(tmp_path: Path):
+    write_truth(tmp_path / "voc", {"y z": labels([1]), "w": labels([1])}, val=["\ufeffy z", "w"])
+    write_results(tmp_path / "run", {"y%20z.png": labels([1])})
+    evaluation = evaluate_results(str(tmp_path / "run"), str(tmp_path / "voc"), "val")
+    assert (evaluation.images, evaluation.missing) == (1, ("w",))
+    (tmp_path / "voc/ImageSets/Segmentation/val.txt").write_bytes(b"\xff\xfe")
+    with pytest.raises(EvaluationError, match=r"val\.txt is no list of names"):
+        evaluate_results(str(tmp_path / "run"), str(tmp_path / "voc"), "val")
+
+
+def test_another_size_is_a_problem_of_its_image_only(tmp_path: Path):
+    write_truth(tmp_path / "voc", {"a": labels([1, 1]), "b": labels([1, 1])})
+    write_results(tmp_path / "run", {"a.jpg": labels([1, 1]), "b.jpg": labels([1], [1])})
+    evaluation = evaluate_results(str(tmp_path / "run"), str(tmp_path / "voc"))
+    assert evaluation.images == 1
+    assert evaluation.missing == ()
+    assert [(problem.image, "2x1" in problem.message) for problem in evaluation.problems] == [("b.jpg", True)]
+
+
+def test_the_summary_holds_json_values(tmp_path: Path):
+    import json
+
+    write_truth(tmp_path / "voc", {"a": labels([0, 1])})
+    write_results(tmp_path / "run", {"a.jpg": labels([0, 2])})
+    summary = evaluate_results(str(tmp_path / "run"), str(tmp_path / "voc")).summary()
+    assert json.loads(json.dumps(summary, allow_nan=False)) == summary
+    assert summary["mean_iou"] == pytest.approx(1 / 3)
+    assert summary["classes"][3] == {"name": "cow", "iou": None, "true_pixels": 0, "predicted_pixels": 0}
+    assert summary["classes"][2] == {"name": "dog", "iou": 0.0, "true_pixels": 0, "predicted_pixels": 1}
+
+
+def test_what_cannot_be_evaluated_is_said(tmp_path: Path):
+    run, voc = str(tmp_path / "run"), str(tmp_path / "voc")
+    with pytest.raises(ResultsError, match="no results"):
+        evaluate_results(run, voc)
+    write_results(tmp_path / "run", {"a.jpg": labels([1])})
+    with pytest.raises(EvaluationError, match="VOC's layout"):
+        evaluate_results(run, voc)
+    write_truth(tmp_path / "voc", {"a": labels([1])}, val=["a", "b"], empty=[])
+    with pytest.raises(EvaluationError, match=r"no split test: .*test\.txt"):
+        evaluate_results(run, voc, "test")
+    with pytest.raises(EvaluationError, match=r"1 of the 2 images .* b for one"):
+        evaluate_results(run, voc, "val")
+    with pytest.raises(EvaluationError, match="lists no image"):
+        evaluate_results(run, voc, "empty")
+
+
+def test_ground_truth_of_other_classes_is_refused(tmp_path: Path):
+    write_truth(tmp_path / "voc", {"a": labels([0, 4])})
+    write_results(tmp_path / "run", {"a.jpg": labels([0, 1])})
+    with pytest.raises(EvaluationError, match=r"a\.png holds label 4, but the results have only 4 classes"):
+        evaluate_results(str(tmp_path / "run"), str(tmp_path / "voc"))
+
+
+def test_damaged_ground_truth_is_named(tmp_path: Path):
+    write_truth(tmp_path / "voc", {"a": labels([0, 1])})
+    (tmp_path / "voc" / "SegmentationClass" / "a.png").write_bytes(b"rubbish")
+    write_results(tmp_path / "run", {"a.jpg": labels([0, 1])})
+    with pytest.raises(EvaluationError, match=r"a\.png"):
+        evaluate_results(str(tmp_path / "run"), str(tmp_path / "voc"))
+
+
+def test_two_results_for_one_ground_truth_are_refused(tmp_path: Path):
+    write_truth(tmp_path / "voc", {"a": labels([1])})
+    write_results(tmp_path / "run", {"s/a.jpg": labels([1]), "t/a.png": labels([1])})
+    with pytest.raises(EvaluationError, match=r"a\.(jpg|png) and .*a\.(jpg|png)"):
+        evaluate_results(str(tmp_path / "run"), str(tmp_path / "voc"))
+
+
+@pytest.mark.parametrize(("image_id", "name"), [
+    ("a.jpg", "a"), ("s/t/b.v2.PNG", "b.v2"), ("scan.07", "scan.07"), ("s/plain", "plain"), ("x%20y.jpeg", "x y"),
+])  # fmt: skip
+def test_a_ground_truth_is_looked_for_under_the_images_name(image_id, name):
+    assert truth_name(image_id) == name
+
+
+def test_two_ground_truths_of_one_name_are_refused(tmp_path: Path):
+    write_truth(tmp_path / "voc", {"a": labels([1])})
+    (tmp_path / "voc" / "SegmentationClass" / "s").mkdir()
+    (tmp_path / "voc" / "SegmentationClass" / "s" / "a.png").write_bytes(encode_mask(labels([0]), voc_palette()))
+    write_results(tmp_path / "run", {"a.jpg": labels([1])})
+    with pytest.raises(EvaluationError, match="have one name"):
+        evaluate_results(str(tmp_path / "run"), str(tmp_path / "voc"))
+
+
+def test_nothing_in_common_is_said(tmp_path: Path):
+    write_truth(tmp_path / "voc", {"a": labels([1])})
+    write_results(tmp_path / "run", {"b.jpg": labels([1])})
+    with pytest.raises(EvaluationError, match="none of the 1 ground truths"):
+        evaluate_results(str(tmp_path / "run"), str(tmp_path / "voc"))
+
+
+def test_ground_truth_that_is_all_void_is_said(tmp_path: Path):
+    write_truth(tmp_path / "voc", {"a": labels([VOID])})
+    write_results(tmp_path / "run", {"a.jpg": labels([1])})
+    with pytest.raises(EvaluationError, match="none of the 1 ground truths"):
+        evaluate_results(str(tmp_path / "run"), str(tmp_path / "voc"))
+
+
+def test_ground_truth_as_result_is_perfect_on_voc(tmp_path: Path, voc):
+    names = (voc / "ImageSets" / "Segmentation" / "val.txt").read_text().split()[:25]
+    masks = {name: decode_mask((voc / "SegmentationClass" / f"{name}.png").read_bytes()) for name in names}
+    write_truth(tmp_path / "voc", masks, val=names)
+    perfect = {f"JPEGImages/{name}.jpg": np.where(mask == VOID, np.uint8(0), mask) for name, mask in masks.items()}
+    write_results(tmp_path / "run", perfect, VOC_CLASSES)
+    evaluation = evaluate_results(str(tmp_path / "run"), str(tmp_path / "voc"), "val")
+    assert (evaluation.images, evaluation.missing) == (25, ())
+    assert mean_iou(evaluation.confusion) == 1
+    assert evaluation.confusion.sum() == sum((mask != VOID).sum() for mask in masks.values())

@@ -1,0 +1,96 @@
+"""The decoder's activations against a walk through the network, and the job that draws them."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import exit_code
+from PIL import Image
+
+from examples.scenes.dataset import scene_of
+from jobs.inspect_network import main
+from pipeline.checkpoints.bundled import weights_uri
+from pipeline.models.checkpoint import dump_checkpoint, load_checkpoint
+from pipeline.models.deconvnet import DeconvNet, pool, unpool
+from pipeline.report.activations import decoder_maps, representative
+
+
+@pytest.fixture(scope="module")
+def shown() -> tuple[DeconvNet, torch.Tensor]:
+    torch.manual_seed(3)
+    net = DeconvNet(4, width=1 / 16).eval()
+    return net, torch.randn(1, 3, 224, 224)
+
+
+@torch.inference_mode()
+def test_maps_are_those_of_a_walk_through_the_layers(shown):
+    net, crop = shown
+    maps, scores = decoder_maps(net, crop)
+    x, switches, walked = crop, {}, {}
+    for number in "12345":
+        x, switches[number] = pool(net.encoder[number](x))
+    x = net.fc6_deconv(net.fc7(net.fc6(x)))
+    for number, layers in (("5", 3), ("4", 3), ("3", 3), ("2", 2), ("1", 2)):
+        x = unpool(x, switches[number])
+        walked[f"unpool{number}"] = x[0].clone()
+        for i in range(1, layers + 1):
+            x = getattr(net.decoder[number], f"deconv{number}_{i}")(x)
+        walked[f"deconv{number}_{layers}"] = x[0].clone()
+    assert list(maps) == list(walked)
+    for layer, expected in walked.items():
+        torch.testing.assert_close(maps[layer], expected, rtol=0, atol=0)
+    assert [maps[layer].shape[-1] for layer in maps] == [14, 14, 28, 28, 56, 56, 112, 112, 224, 224]
+    torch.testing.assert_close(scores, net.seg_score(x)[0], rtol=0, atol=0)
+    assert not any(block._forward_hooks for block in net.decoder.values())
+
+
+def test_the_channel_shown_is_the_one_most_like_the_answer(shown):
+    maps, scores = decoder_maps(*shown)
+    activations = representative(maps, scores)
+    assert [one.layer for one in activations] == list(maps)[1:]
+    object_probability = 1 - scores.softmax(0)[0].numpy()
+    for before, one in zip([None, *activations], activations, strict=False):
+        np.testing.assert_array_equal(one.map_HW, maps[one.layer][one.channel].numpy())
+        if one.layer.startswith("unpool"):
+            assert one.channel == before.channel
+            assert np.count_nonzero(one.map_HW) <= before.map_HW.size  # the values of the map before, moved apart
+            continue
+        side = one.map_HW.shape[0]
+        target = object_probability.reshape(side, 224 // side, side, 224 // side).mean(axis=(1, 3)).ravel()
+        varying = [c for c, m in enumerate(maps[one.layer].numpy()) if m.std() > 0]
+        r = {c: np.corrcoef(maps[one.layer][c].numpy().ravel(), target)[0, 1] for c in varying}
+        assert r[one.channel] == pytest.approx(max(r.values()), abs=1e-5)
+
+
+def test_the_job_draws_both_pictures(tmp_path: Path, capsys):
+    scene = scene_of(7, "val", 0)
+    Image.fromarray(scene.image_HW3).save(tmp_path / "scene.jpg", quality=92)
+    Image.fromarray(scene.classes_HW).save(tmp_path / "truth.png")
+    files = ["--image", tmp_path / "scene.jpg", "--truth", tmp_path / "truth.png", "--output", tmp_path / "out"]
+    options = ["--base=--proposals 2", "--box", 10, 20, 150, 160, "--also", "average=--aggregation average"]
+    assert exit_code(main, *map(str, files + options)) == 0
+    sizes = {}
+    for name in ("activations", "panels"):
+        with Image.open(tmp_path / "out" / f"scene_{name}.png") as picture:
+            sizes[name] = picture.size
+            assert len(picture.convert("RGB").getcolors(2**24)) > 1000
+    assert sizes == {"activations": (1200, 530), "panels": (1500, pytest.approx(300 * 0.8 + 60, abs=80))}
+    assert exit_code(main, "--image", str(tmp_path / "truth.png"), "--truth", str(tmp_path / "none.png"),
+                     "--output", str(tmp_path / "out")) == 2  # fmt: skip
+    assert "none.png" in capsys.readouterr().err
+
+
+def test_a_network_that_cannot_segment_and_a_missing_gpu_are_told(tmp_path: Path, capsys):
+    Image.fromarray(scene_of(7, "val", 0).image_HW3).save(tmp_path / "scene.png")
+    checkpoint = load_checkpoint(Path(weights_uri("demo")).read_bytes())
+    unfinished = dump_checkpoint(checkpoint.net, replace(checkpoint.info, batch_statistics=False))
+    (tmp_path / "unfinished.safetensors").write_bytes(unfinished)
+    files = ["--image", str(tmp_path / "scene.png"), "--output", str(tmp_path / "out"), "--base=--proposals 1"]
+    assert exit_code(main, *files, "--weights", str(tmp_path / "unfinished.safetensors")) == 2
+    assert "statistics" in capsys.readouterr().err
+    if not torch.cuda.is_available():
+        assert exit_code(main, *files, "--base=--device cuda") == 2
+        assert "torch sees no GPU" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,140 @@
+"""Whose results a folder holds, and what is left to do."""
+
+import json
+from dataclasses import replace
+
+import pyarrow as pa
+import pytest
+
+from pipeline.config import EnsembleConfig, PredictConfig, RefineConfig, SegmentConfig
+from pipeline.outputs.lease import LeaseError, take_lease
+from pipeline.outputs.results import write_rows
+from pipeline.run.record import RunRecord, RunRecordError, Summary
+from pipeline.run.record import open_run as open_and_keep
+
+CLASSES = ("background", "cat")
+
+
+@pytest.fixture
+def config(tmp_path) -> SegmentConfig:
+    return SegmentConfig(input=str(tmp_path / "photos"), output=str(tmp_path / "out"))
+
+
+def open_run(*arguments) -> RunRecord:
+    """A call that ended well: it gave the folder free."""
+    run = open_and_keep(*arguments)
+    run.lease.release()
+    return run
+
+
+def manifest(*ids: str) -> pa.Table:
+    return pa.table({"image_id": ids, "uri": [f"/photos/{one}" for one in ids]})
+
+
+def ok(image_id):
+    return {"image_id": image_id, "status": "ok", "pixel_counts": [1, 0], "mean_probability": [0.5, None]}
+
+
+def failed(image_id):
+    return {"image_id": image_id, "status": "failed", "error_stage": "decode"}
+
+
+def test_what_is_left_is_the_manifest_without_results_and_errors(config):
+    run = open_run(config, "f", CLASSES, manifest("a", "b", "c", "d"))
+    assert run.todo()["image_id"].to_pylist() == ["a", "b", "c", "d"]
+    write_rows(run.output, [ok("b"), failed("d")], CLASSES)
+    assert run.todo()["image_id"].to_pylist() == ["a", "c"]
+    again = open_run(config, "f", CLASSES, manifest("a", "b", "c", "d"))
+    assert again.todo()["image_id"].to_pylist() == ["a", "c"]
+
+
+@pytest.mark.parametrize(
+    ("change", "fingerprint", "named"),
+    [
+        ({}, "other", "model_fingerprint: f -> other"),
+        ({"input": "/elsewhere"}, "f", "input"),
+        ({"refine": RefineConfig(crf="none")}, "f", "refine.crf: native -> none"),
+        ({}, "f+member", "model_fingerprint: f -> f+member"),
+        ({"ensemble": EnsembleConfig(fcn="fcn.pth")}, "f", "ensemble.rule: None -> mean"),
+        ({"predict": PredictConfig(window="direct")}, "f", "predict.window: 250-224 -> direct"),
+    ],
+)
+def test_another_runs_results_are_refused_with_the_difference(config, change, fingerprint, named):
+    open_run(config, "f", CLASSES, manifest("a"))
+    with pytest.raises(RunRecordError, match="another run's results") as refused:
+        open_run(replace(config, **change), fingerprint, CLASSES, manifest("a"))
+    assert named in str(refused.value)
+    assert "--overwrite" in str(refused.value)
+
+
+def test_settings_that_do_not_change_results_may_differ(config):
+    open_run(config, "f", CLASSES, manifest("a"))
+    open_run(
+        replace(config, limit=5, predict_workers=3, predict=PredictConfig(micro_batch=2)), "f", CLASSES, manifest("a")
+    )
+
+
+def test_overwrite_removes_the_other_runs_output_and_nothing_else(config, tmp_path):
+    run = open_run(config, "f", CLASSES, manifest("a"))
+    write_rows(run.output, [ok("a")], CLASSES)
+    kept = tmp_path / "out" / "notes.txt"
+    kept.write_text("mine")
+    again = open_run(replace(config, overwrite=True), "other", CLASSES, manifest("a"))
+    assert again.todo()["image_id"].to_pylist() == ["a"]
+    assert kept.read_text() == "mine"
+
+
+def test_results_without_a_record_are_not_touched(config, tmp_path):
+    (tmp_path / "out" / "results").mkdir(parents=True)
+    (tmp_path / "out" / "results" / "part-0.parquet").write_bytes(b"somebody's")
+    with pytest.raises(RunRecordError, match="whose they are"):
+        open_run(config, "f", CLASSES, manifest("a"))
+
+
+def test_two_runs_at_once_are_refused(config):
+    open_and_keep(config, "f", CLASSES, manifest("a"))
+    with pytest.raises(LeaseError, match="at work"):
+        open_and_keep(config, "f", CLASSES, manifest("a"))
+
+
+def test_a_call_that_died_before_its_first_record_does_not_lock_the_folder(config, tmp_path):
+    take_lease(config.output).release()
+    (tmp_path / "out" / "run").mkdir(exist_ok=True)
+    assert len(open_run(config, "f", CLASSES, manifest("a")).todo()) == 1
+
+
+def test_failed_images_are_done_again_when_asked(config):
+    run = open_run(config, "f", CLASSES, manifest("a", "b"))
+    write_rows(run.output, [ok("a"), failed("b")], CLASSES)
+    assert len(open_run(config, "f", CLASSES, manifest("a", "b")).todo()) == 0
+    again = open_run(replace(config, retry_failed=True), "f", CLASSES, manifest("a", "b"))
+    assert again.todo()["image_id"].to_pylist() == ["b"]
+
+
+def counts(n, seconds):
+    stages = ("decode", "propose", "predict", "refine")
+    return {
+        "parts": [],
+        "requests_repeated": 0,
+        "ok": n,
+        "failed": 0,
+        **{f"rows_{s}": n for s in stages},
+        **{f"seconds_{s}": seconds for s in stages},
+    }
+
+
+def test_the_summary_adds_up_over_calls(config, tmp_path):
+    for seconds, image_id in ((2.0, "a"), (3.0, "b")):
+        run = open_run(config, "f", CLASSES, manifest("a", "b"))
+        write_rows(run.output, [ok(image_id)], CLASSES)
+        summary = Summary()
+        summary.add(counts(1, 0.5), seconds)
+        summary.faults["nodes_lost"] += 1
+        run.write_summary(summary, run.audit())
+    written = json.loads((tmp_path / "out" / "run" / "summary.json").read_text())
+    assert written["images_total"] == written["images_ok"] == 2
+    assert written["images_failed"] == 0
+    assert written["seconds"] == 5.0
+    assert written["images_per_second"] == pytest.approx(0.4)
+    assert written["faults"] == {"nodes_lost": 2}
+    assert written["stages"]["refine"] == {"rows": 2, "seconds": 1.0}

@@ -1,0 +1,200 @@
+"""The stages as functions of tables, without Ray: what becomes of good rows, bad rows and bad outputs."""
+
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+from PIL import Image
+
+from pipeline.config import DecodeConfig, PredictConfig, ProposeConfig, RefineConfig, SegmentConfig
+from pipeline.imaging.images import decode_mask
+from pipeline.models.checkpoint import Checkpoint, CheckpointInfo
+from pipeline.models.deconvnet import DeconvNet
+from pipeline.models.initialise import initialise
+from pipeline.outputs.lease import LeaseError, take_lease
+from pipeline.outputs.results import read_errors, read_results
+from pipeline.stages.decode import decode_stage
+from pipeline.stages.predict import PredictStage, load_predict
+from pipeline.stages.propose import propose_stage
+from pipeline.stages.refine import load_refine, mean_per_class, refine_stage
+from pipeline.stages.rows import ROW_SCHEMA, image_of, start_rows
+from pipeline.stages.write import write_stage
+
+torch.set_num_threads(1)
+REPOSITORY = Path(__file__).parents[2]
+CLASSES = ("background", "a", "b")
+
+
+@pytest.fixture(scope="module")
+def predict() -> PredictStage:
+    net = DeconvNet(3, 1 / 16)
+    initialise(net, seed=0)
+    torch.nn.init.normal_(net.seg_score.weight, generator=torch.Generator().manual_seed(0))
+    checkpoint = Checkpoint(net.eval(), CheckpointInfo(CLASSES, 1 / 16), "f" * 16)
+    return PredictStage(checkpoint, PredictConfig(device="cpu"), label_threshold=0.01)
+
+
+@pytest.fixture
+def manifest(tmp_path) -> pa.Table:
+    rng = np.random.default_rng(0)
+    for name, size in (("a", (40, 60)), ("c", (90, 70))):
+        Image.fromarray(rng.integers(0, 256, (*size, 3), dtype=np.uint8)).save(tmp_path / f"{name}.png")
+    (tmp_path / "b.png").write_text("no image")
+    names = ["a.png", "b.png", "c.png", "gone.png"]
+    return pa.table({"image_id": names, "uri": [str(tmp_path / name) for name in names]})
+
+
+def run_all(manifest: pa.Table, predict: PredictStage) -> pa.Table:
+    table = decode_stage(start_rows(manifest), DecodeConfig(max_side=64))
+    table = propose_stage(table, ProposeConfig(proposals=3))
+    return refine_stage(predict(table), RefineConfig(), len(CLASSES))
+
+
+def test_rows_go_through_in_order_and_bad_ones_say_where_they_failed(manifest, predict):
+    rows = run_all(manifest, predict).to_pylist()
+    assert [row["image_id"] for row in rows] == manifest["image_id"].to_pylist()
+    assert [row["status"] for row in rows] == ["ok", "failed", "ok", "failed"]
+    assert [row["error_type"] for row in rows] == [None, "not_an_image", None, "FileNotFoundError"]
+    for row, size in ((rows[0], (40, 60)), (rows[2], (90, 70))):
+        assert decode_mask(row["mask"]).shape == size == (row["height"], row["width"])
+        assert row["image"] is None  # nothing heavy travels on
+        assert row["probabilities"] is None
+        assert all(row[f"seconds_{stage}"] > 0 for stage in ("decode", "propose", "predict", "refine"))
+    assert rows[1]["seconds_propose"] is None  # a failed row is not worked on
+
+
+def test_every_stage_keeps_the_schema(manifest, predict):
+    only_bad = manifest.slice(1, 1)
+    for table in (start_rows(manifest), run_all(manifest, predict), run_all(only_bad, predict)):
+        assert table.schema.equals(ROW_SCHEMA)
+
+
+def test_large_images_are_worked_on_at_working_size(manifest):
+    rows = decode_stage(start_rows(manifest), DecodeConfig(max_side=64)).to_pylist()
+    assert image_of(rows[2]).shape == (64, 50, 3)
+    assert (rows[2]["height"], rows[2]["width"]) == (90, 70)
+
+
+def test_one_bad_image_does_not_fail_its_batch(manifest, predict):
+    table = propose_stage(decode_stage(start_rows(manifest), DecodeConfig()), ProposeConfig(proposals=3))
+    rows = table.to_pylist()
+    rows[0]["boxes"] = np.array([[5, 5, 5, 9]], np.float32).tobytes()  # a box without area
+    predicted = predict(pa.Table.from_pylist(rows, schema=ROW_SCHEMA)).to_pylist()
+    assert [row["status"] for row in predicted] == ["failed", "failed", "ok", "failed"]
+    assert predicted[0]["error_stage"] == "predict"
+    assert "no area" in predicted[0]["error_message"]
+    assert predicted[2]["class_ids"] is not None
+
+
+def test_the_crf_takes_a_batch_together_and_a_bad_image_fails_alone(manifest, predict):
+    table = propose_stage(decode_stage(start_rows(manifest), DecodeConfig()), ProposeConfig(proposals=3))
+    table = predict(table)
+    one_by_one = refine_stage(table, RefineConfig(), len(CLASSES)).to_pylist()
+    together = refine_stage(table, RefineConfig(crf="torch"), len(CLASSES)).to_pylist()
+    assert [row["mask"] for row in together] == [row["mask"] for row in one_by_one]
+    for ours, alone in ((together[0], one_by_one[0]), (together[2], one_by_one[2])):
+        assert ours["mean_confidence"] == pytest.approx(alone["mean_confidence"], 1e-4)
+    assert together[0]["seconds_refine"] == together[2]["seconds_refine"] > 0
+    rows = table.to_pylist()
+    rows[0]["probabilities"] = np.full(len(rows[0]["probabilities"]) // 2, np.nan, np.float16).tobytes()
+    refined = refine_stage(pa.Table.from_pylist(rows, schema=ROW_SCHEMA), RefineConfig(crf="torch"), len(CLASSES))
+    assert [row["status"] for row in refined.to_pylist()] == ["failed", "failed", "ok", "failed"]
+    assert refined["error_stage"][0].as_py() == "refine"
+    assert refined["mask"][2].as_py() == one_by_one[2]["mask"]
+
+
+def test_writing_gives_counts_and_files(manifest, predict, tmp_path):
+    table = run_all(manifest, predict)
+    lease = take_lease(str(tmp_path / "out"))
+    counts = write_stage(table, lease, CLASSES, masks=True).to_pylist()
+    assert len(counts) == 1
+    assert len(read_results(lease.output)) == 0  # nothing is in place before the driver commits it
+    lease.commit(counts[0]["parts"])
+    assert (counts[0]["ok"], counts[0]["failed"]) == (2, 2)
+    assert (counts[0]["rows_decode"], counts[0]["rows_refine"]) == (4, 2)
+    assert counts[0]["seconds_predict"] > 0
+    assert len(read_results(str(tmp_path / "out"))) == len(read_errors(str(tmp_path / "out"))) == 2
+    assert sorted(p.name for p in (tmp_path / "out" / "masks").iterdir()) == ["a.png.png", "c.png.png"]
+    write_stage(table, take_lease(str(tmp_path / "bare")), CLASSES, masks=False)
+    assert not (tmp_path / "bare" / "masks").exists()
+
+
+def test_an_output_that_cannot_be_written_is_not_blamed_on_the_images(manifest, predict, tmp_path):
+    lease = take_lease(str(tmp_path / "out"))
+    (tmp_path / "out" / "masks").write_text("a file where the folder should be")
+    with pytest.raises(OSError, match="masks"):
+        write_stage(run_all(manifest, predict), lease, CLASSES, masks=True)
+
+
+def test_masks_of_a_run_that_was_taken_over_are_not_written(manifest, predict, tmp_path):
+    lease = take_lease(str(tmp_path / "out"))
+    lease.release()
+    with pytest.raises(LeaseError):
+        write_stage(run_all(manifest, predict), lease, CLASSES, masks=True)
+    assert not (tmp_path / "out" / "masks").exists()
+
+
+def test_mean_probability_of_each_class_over_its_pixels():
+    labels = np.array([[0, 0, 2], [2, 2, 2]], np.uint8)
+    confidence = np.array([[0.5, 0.7, 0.2], [0.4, 0.6, 0.8]], np.float32)
+    assert mean_per_class(labels, confidence, 4) == [pytest.approx(0.6), None, pytest.approx(0.5), None]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_missing_is_told_before_the_first_image():
+    for load, instead in (
+        (partial(load_predict, SegmentConfig("in", "out", "no weights")), "--device cpu"),
+        (partial(load_refine, RefineConfig(crf="torch"), 3), "--refine-gpus 0"),
+    ):
+        with pytest.raises(RuntimeError, match=f"given a GPU, but torch sees none.* choose {instead}"):
+            load(0.5)
+
+
+def test_the_jobs_functions_do_not_import_ray():
+    import subprocess
+    import sys
+
+    modules = (
+        "pipeline.stages.write, pipeline.stages.predict, pipeline.training.loop.steps, pipeline.training.windows.cut"
+    )
+    check = f"import sys, {modules}; sys.exit('ray' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", check], cwd=Path(__file__).parents[2], check=False).returncode == 0
+
+
+def test_what_cpu_workers_and_the_main_job_import_leaves_torch_out():
+    import subprocess
+    import sys
+
+    check = "import sys, pipeline.cluster.graph, jobs.segment_dataset; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", check], cwd=Path(__file__).parents[2], check=False).returncode == 0
+
+
+def in_a_process_of_its_own(code: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=False)
+
+
+def test_an_exception_ends_the_process_only_where_the_gpu_answers_no_more():
+    """A GPU that is not there answers as little as one whose context is broken."""
+    raising = (
+        "from pipeline.stages.device import ending_with_its_gpu as e\nwith e('{}'): raise ValueError('row 7 is bad')"
+    )
+    passed = in_a_process_of_its_own(raising.format("cpu"))
+    assert passed.stderr.startswith("Traceback")
+    assert "row 7 is bad" in passed.stderr
+    ended = in_a_process_of_its_own(raising.format("cuda:99") + "\n").stderr
+    assert ended.startswith("this process ends: its GPU answers no more (")
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+def test_a_process_ends_when_an_image_breaks_its_gpu_and_not_when_the_memory_is_too_small():
+    working = "import torch\nfrom pipeline.stages.device import ending_with_its_gpu as e\nwith e('cuda'): {}"
+    broken = in_a_process_of_its_own(working.format("torch.zeros(3).cuda()[torch.tensor([9]).cuda()].cpu()")).stderr
+    assert "its GPU answers no more" in broken
+    full = in_a_process_of_its_own(working.format("torch.zeros(2**50, device='cuda')")).stderr
+    assert "OutOfMemoryError" in full
+    assert "answers no more" not in full
