@@ -122,15 +122,15 @@ def _made_up(count: int) -> Iterator[tuple[Image, Tensor]]:
 
 def _predicted(config: Crf) -> Iterator[tuple[Image, Tensor]]:
     """Images and a network's aggregated score maps. Only this needs OpenCV and Arrow."""
-    import cv2  # noqa: PLC0415
+    import cv2
 
-    from pipeline import storage  # noqa: PLC0415
-    from pipeline.checkpoints.bundled import weights_uri  # noqa: PLC0415
-    from pipeline.imaging.images import decode_image, working_size  # noqa: PLC0415
-    from pipeline.inference.predictor import Predictor  # noqa: PLC0415
-    from pipeline.inputs.manifest import build_manifest  # noqa: PLC0415
-    from pipeline.models.checkpoint import load_checkpoint  # noqa: PLC0415
-    from pipeline.proposals.edgeboxes import propose  # noqa: PLC0415
+    from pipeline import storage
+    from pipeline.checkpoints.bundled import weights_uri
+    from pipeline.imaging.images import decode_image, working_size
+    from pipeline.inference.predictor import Predictor
+    from pipeline.inputs.manifest import build_manifest
+    from pipeline.models.checkpoint import load_checkpoint
+    from pipeline.proposals.edgeboxes import propose
 
     assert config.input is not None
     cv2.setNumThreads(1)

@@ -39,7 +39,7 @@ def run(config: Ingest) -> list[dict[str, Any]]:
 
 def _plain(config: Ingest, cores: int) -> tuple[int, float, float]:
     """Examples, seconds, CPU seconds."""
-    from pipeline.cluster.connect import WORKER_SETTINGS  # noqa: PLC0415  (only this benchmark needs Ray)
+    from pipeline.cluster.connect import WORKER_SETTINGS
 
     index = read_index(index_uri(config.training_set, config.stage, "train"))
     parts = [index.take(np.arange(first, len(index), cores)) for first in range(cores)]
@@ -60,9 +60,9 @@ def _loop(rows: pa.Table, stage: Stage) -> int:
 
 def _ray(config: Ingest) -> tuple[int, float, float]:
     """Examples, seconds, CPU seconds of all processes, those of the cluster included if it starts here."""
-    import ray  # noqa: PLC0415
+    import ray
 
-    from pipeline.cluster import connect  # noqa: PLC0415  (imports Ray, which takes seconds)
+    from pipeline.cluster import connect
 
     connect.start_ray()
     trainer: Any = ray.remote(_Trainer)  # a process of Ray's, as in training
@@ -77,10 +77,10 @@ def _ray(config: Ingest) -> tuple[int, float, float]:
 class _Trainer:
     def epoch(self, config: Ingest) -> tuple[int, float]:
         """Examples, and seconds."""
-        import ray  # noqa: PLC0415
+        import ray
 
-        from pipeline.training.ray.sharder import cut_windows  # noqa: PLC0415
-        from pipeline.training.ray.shares import windows_of_share  # noqa: PLC0415
+        from pipeline.training.ray.sharder import cut_windows
+        from pipeline.training.ray.shares import windows_of_share
 
         ray.data.DataContext.get_current().enable_progress_bars = False
         index = read_index(index_uri(config.training_set, config.stage, "train"))

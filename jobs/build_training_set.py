@@ -94,9 +94,9 @@ def take_folder(config: TrainingSetConfig, class_names: Sequence[str]) -> None:
 
 def on_ray(work: Work, parts: pa.Table) -> None:
     """Run over the cluster that RAY_ADDRESS names, or over this machine's CPUs; tells how far it is."""
-    import ray  # noqa: PLC0415  (takes seconds; bad arguments should be told at once)
+    import ray
 
-    from pipeline.cluster import connect  # noqa: PLC0415  (imports Ray, which takes seconds)
+    from pipeline.cluster import connect
 
     connect.start_ray()
     rows = ray.data.from_arrow([parts.slice(row, 1) for row in range(len(parts))])

@@ -18,7 +18,7 @@ from pipeline import storage
 from pipeline.config import ConvertConfig
 from pipeline.convert.caffe import read_caffemodel
 from pipeline.convert.released import CONVERT
-from pipeline.imaging.classes import read_class_list
+from pipeline.datasets.class_list import read_class_list
 from pipeline.models.checkpoint import CheckpointInfo, dump_checkpoint, fingerprint
 
 EXIT_DONE, EXIT_ARGUMENTS = 0, 2

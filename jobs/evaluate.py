@@ -78,7 +78,7 @@ def draw_panels(config: EvaluateConfig) -> None:
 
 def draw_trimap(evaluation: Evaluation, folder: str) -> str:
     """Draw mean IoU against the distance from a boundary; returns where."""
-    from pipeline.report.figures import line_figure  # noqa: PLC0415  (matplotlib takes half a second)
+    from pipeline.report.figures import line_figure
 
     near = [(one["pixels"], one["mean_iou"]) for one in evaluation.summary()["trimap"] if one["mean_iou"] is not None]
     target = storage.join(folder, "trimap.png")

@@ -107,7 +107,7 @@ def check_other(config: SegmentConfig, info: CheckpointInfo) -> str | None:
     """
     if config.ensemble.fcn is None:
         return None
-    from pipeline.stages.predict import load_other  # noqa: PLC0415  (torch takes seconds; one network needs it not here)
+    from pipeline.stages.predict import load_other
 
     other = load_other(config, info)
     return other.fingerprint if other else None
@@ -124,7 +124,7 @@ def work(config: SegmentConfig, info: CheckpointInfo, run: RunRecord) -> int:
             f"results go to {run.output}"
         )
         if len(todo):
-            from pipeline.cluster.driver import Driver  # noqa: PLC0415  (imports Ray, which takes seconds)
+            from pipeline.cluster.driver import Driver
 
             Driver(config, info, run, summary, console.print).drive(todo)
     except (PoolError, ResultsError) as error:
@@ -172,8 +172,8 @@ def classes(info: CheckpointInfo) -> str:
 
 def show_plan(config: SegmentConfig, info: CheckpointInfo, manifest: pa.Table) -> int:
     """What a run would do; writes nothing."""
-    from pipeline.cluster import connect  # noqa: PLC0415  (imports Ray, which takes seconds)
-    from pipeline.cluster.plan import plan  # noqa: PLC0415
+    from pipeline.cluster import connect
+    from pipeline.cluster.plan import plan
 
     try:
         connect.start_ray()

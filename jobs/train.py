@@ -104,8 +104,8 @@ def network_of_stage(
     done_uri = storage.join(config.output, f"stage{stage}.safetensors")
     if storage.exists(done_uri):
         return storage.read_bytes(done_uri)
-    from pipeline.cluster import connect  # noqa: PLC0415  (imports Ray, which takes seconds)
-    from pipeline.training.ray.stage import run_stage  # noqa: PLC0415
+    from pipeline.cluster import connect
+    from pipeline.training.ray.stage import run_stage
 
     connect.start_ray()
     start_uri = storage.join(config.output, f"stage{stage}_start.safetensors")
@@ -136,8 +136,8 @@ def renew_statistics(config: TrainConfig) -> dict[str, Any] | None:
         if record.get("bn_statistics"):
             effect: dict[str, Any] = record["bn_statistics"]
             return effect
-    from pipeline.cluster import connect  # noqa: PLC0415  (imports Ray, which takes seconds)
-    from pipeline.training.ray.stage import run_statistics  # noqa: PLC0415
+    from pipeline.cluster import connect
+    from pipeline.training.ray.stage import run_statistics
 
     connect.start_ray()
     network_uri = storage.join(config.output, f"stage{config.stages[-1]}.safetensors")

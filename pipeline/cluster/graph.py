@@ -160,7 +160,7 @@ class Refine(Actor):
 
 
 def _load_predict(config: SegmentConfig, gpus: float) -> Work:
-    from pipeline.stages.predict import load_predict  # noqa: PLC0415  (torch is half a gigabyte that no other stage needs)
+    from pipeline.stages.predict import load_predict
 
     return load_predict(config, gpus)
 

@@ -88,7 +88,7 @@ def _mean_fields(
     images: Sequence[Image], logs: Sequence[NDArray[np.float32]], config: RefineConfig, device: str
 ) -> list[NDArray[np.float32]]:
     if config.crf == "torch":
-        from pipeline.crf.torch_lattice import mean_fields  # noqa: PLC0415 - half a gigabyte that the others do not need
+        from pipeline.crf.torch_lattice import mean_fields
 
         return mean_fields(images, logs, config, device)
     one = _pydensecrf if config.crf == "pydensecrf" else _native
@@ -96,7 +96,7 @@ def _mean_fields(
 
 
 def _native(image_HW3: Image, log_KHW: NDArray[np.float32], config: RefineConfig) -> NDArray[np.float32]:
-    from densecrf_lattice import marginals  # noqa: PLC0415 - compiled; `crf none` does without
+    from densecrf_lattice import marginals
 
     found: NDArray[np.float32] = marginals(
         np.ascontiguousarray(image_HW3),
@@ -112,7 +112,7 @@ def _native(image_HW3: Image, log_KHW: NDArray[np.float32], config: RefineConfig
 
 
 def _pydensecrf(image_HW3: Image, log_KHW: NDArray[np.float32], config: RefineConfig) -> NDArray[np.float32]:
-    from pydensecrf.densecrf import DenseCRF2D  # noqa: PLC0415 - as above
+    from pydensecrf.densecrf import DenseCRF2D
 
     classes, height, width = log_KHW.shape
     crf = DenseCRF2D(width, height, classes)

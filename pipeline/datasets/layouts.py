@@ -8,8 +8,9 @@ from typing import Literal, NamedTuple
 
 from pipeline import storage
 from pipeline.config import TrainingSetConfig
+from pipeline.datasets.class_list import read_class_list
 from pipeline.datasets.coco import read_coco
-from pipeline.imaging.classes import VOC_CLASSES, read_class_list
+from pipeline.imaging.classes import VOC_CLASSES
 from pipeline.imaging.images import SUPPORTED
 from pipeline.storage import listing
 

@@ -66,7 +66,7 @@ def load_mask(uri: str) -> UInt8Array:
 
 def _decode_sbd(data: bytes) -> UInt8Array:
     """The `Segmentation` of SBD's struct `GTcls` or `GTinst`; loadmat unpickles nothing."""
-    from scipy.io import loadmat  # noqa: PLC0415  (takes half a second; only SBD's readers need it)
+    from scipy.io import loadmat
 
     try:
         content = loadmat(io.BytesIO(data), squeeze_me=True, struct_as_record=False)

@@ -47,22 +47,3 @@ def check_classes(names: Iterable[str]) -> tuple[str, ...]:
         if name in classes[:label]:
             raise ValueError(f"class name {name!r} occurs twice, for labels {classes.index(name)} and {label}")
     return classes
-
-
-def read_class_list(uri: str) -> tuple[str, ...]:
-    """Read class names from a UTF-8 text file, one a line, background first.
-
-    Args:
-        uri: a local path or any address that `storage` reads.
-
-    Raises:
-        ValueError: the names cannot be classes (`check_classes`) or the file is no UTF-8 text; the message names it.
-        FileNotFoundError: there is no such file.
-    """
-    from pipeline import storage  # noqa: PLC0415  (machines that only predict need no pyarrow)
-
-    try:
-        lines = storage.read_bytes(uri).decode("utf-8-sig").rstrip().splitlines()
-        return check_classes(line.strip() for line in lines)
-    except ValueError as error:
-        raise ValueError(f"class list {uri}: {error}") from error

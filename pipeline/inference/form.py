@@ -73,7 +73,7 @@ def inference_form(net: DeconvNet, device: torch.device, dtype: torch.dtype) -> 
     """
     steps = TORCH
     if triton_compiles(device):
-        from pipeline.inference import kernels  # noqa: PLC0415  (only CUDA builds of torch bring Triton)
+        from pipeline.inference import kernels
 
         steps = kernels.STEPS
     form: InferenceNet = InferenceNet(net, steps).to(device, dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -86,7 +86,7 @@ def triton_compiles(device: torch.device) -> bool:
     if device.type != "cuda":
         return False
     try:
-        from pipeline.inference import kernels  # noqa: PLC0415
+        from pipeline.inference import kernels
 
         one = torch.ones(1, 1, 2, 2, device=device)
         pooled, places = kernels.bias_relu_pool(one, one.flatten()[:1])

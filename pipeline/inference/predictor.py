@@ -133,7 +133,7 @@ class Predictor:
         height, width = image_3HW.shape[1:]
         shape = (self.num_classes, height, width, self._config.aggregation, self.device)
         if triton_compiles(self.device):
-            from pipeline.inference.gather import GatheredCanvas  # noqa: PLC0415  (needs Triton)
+            from pipeline.inference.gather import GatheredCanvas
 
             return GatheredCanvas(*shape, windows)
         return Canvas(*shape)

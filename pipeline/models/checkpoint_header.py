@@ -43,7 +43,7 @@ class Preprocessing:
 @lru_cache(maxsize=64)
 def _per_channel(values: tuple[float, ...], device: torch.device) -> Tensor:
     """`[1, C, 1, 1]`, kept: to make it on a GPU waits until all that is queued there is done."""
-    import torch  # noqa: PLC0415
+    import torch
 
     with torch.inference_mode(mode=False):
         return torch.tensor(values, dtype=torch.float32, device=device).view(1, -1, 1, 1)

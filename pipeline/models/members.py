@@ -86,7 +86,7 @@ def load_member(data: bytes, name: str, kind: Kind = "auto") -> Member:
     state = {key: value for key, value in load_state_dict(data, name).items() if not key.startswith("aux_classifier.")}
     if LAST_LAYER not in state:
         raise CheckpointError(f"{name} is no {kind} of torchvision: it lacks {LAST_LAYER}")
-    import torchvision  # noqa: PLC0415  (takes seconds, and most processes need none of its networks)
+    import torchvision
 
     num_classes = len(state[LAST_LAYER])
     with torch.device("meta"):  # see `fill`

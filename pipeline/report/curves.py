@@ -44,9 +44,9 @@ def csv_bytes(history: History) -> bytes:
 
 def png_bytes(history: History) -> bytes:
     """Loss, accuracy and mean IoU over the epochs of all stages, training and validation, as a PNG."""
-    from matplotlib.figure import Figure  # noqa: PLC0415  (a second to import, and only worker 0 draws)
+    from matplotlib.figure import Figure
 
-    from pipeline.report.figures import png  # noqa: PLC0415
+    from pipeline.report.figures import png
 
     rows = table(history)
     x = range(1, len(rows) + 1)
@@ -79,7 +79,7 @@ def write_events(output_uri: str, stage: int, line: Mapping[str, Any]) -> None:
 
     An epoch that is done again after a stop replaces its file, and a store that cannot append will do.
     """
-    from torch.utils.tensorboard import SummaryWriter  # noqa: PLC0415  (as in `png_bytes`)
+    from torch.utils.tensorboard import SummaryWriter
 
     row = _row(stage, line)
     with tempfile.TemporaryDirectory() as folder:

@@ -18,7 +18,7 @@ def check_gpu(gpus: float, instead: str) -> None:
     Raises:
         RuntimeError: a GPU was given, and torch sees none.
     """
-    import torch  # noqa: PLC0415  (half a gigabyte that most stages do not need)
+    import torch
 
     if gpus and not torch.cuda.is_available():
         raise RuntimeError(
@@ -48,7 +48,7 @@ def ending_with_its_gpu(device: str) -> Iterator[None]:
 
 
 def _why_unusable(device: str) -> str | None:
-    import torch  # noqa: PLC0415
+    import torch
 
     try:
         torch.cuda.synchronize(device)

@@ -32,7 +32,7 @@ def load_refine(config: RefineConfig, num_classes: int, gpus: float) -> Work:
     """
     check_backend(config)
     if config.crf == "torch":
-        import torch  # noqa: PLC0415  (half a gigabyte that the other backends do not need)
+        import torch
 
         check_gpu(gpus, "--refine-gpus 0")
         torch.set_num_threads(1)

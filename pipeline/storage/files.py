@@ -64,7 +64,7 @@ def absolute(uri: str) -> str:
 
 def s3_store() -> ModuleType:
     """The module for addresses on S3."""
-    from pipeline.storage import s3  # noqa: PLC0415  (its imports take half a second that local runs need not spend)
+    from pipeline.storage import s3
 
     return s3
 

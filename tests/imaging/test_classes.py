@@ -5,7 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.imaging.classes import VOC_CLASSES, VOID, check_classes, read_class_list, voc_palette
+from pipeline.datasets.class_list import read_class_list
+from pipeline.imaging.classes import VOC_CLASSES, VOID, check_classes, voc_palette
 
 
 def test_the_palette_holds_the_published_colours():

@@ -166,7 +166,7 @@ def _checkpoints(output: str) -> dict[str, Any]:
     path = storage.join(output, "ray")
     if not storage.is_s3(path):
         return {"storage_path": path}
-    import s3fs  # noqa: PLC0415  (local runs need it not)
+    import s3fs
 
     client = s3fs.S3FileSystem(use_listings_cache=False, skip_instance_cache=True)  # settings from the environment
     return {"storage_path": path.removeprefix("s3://"), "storage_filesystem": PyFileSystem(FSSpecHandler(client))}
