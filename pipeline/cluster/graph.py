@@ -148,13 +148,13 @@ class Actor:
 
 
 class Predict(Actor):
-    """See `predict_stage.PredictStage`."""
+    """See `stages.predict.PredictStage`."""
 
     stage = "predict"
 
 
 class Refine(Actor):
-    """See `stages.refine_stage`."""
+    """See `stages.refine.refine_stage`."""
 
     stage = "refine"
 
