@@ -27,9 +27,9 @@ from jobs import segment_dataset
 from jobs.segment_dataset import EXIT_ARGUMENTS, EXIT_DONE
 from pipeline import storage
 from pipeline.config import AblateConfig
-from pipeline.evaluation.results import EvaluationError, evaluate_results, split_names, truth_name, truth_uris
-from pipeline.inputs.manifest import ManifestError, build_manifest
-from pipeline.outputs.results import ResultsError
+from pipeline.errors import EvaluationError, ManifestError, ResultsError
+from pipeline.evaluation.results import evaluate_results, split_names, truth_name, truth_uris
+from pipeline.inputs.manifest import build_manifest
 from pipeline.report.figures import line_figure
 
 Row = dict[str, Any]

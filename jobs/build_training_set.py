@@ -23,9 +23,9 @@ from rich.console import Console
 from rich.table import Table
 
 from pipeline import storage
-from pipeline.cluster.pools import ClusterError
 from pipeline.config import ConfigError, TrainingSetConfig
 from pipeline.datasets.layouts import SPLITS, list_images
+from pipeline.errors import ClusterError
 from pipeline.proposals.edgeboxes import check_edges
 from pipeline.report.training_set import draw_training_set
 from pipeline.training.windows.build import MakePart, failures, plan_parts, read_parts, unfinished

@@ -20,11 +20,11 @@ from rich.table import Table
 
 from pipeline import storage
 from pipeline.config import EvaluateConfig
-from pipeline.evaluation.results import PUBLISHED, Evaluation, EvaluationError, evaluate_results
+from pipeline.errors import EvaluationError, ImageError, ResultsError
+from pipeline.evaluation.results import PUBLISHED, Evaluation, evaluate_results
 from pipeline.evaluation.submission import write_submission
 from pipeline.imaging.classes import VOC_CLASSES
-from pipeline.imaging.images import ImageError
-from pipeline.outputs.results import ResultsError, read_errors
+from pipeline.outputs.results import read_errors
 from pipeline.report.panels import write_panels
 
 EXIT_DONE, EXIT_ARGUMENTS = 0, 2

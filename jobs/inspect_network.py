@@ -27,10 +27,11 @@ from pipeline import storage
 from pipeline.checkpoints.bundled import weights_uri
 from pipeline.config import ConfigError, DecodeConfig, InspectConfig, SegmentConfig
 from pipeline.datasets.masks import load_image
+from pipeline.errors import CheckpointError, ImageError
 from pipeline.imaging.classes import VOID
-from pipeline.imaging.images import ImageError, decode_mask
+from pipeline.imaging.images import decode_mask
 from pipeline.inference.crops import cut_crops
-from pipeline.models.checkpoint import Checkpoint, CheckpointError, load_checkpoint
+from pipeline.models.checkpoint import Checkpoint, load_checkpoint
 from pipeline.outputs.results import OK
 from pipeline.report.activations import decoder_maps, representative
 from pipeline.report.figures import activation_figure, side_by_side

@@ -23,27 +23,28 @@ from rich.table import Table
 
 from pipeline import storage
 from pipeline.checkpoints.bundled import weights_uri
-from pipeline.cluster.pools import ClusterError, PoolError
 from pipeline.config import ConfigError, EnsembleConfig, SegmentConfig
 from pipeline.config.recipes import ENSEMBLES, RECIPES, named_recipe
 from pipeline.crf.refine import check_backend
-from pipeline.inputs.manifest import ManifestError, build_manifest
-from pipeline.models.checkpoint_header import (
+from pipeline.errors import (
     CheckpointError,
-    CheckpointInfo,
-    check_network,
-    fingerprint,
-    joint_fingerprint,
-    read_info,
+    ClusterError,
+    FolderError,
+    LeaseError,
+    ManifestError,
+    PoolError,
+    ResultsError,
+    TooManyErrors,
 )
-from pipeline.outputs.lease import LeaseError
-from pipeline.outputs.results import RESULTS_SCHEMA, ResultsError, finished_ids, read_errors
+from pipeline.inputs.manifest import build_manifest
+from pipeline.models.checkpoint_header import CheckpointInfo, check_network, fingerprint, joint_fingerprint, read_info
+from pipeline.outputs.results import RESULTS_SCHEMA, finished_ids, read_errors
 from pipeline.proposals.edgeboxes import check_edges
-from pipeline.run.record import RunRecord, RunRecordError, Summary, TooManyErrors, open_run
+from pipeline.run.record import RunRecord, Summary, open_run
 from pipeline.stages.rows import STAGES
 
 EXIT_DONE, EXIT_ARGUMENTS, EXIT_STOPPED, EXIT_ERRORS = 0, 2, 3, 4
-BAD_ARGUMENTS = (ConfigError, ManifestError, CheckpointError, RunRecordError, LeaseError, storage.StorageError, OSError)
+BAD_ARGUMENTS = (ConfigError, ManifestError, CheckpointError, FolderError, storage.StorageError, OSError)
 SHOWN = 8  # class names in a line, kinds of failures in a list
 
 console = Console(soft_wrap=True, markup=False)

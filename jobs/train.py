@@ -20,21 +20,14 @@ import torch
 import tyro
 
 from pipeline import storage
-from pipeline.cluster.pools import ClusterError
 from pipeline.config import AT_WORK, ConfigError, TrainConfig, recipe_defaults
 from pipeline.config.recipes import named_recipe
 from pipeline.datasets.layouts import SPLITS
+from pipeline.errors import CheckpointError, ClusterError, TrainingError
 from pipeline.models.background import hold_back_background
-from pipeline.models.checkpoint import (
-    CheckpointError,
-    CheckpointInfo,
-    dump_checkpoint,
-    load_checkpoint,
-    load_state_dict,
-)
+from pipeline.models.checkpoint import CheckpointInfo, dump_checkpoint, load_checkpoint, load_state_dict
 from pipeline.models.deconvnet import DeconvNet
 from pipeline.models.initialise import initialise, load_vgg16
-from pipeline.training.loop.metrics import TrainingError
 from pipeline.training.windows.examples import Stage
 from pipeline.training.windows.index import load_info
 

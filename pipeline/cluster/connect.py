@@ -11,7 +11,7 @@ from ray._private.state import state
 from tenacity import Retrying, stop_after_attempt
 
 from pipeline import storage
-from pipeline.cluster.pools import ClusterError
+from pipeline.errors import ClusterError
 
 WORKER_SETTINGS = {
     # Else glibc gives a network's maps back to the system whenever they are freed; asking for zeroed pages again took a

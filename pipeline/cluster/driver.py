@@ -20,9 +20,10 @@ from pipeline import storage
 from pipeline.cluster import connect
 from pipeline.cluster.graph import RemoteLedger, build_dataset, real_works
 from pipeline.cluster.plan import pace, plan
-from pipeline.cluster.pools import ClusterError, Outlook, PoolError, Pools, outlook
+from pipeline.cluster.pools import Outlook, Pools, outlook
 from pipeline.cluster.profile import PROBED, Works
 from pipeline.config import SegmentConfig
+from pipeline.errors import PoolError, WorkBrokenError
 from pipeline.models.checkpoint_header import CheckpointInfo
 from pipeline.outputs.lease import BEAT_SECONDS
 from pipeline.run.error_line import in_short
@@ -56,7 +57,8 @@ class Driver:
         """Segment images: those of the run's manifest that are left.
 
         Raises:
-            ClusterError: there is no cluster, or a graph broke for good.
+            ClusterError: there is no cluster.
+            WorkBrokenError: a graph broke for good.
             PoolError: the processes that were asked for do not fit the cluster.
             LeaseError: another run took the folder over.
             TooManyErrors: more images fail than the settings allow.
@@ -101,7 +103,7 @@ class Driver:
                 self.run.lease.check()
             fruitless = 0 if self.summary.images > before else fruitless + 1
             if not self.summary.images or fruitless == len(PAUSES):
-                raise ClusterError(broken)
+                raise WorkBrokenError(broken)
             self.tell(f"the work broke off: {broken}\nwhat is left begins anew in {PAUSES[fruitless]:.0f} s")
             gc.collect()  # Ray Data's executor, a web of references, holds its actors, and they the GPUs
             time.sleep(PAUSES[fruitless])
@@ -129,7 +131,7 @@ class Driver:
         except KeyboardInterrupt:
             if watch.reason is None:
                 raise
-            raise ClusterError(watch.reason) from None
+            raise WorkBrokenError(watch.reason) from None
         finally:
             watch.close()
             self.summary.faults["attempts_lost"] += watch.last.lost

@@ -10,6 +10,8 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from pipeline.errors import PoolError
+
 # Without a GPU the stages share the cores: several processes may be placed on one, since some always wait for rows,
 # and what a lost machine leaves must still hold them and a task. The numbers differ on purpose: Ray fuses stages that
 # ask for the same into one process.
@@ -25,14 +27,6 @@ SHARED_PREDICT_GPUS = 0.8  # of a predict actor beside such ones
 # Where nothing was measured: seconds an image of a small network on one core, of the full one on a GPU.
 CPU_GUESS = {"decode": 0.02, "propose": 0.1, "predict": 1.0, "refine": 0.5}
 GPU_GUESS = {"decode": 0.02, "propose": 0.15, "predict": 0.1, "refine": 1.0}
-
-
-class PoolError(ValueError):
-    """The pools cannot all be placed; the message has the arithmetic."""
-
-
-class ClusterError(ConnectionError):
-    """No cluster could be reached or started."""
 
 
 @dataclass(frozen=True)

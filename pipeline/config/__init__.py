@@ -6,7 +6,6 @@ classes become top-level options (`--proposals`, `--crf`), hence their names are
 
 from pipeline.config.analysis import AblateConfig as AblateConfig
 from pipeline.config.analysis import InspectConfig as InspectConfig
-from pipeline.config.checks import ConfigError as ConfigError
 from pipeline.config.converting import ConvertConfig as ConvertConfig
 from pipeline.config.evaluating import EvaluateConfig as EvaluateConfig
 from pipeline.config.segmenting import DecodeConfig as DecodeConfig
@@ -19,3 +18,4 @@ from pipeline.config.training import AT_WORK as AT_WORK
 from pipeline.config.training import TrainConfig as TrainConfig
 from pipeline.config.training import TrainingSetConfig as TrainingSetConfig
 from pipeline.config.training import recipe_defaults as recipe_defaults
+from pipeline.errors import ConfigError as ConfigError

@@ -6,7 +6,8 @@ import re
 import shlex
 from dataclasses import dataclass
 
-from pipeline.config.checks import ConfigError, require
+from pipeline.config.checks import require
+from pipeline.errors import ConfigError
 
 VARIANTS = {
     "base": "",

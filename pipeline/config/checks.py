@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-
-class ConfigError(ValueError):
-    """A setting is out of its range; the message names the setting as an option, its value and what is allowed."""
+from pipeline.errors import ConfigError
 
 
 def require(ok: bool, name: str, value: object, allowed: str) -> None:

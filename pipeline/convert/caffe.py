@@ -17,7 +17,7 @@ from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 
-from pipeline.models.checkpoint import CheckpointError
+from pipeline.errors import CheckpointError
 
 Blob = NDArray[np.float32]
 

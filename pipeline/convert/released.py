@@ -14,8 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.convert.caffe import Blob, CaffeLayer
+from pipeline.errors import CheckpointError
 from pipeline.imaging.classes import VOC_CLASSES
-from pipeline.models.checkpoint import CheckpointError, CheckpointInfo, Preprocessing
+from pipeline.models.checkpoint import CheckpointInfo, Preprocessing
 from pipeline.models.deconvnet import DECODER, ENCODER, FC_CHANNELS, DeconvNet
 from pipeline.models.fcn8s import FCN8s
 from pipeline.models.initialise import initialise

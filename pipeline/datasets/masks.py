@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline import storage
-from pipeline.imaging.images import ImageError, decode_image, decode_mask
+from pipeline.errors import ImageError
+from pipeline.imaging.images import decode_image, decode_mask
 
 UInt8Array = NDArray[np.uint8]
 

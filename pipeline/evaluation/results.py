@@ -11,10 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline import storage
+from pipeline.errors import EvaluationError, ImageError
 from pipeline.evaluation.metrics import confusion_matrix, mean_iou, per_class_iou, pixel_accuracy
 from pipeline.evaluation.trimap import trimap_confusions
 from pipeline.imaging.classes import VOID
-from pipeline.imaging.images import SUPPORTED, ImageError, decode_mask
+from pipeline.imaging.images import SUPPORTED, decode_mask
 from pipeline.outputs.results import read_class_names, scan_results
 from pipeline.storage import listing
 
@@ -26,10 +27,6 @@ PUBLISHED = {
     "EDeconvNet+CRF": 72.5,
 }
 """Mean IoU in percent on VOC 2012 test (Noh et al. 2015, table 1). E: ensemble with FCN-8s."""
-
-
-class EvaluationError(ValueError):
-    """Results and ground truth that cannot be compared; the message says which and why."""
 
 
 @dataclass(frozen=True)

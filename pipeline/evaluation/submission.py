@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections import Counter
 
 from pipeline import storage
-from pipeline.evaluation.results import EvaluationError, truth_name
+from pipeline.errors import EvaluationError
+from pipeline.evaluation.results import truth_name
 from pipeline.imaging.classes import VOC_CLASSES
 from pipeline.outputs.results import read_class_names, scan_results
 

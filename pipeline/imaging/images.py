@@ -6,13 +6,15 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from io import BytesIO
-from typing import Any, Literal
+from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 from PIL.JpegImagePlugin import JpegImageFile
+
+from pipeline.errors import ErrorKind, ImageError
 
 SUPPORTED: tuple[str, ...] = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif")
 """Endings of the file names taken for images, in lower case."""
@@ -39,25 +41,6 @@ _END_OF_IMAGE = b"\xff\xd9"
 # Pillow's own check warns at one fixed size and raises at another; ours reads the same header, and its limit is a
 # setting of the run.
 Image.MAX_IMAGE_PIXELS = None
-
-ErrorKind = Literal["empty", "not_an_image", "unreadable", "truncated", "too_large", "unsupported"]
-
-
-class ImageError(ValueError):
-    """Bytes that are no usable image.
-
-    Attributes:
-        kind: `empty`: no bytes; `not_an_image`: no supported format's signature; `unreadable`: damaged; `truncated`:
-            ends early; `too_large`: more pixels than allowed, found before decoding; `unsupported`: an intact image
-            whose pixels have no clear meaning as RGB (32-bit integer, float, Lab).
-    """
-
-    def __init__(self, kind: ErrorKind, message: str) -> None:
-        super().__init__(kind, message)  # both, so that the error survives pickling between processes
-        self.kind: ErrorKind = kind
-
-    def __str__(self) -> str:
-        return str(self.args[1])
 
 
 def decode_image(data: bytes, max_megapixels: float) -> NDArray[np.uint8]:

@@ -17,13 +17,10 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 
 from pipeline import storage
+from pipeline.errors import InventoryError
 
 _NAME = "manifest.json"
 _LATEST = {"islatest": "true", "isdeletemarker": "false"}
-
-
-class InventoryError(ValueError):
-    """A manifest.json that is no S3 Inventory that can be read; the message says why."""
 
 
 def is_inventory(uri: str) -> bool:

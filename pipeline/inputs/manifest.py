@@ -24,8 +24,9 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 
 from pipeline import storage
+from pipeline.errors import InventoryError, ManifestError
 from pipeline.imaging.images import SUPPORTED
-from pipeline.inputs.inventory import InventoryError, is_inventory, read_inventory
+from pipeline.inputs.inventory import is_inventory, read_inventory
 from pipeline.storage import listing
 
 MANIFEST_SCHEMA = pa.schema([("image_id", pa.string()), ("uri", pa.string())])
@@ -37,10 +38,6 @@ _HIDDEN = re.compile(r"(?:^|/)[._]")
 _MAX_SEGMENT_BYTES = 180
 # Letters of any script are safe. A leading dot is not: it hides files and makes `..`.
 _UNSAFE = re.compile(r"^\.|[^\w.~+=,@()-]")
-
-
-class ManifestError(ValueError):
-    """An input that gives no usable manifest; the message says what was looked for and what to do."""
 
 
 def build_manifest(input_uri: str, limit: int | None) -> pa.Table:

@@ -17,14 +17,8 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from pipeline.models.checkpoint_header import (
-    METADATA_KEY,
-    CheckpointError,
-    CheckpointInfo,
-    Preprocessing,
-    fingerprint,
-    read_info,
-)
+from pipeline.errors import CheckpointError
+from pipeline.models.checkpoint_header import METADATA_KEY, CheckpointInfo, Preprocessing, fingerprint, read_info
 from pipeline.models.deconvnet import DeconvNet
 from pipeline.models.fcn8s import FCN8s
 

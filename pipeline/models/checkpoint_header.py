@@ -9,16 +9,14 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TYPE_CHECKING, Literal
 
+from pipeline.errors import CheckpointError
+
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
 METADATA_KEY = "deconvnet-ray"
 ARCHITECTURES = ("deconvnet", "fcn8s")
-
-
-class CheckpointError(ValueError):
-    """A file is no checkpoint of this project, or does not fit; the message says what to do."""
 
 
 @dataclass(frozen=True)

@@ -10,15 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pipeline.models.checkpoint import (
-    METADATA_KEY,
-    CheckpointError,
-    Preprocessing,
-    fill,
-    fingerprint,
-    load_state_dict,
-    read_info,
-)
+from pipeline.errors import CheckpointError
+from pipeline.models.checkpoint import METADATA_KEY, Preprocessing, fill, fingerprint, load_state_dict, read_info
 from pipeline.models.fcn8s import FCN8s
 
 Kind = Literal[

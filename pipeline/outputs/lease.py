@@ -22,6 +22,7 @@ from uuid import uuid4
 import psutil
 
 from pipeline import storage
+from pipeline.errors import FolderInUseError, LeaseError
 
 SILENCE_SECONDS = 45.0
 """An owner on another machine that gave no sign of life for so long is taken for dead."""
@@ -29,10 +30,6 @@ BEAT_SECONDS = 10.0
 """How often an owner has to call `Lease.beat`."""
 CLOCK_SECONDS = 2.0
 """What a corrected clock may change of the time at which a process says it started."""
-
-
-class LeaseError(RuntimeError):
-    """The output folder belongs to another run that is still alive, or was taken over by one."""
 
 
 @dataclass(frozen=True)
@@ -140,7 +137,7 @@ def take_lease(output: str, tell: Callable[[str], None] = print, silence: float 
     """Become the owner of an output folder; waits until an owner of unknown fate has been silent for long enough.
 
     Raises:
-        LeaseError: the owner is alive.
+        FolderInUseError: the owner is alive.
     """
     owner = _owner(output)
     if owner is not None:
@@ -157,7 +154,7 @@ def take_lease(output: str, tell: Callable[[str], None] = print, silence: float 
 def _refuse_if_alive(output: str, owner: Owner, tell: Callable[[str], None], silence: float) -> None:
     gone = owner.is_gone()
     if gone is False:
-        raise LeaseError(f"{output} belongs to a run that is at work: {_name(owner)}; wait for it, or stop it")
+        raise FolderInUseError(f"{output} belongs to a run that is at work: {_name(owner)}; wait for it, or stop it")
     if gone:
         return
     sign = _sign(output, owner)
@@ -168,7 +165,9 @@ def _refuse_if_alive(output: str, owner: Owner, tell: Callable[[str], None], sil
         if _owner(output) is None:
             return
         if _sign(output, owner) != sign:
-            raise LeaseError(f"{output} belongs to a run that is at work: {_name(owner)}; wait for it, or stop it")
+            raise FolderInUseError(
+                f"{output} belongs to a run that is at work: {_name(owner)}; wait for it, or stop it"
+            )
 
 
 def _this_machine() -> tuple[str, float]:

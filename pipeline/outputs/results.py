@@ -24,6 +24,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline import storage
+from pipeline.errors import ResultsError
 from pipeline.storage import listing
 from pipeline.storage.retrying import TransientError, retrying_arrow
 
@@ -59,10 +60,6 @@ _RESULTS, _ERRORS = "results", "errors"
 _CLASS_NAMES = b"class_names"
 _SAMPLE = 5
 _READERS = 16
-
-
-class ResultsError(ValueError):
-    """An output folder that cannot be read as results; the message names the file or says what is missing."""
 
 
 class Written(NamedTuple):

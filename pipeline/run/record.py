@@ -17,20 +17,13 @@ import pyarrow.compute as pc
 
 from pipeline import storage
 from pipeline.config import SegmentConfig
+from pipeline.errors import FolderError, TooManyErrors
 from pipeline.outputs.lease import Lease, take_lease
 from pipeline.outputs.results import Audit, audit, finished_ids, forget_errors
 from pipeline.stages.rows import STAGES
 
 RESULT_FOLDERS = ("results", "errors", "masks")
 ERRORS_BEFORE_STOPPING = 10  # fewer failures than this say nothing about a rate
-
-
-class RunRecordError(ValueError):
-    """The output folder holds something that this run must not mix with."""
-
-
-class TooManyErrors(RuntimeError):  # noqa: N818  (what it says is no error of the program)
-    """More images fail than a run allows."""
 
 
 @dataclass
@@ -127,8 +120,8 @@ def open_run(
     """Take the output folder for this run: a new one, or one that the same run left unfinished.
 
     Raises:
-        RunRecordError: the folder holds results of another run, and `overwrite` was not asked for.
-        LeaseError: another run is writing into the folder.
+        FolderError: the folder holds results of another run, and `overwrite` was not asked for.
+        FolderInUseError: another run is writing into the folder.
     """
     identity = {**config.result_settings(), "model_fingerprint": fingerprint}
     if not config.overwrite:
@@ -149,7 +142,7 @@ def open_run(
 def _check_identity(output: str, identity: dict[str, Any]) -> None:
     if not storage.exists(_config_uri(output)):
         if any(storage.exists(storage.join(output, folder)) for folder in RESULT_FOLDERS):
-            raise RunRecordError(
+            raise FolderError(
                 f"{output} holds results without a run/config.json that says whose they are; choose another "
                 "--output, or --overwrite to delete them"
             )
@@ -159,7 +152,7 @@ def _check_identity(output: str, identity: dict[str, Any]) -> None:
     names = sorted(name for name in before.keys() | now.keys() if before.get(name) != now.get(name))
     if names:
         differences = "; ".join(f"{name}: {before.get(name)} -> {now.get(name)}" for name in names)
-        raise RunRecordError(
+        raise FolderError(
             f"{output} holds another run's results ({differences}); choose another --output, or --overwrite to "
             "delete them"
         )

@@ -8,7 +8,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from datetime import timedelta
 
-from pipeline.outputs.lease import BEAT_SECONDS, Lease, LeaseError
+from pipeline.errors import LeaseError
+from pipeline.outputs.lease import BEAT_SECONDS, Lease
 from pipeline.run.attempts import Progress
 from pipeline.run.error_line import in_short
 

@@ -7,9 +7,10 @@ import torch
 
 from pipeline import storage
 from pipeline.config import PredictConfig, SegmentConfig
+from pipeline.errors import CheckpointError
 from pipeline.inference.ensemble import Ensemble
 from pipeline.inference.predictor import Predictor
-from pipeline.models.checkpoint import Checkpoint, CheckpointError, CheckpointInfo, load_checkpoint
+from pipeline.models.checkpoint import Checkpoint, CheckpointInfo, load_checkpoint
 from pipeline.models.checkpoint_header import check_network, joint_fingerprint
 from pipeline.models.members import Member, load_member
 from pipeline.stages.device import check_gpu, ending_with_its_gpu

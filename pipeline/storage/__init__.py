@@ -1,6 +1,6 @@
 """Where files live: local paths, `file://` and `s3://`, behind one small set of functions over addresses."""
 
-from pipeline.storage.base import StorageError as StorageError
+from pipeline.errors import StorageError as StorageError
 from pipeline.storage.files import absolute as absolute
 from pipeline.storage.files import exists as exists
 from pipeline.storage.files import is_folder as is_folder

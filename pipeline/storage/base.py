@@ -14,7 +14,3 @@ class StoredFile(NamedTuple):
 
     uri: str
     size: int
-
-
-class StorageError(ValueError):
-    """An address that cannot be used; the message says why, without credentials."""

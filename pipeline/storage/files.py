@@ -22,8 +22,8 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
+from pipeline.errors import StorageError
 from pipeline.storage import retrying, s3_environment
-from pipeline.storage.base import StorageError
 
 redact = s3_environment.redact
 worker_environment = s3_environment.worker_environment

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from pipeline.errors import StorageError
 from pipeline.storage import files as storage
-from pipeline.storage.base import LISTING_SCHEMA, StorageError, StoredFile
+from pipeline.storage.base import LISTING_SCHEMA, StoredFile
 
 _BATCH = 1000
 

@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.cluster.pools import PoolError, Pools, outlook, place, plan_pools
+from pipeline.cluster.pools import Pools, outlook, place, plan_pools
+from pipeline.errors import PoolError
 from pipeline.stages.rows import STAGES
 
 

@@ -22,8 +22,9 @@ from jobs.convert_weights import main
 from pipeline.config import TrainConfig
 from pipeline.convert.caffe import read_caffemodel
 from pipeline.convert.released import CAFFE_PREPROCESSING, convert_deconvnet, deconvnet_layers
+from pipeline.errors import CheckpointError
 from pipeline.imaging.classes import VOC_CLASSES
-from pipeline.models.checkpoint import CheckpointError, load_checkpoint
+from pipeline.models.checkpoint import load_checkpoint
 from pipeline.models.members import load_member
 
 torch.set_num_threads(1)

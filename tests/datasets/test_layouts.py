@@ -17,8 +17,8 @@ from pipeline.config import TrainingSetConfig
 from pipeline.datasets.coco import draw_masks, read_coco
 from pipeline.datasets.layouts import list_images
 from pipeline.datasets.masks import load_mask
+from pipeline.errors import ImageError
 from pipeline.imaging.geometry import extend_boxes
-from pipeline.imaging.images import ImageError
 from pipeline.training.windows.cut import windows_of_row
 from pipeline.training.windows.index import index_uri, load_info, read_index
 

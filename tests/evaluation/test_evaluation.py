@@ -9,11 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from pipeline.errors import EvaluationError, ResultsError
 from pipeline.evaluation.metrics import confusion_matrix, mean_iou, per_class_iou, pixel_accuracy
-from pipeline.evaluation.results import EvaluationError, evaluate_results, truth_name
+from pipeline.evaluation.results import evaluate_results, truth_name
 from pipeline.imaging.classes import VOC_CLASSES, VOID, voc_palette
 from pipeline.imaging.images import decode_mask, encode_mask
-from pipeline.outputs.results import ResultsError
 
 
 def test_a_matrix_by_hand():

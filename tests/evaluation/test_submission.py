@@ -7,7 +7,7 @@ import pytest
 from evaluation_files import NAMES, labels, write_results
 from PIL import Image
 
-from pipeline.evaluation.results import EvaluationError
+from pipeline.errors import EvaluationError
 from pipeline.evaluation.submission import write_submission
 from pipeline.imaging.classes import VOC_CLASSES, voc_palette
 

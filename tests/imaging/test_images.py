@@ -18,17 +18,10 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageCms
 
+from pipeline.errors import ImageError
 from pipeline.imaging import images
 from pipeline.imaging.classes import voc_palette
-from pipeline.imaging.images import (
-    SUPPORTED,
-    ImageError,
-    decode_image,
-    decode_mask,
-    encode_mask,
-    resize_labels,
-    working_size,
-)
+from pipeline.imaging.images import SUPPORTED, decode_image, decode_mask, encode_mask, resize_labels, working_size
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow's, about damaged metadata
 

@@ -16,9 +16,10 @@ from reference_networks import fcn8s_scores, random_fcn8s
 from jobs.segment_dataset import main, parse
 from pipeline.config import PredictConfig, SegmentConfig
 from pipeline.config.recipes import RECIPES
+from pipeline.errors import CheckpointError
 from pipeline.inference.ensemble import Ensemble, combine
 from pipeline.inference.predictor import Predictor
-from pipeline.models.checkpoint import Checkpoint, CheckpointError, CheckpointInfo, Preprocessing, dump_checkpoint
+from pipeline.models.checkpoint import Checkpoint, CheckpointInfo, Preprocessing, dump_checkpoint
 from pipeline.models.deconvnet import DeconvNet
 from pipeline.models.fcn8s import FCN8s
 from pipeline.models.initialise import initialise

@@ -10,7 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline import storage
-from pipeline.inputs.manifest import ManifestError, build_manifest
+from pipeline.errors import ManifestError
+from pipeline.inputs.manifest import build_manifest
 
 KEYS = ["photos/a.jpg", "photos/b c+d%20.JPG", 'köln/猫,"1".png', "photos/.hidden.jpg", "_tmp/x.jpg", "notes.txt"]
 EXPECTED = {

@@ -11,9 +11,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pipeline import storage
+from pipeline.errors import ManifestError
 from pipeline.imaging.images import SUPPORTED
 from pipeline.inputs import manifest
-from pipeline.inputs.manifest import MANIFEST_SCHEMA, ManifestError, build_manifest, safe_id
+from pipeline.inputs.manifest import MANIFEST_SCHEMA, build_manifest, safe_id
 
 
 def make_files(root: Path, *names: str) -> None:

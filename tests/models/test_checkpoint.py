@@ -8,9 +8,9 @@ import pytest
 import safetensors.torch
 import torch
 
+from pipeline.errors import CheckpointError
 from pipeline.models.checkpoint import (
     METADATA_KEY,
-    CheckpointError,
     CheckpointInfo,
     Preprocessing,
     dump_checkpoint,

@@ -10,7 +10,8 @@ import psutil
 import pytest
 
 from pipeline import storage
-from pipeline.outputs.lease import Lease, LeaseError, take_lease
+from pipeline.errors import FolderInUseError, LeaseError
+from pipeline.outputs.lease import Lease, take_lease
 
 
 @pytest.fixture
@@ -40,7 +41,7 @@ def test_what_is_staged_is_in_place_after_the_commit_and_not_before(output):
 
 def test_a_living_owner_on_this_machine_is_refused_at_once(output):
     take_lease(output)
-    with pytest.raises(LeaseError, match="at work"):
+    with pytest.raises(FolderInUseError, match="at work"):
         take_lease(output)
 
 
@@ -49,7 +50,7 @@ def test_an_owner_that_ended_on_this_machine_is_followed_at_once(output):
     started = psutil.Process(child.pid).create_time()
     first = take_lease(output)
     become_another(output, pid=child.pid, started=started)
-    with pytest.raises(LeaseError):
+    with pytest.raises(FolderInUseError):
         take_lease(output)
     child.kill()  # not waited for: a zombie is as dead
     psutil.wait_procs([psutil.Process(child.pid)], timeout=0.5)
@@ -76,7 +77,7 @@ def test_an_owner_elsewhere_that_gives_a_sign_is_left_alone(output):
     first = take_lease(output)
     first.beat(1)
     become_another(output, host="elsewhere")
-    with pytest.raises(LeaseError, match="at work"):
+    with pytest.raises(FolderInUseError, match="at work"):
         take_lease(output, lambda _: first.beat(2), silence=5)
 
 

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipeline.errors import ResultsError
 from pipeline.outputs.results import (
     ERRORS_SCHEMA,
     OK,
     RESULTS_SCHEMA,
-    ResultsError,
     audit,
     finished_ids,
     forget_errors,

@@ -7,9 +7,10 @@ import pyarrow as pa
 import pytest
 
 from pipeline.config import EnsembleConfig, PredictConfig, RefineConfig, SegmentConfig
-from pipeline.outputs.lease import LeaseError, take_lease
+from pipeline.errors import FolderError, FolderInUseError
+from pipeline.outputs.lease import take_lease
 from pipeline.outputs.results import write_rows
-from pipeline.run.record import RunRecord, RunRecordError, Summary
+from pipeline.run.record import RunRecord, Summary
 from pipeline.run.record import open_run as open_and_keep
 
 CLASSES = ("background", "cat")
@@ -61,7 +62,7 @@ def test_what_is_left_is_the_manifest_without_results_and_errors(config):
 )
 def test_another_runs_results_are_refused_with_the_difference(config, change, fingerprint, named):
     open_run(config, "f", CLASSES, manifest("a"))
-    with pytest.raises(RunRecordError, match="another run's results") as refused:
+    with pytest.raises(FolderError, match="another run's results") as refused:
         open_run(replace(config, **change), fingerprint, CLASSES, manifest("a"))
     assert named in str(refused.value)
     assert "--overwrite" in str(refused.value)
@@ -87,13 +88,13 @@ def test_overwrite_removes_the_other_runs_output_and_nothing_else(config, tmp_pa
 def test_results_without_a_record_are_not_touched(config, tmp_path):
     (tmp_path / "out" / "results").mkdir(parents=True)
     (tmp_path / "out" / "results" / "part-0.parquet").write_bytes(b"somebody's")
-    with pytest.raises(RunRecordError, match="whose they are"):
+    with pytest.raises(FolderError, match="whose they are"):
         open_run(config, "f", CLASSES, manifest("a"))
 
 
 def test_two_runs_at_once_are_refused(config):
     open_and_keep(config, "f", CLASSES, manifest("a"))
-    with pytest.raises(LeaseError, match="at work"):
+    with pytest.raises(FolderInUseError, match="at work"):
         open_and_keep(config, "f", CLASSES, manifest("a"))
 
 

@@ -12,11 +12,12 @@ import torch
 from PIL import Image
 
 from pipeline.config import DecodeConfig, PredictConfig, ProposeConfig, RefineConfig, SegmentConfig
+from pipeline.errors import LeaseError
 from pipeline.imaging.images import decode_mask
 from pipeline.models.checkpoint import Checkpoint, CheckpointInfo
 from pipeline.models.deconvnet import DeconvNet
 from pipeline.models.initialise import initialise
-from pipeline.outputs.lease import LeaseError, take_lease
+from pipeline.outputs.lease import take_lease
 from pipeline.outputs.results import read_errors, read_results
 from pipeline.stages.decode import decode_stage
 from pipeline.stages.predict import PredictStage, load_predict

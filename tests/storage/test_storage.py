@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline import storage
-from pipeline.storage import StorageError, listing
+from pipeline.errors import StorageError
+from pipeline.storage import listing
 
 
 def make_files(root: Path, *names: str) -> None:

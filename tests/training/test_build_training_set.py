@@ -14,8 +14,8 @@ from PIL import Image
 from jobs.build_training_set import main
 from jobs.train import main as train
 from pipeline import storage
-from pipeline.cluster.pools import ClusterError
 from pipeline.datasets.layouts import Pair, voc_pairs
+from pipeline.errors import ClusterError
 from pipeline.imaging.geometry import box_iou, extend_boxes
 from pipeline.training.windows import build
 from pipeline.training.windows.cut import windows_of_row

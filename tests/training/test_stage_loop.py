@@ -15,11 +15,12 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from pipeline.config import TrainConfig
+from pipeline.errors import TrainingError
 from pipeline.imaging.images import decode_image, decode_mask
 from pipeline.models.checkpoint import CheckpointInfo, Preprocessing
 from pipeline.models.deconvnet import DeconvNet
 from pipeline.models.initialise import initialise
-from pipeline.training.loop.metrics import Feed, Tally, TrainingError
+from pipeline.training.loop.metrics import Feed, Tally
 from pipeline.training.loop.optimizer import make_optimizer, make_schedule
 from pipeline.training.loop.progress import Pace
 from pipeline.training.loop.stage import Surroundings, train_stage

@@ -9,10 +9,11 @@ import torch
 from torch import nn
 
 from pipeline.config import ConfigError, TrainConfig, recipe_defaults
+from pipeline.errors import TrainingError
 from pipeline.models.checkpoint import Preprocessing
 from pipeline.models.deconvnet import DeconvNet
 from pipeline.training.loop.bn_statistics import recompute_statistics
-from pipeline.training.loop.metrics import Feed, Tally, TrainingError, confusion_of, window_loss
+from pipeline.training.loop.metrics import Feed, Tally, confusion_of, window_loss
 from pipeline.training.loop.optimizer import make_optimizer, make_schedule
 from pipeline.training.loop.steps import (
     EXPLODED_STEPS,

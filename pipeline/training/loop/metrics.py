@@ -11,16 +11,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pipeline.errors import TrainingError
 from pipeline.evaluation.metrics import mean_iou, pixel_accuracy
 from pipeline.imaging.classes import VOID
 from pipeline.models.checkpoint import Preprocessing
 
 Reduce = Callable[[Tensor], Tensor]
 """Sums a tensor over all workers, in place; the identity for one."""
-
-
-class TrainingError(RuntimeError):
-    """Training cannot go on; the message says why and what to do."""
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,10 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from pipeline.errors import TrainingError
 from pipeline.models.checkpoint import CheckpointInfo, dump_checkpoint, load_checkpoint
 from pipeline.models.deconvnet import DeconvNet
-from pipeline.training.loop.metrics import Metrics, TrainingError
+from pipeline.training.loop.metrics import Metrics
 from pipeline.training.loop.optimizer import Schedule
 
 NETWORK_FILE = "network.safetensors"

@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from pipeline.errors import TrainingError
 from pipeline.imaging.geometry import CROP, MAX_OFFSET
-from pipeline.training.loop.metrics import Feed, Metrics, Tally, TrainingError
+from pipeline.training.loop.metrics import Feed, Metrics, Tally
 from pipeline.training.seeds import seed_of
 
 Batch = tuple[Tensor, Tensor]

@@ -16,9 +16,9 @@ from ray.train.torch import TorchTrainer
 
 from pipeline import storage
 from pipeline.config import TrainConfig
+from pipeline.errors import TrainingError
 from pipeline.storage.base import StoredFile
 from pipeline.storage.listing import list_files
-from pipeline.training.loop.metrics import TrainingError
 from pipeline.training.loop.state import NETWORK_FILE, load_progress
 from pipeline.training.ray.sharder import Dealer
 from pipeline.training.ray.worker import best_uri, renew_statistics, tell, train_worker

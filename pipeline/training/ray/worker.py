@@ -18,10 +18,11 @@ from torch import Tensor, nn
 
 from pipeline import storage
 from pipeline.config import TrainConfig
+from pipeline.errors import TrainingError
 from pipeline.models.checkpoint import Checkpoint, CheckpointInfo, dump_checkpoint, load_checkpoint
 from pipeline.report.curves import write_curves, write_events
 from pipeline.training.loop.bn_statistics import recompute_statistics
-from pipeline.training.loop.metrics import Feed, TrainingError
+from pipeline.training.loop.metrics import Feed
 from pipeline.training.loop.optimizer import make_optimizer, make_schedule
 from pipeline.training.loop.stage import Surroundings, train_stage
 from pipeline.training.loop.state import Epoch, Learner, load_state, save_state
