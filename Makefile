@@ -8,19 +8,24 @@ export RAY_AUTH_MODE ?= disabled
 # Threads of processes that share a core must sleep, not spin, while they wait for each other.
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: setup demo variants test chaos lint format train-demo clean
+.PHONY: setup demo variants test quick chaos lint format train-demo clean
 
 setup: $(READY)
 
-# uv only because it installs the 5 GB of torch's default build in a minute rather than ten. Bytecode is compiled once here:
-# where Python may not write it later, each worker would compile torch and Ray anew when it starts (8.5 s instead of 3.1 s).
+# uv because it installs torch's 5 GB in a minute rather than ten. Bytecode is compiled once here: where Python may not write
+# it later, each worker would compile torch and Ray anew when it starts (8.5 s instead of 3.1 s).
 $(READY): pyproject.toml constraints.txt setup.py native/densecrf_lattice.cpp
-	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, this is " + sys.version)'
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt uv
-	$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python \
-	    --build-constraints constraints.txt -c constraints.txt -e '.[dev]'
-	touch $(READY)
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 15))' || \
+	    { echo "make: Python 3.11 to 3.14 is needed, $(PYTHON) is another; make PYTHON=python3.12 names one"; exit 1; }
+	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || { echo "make: $(PYTHON) has no venv; on Debian: apt install python3-venv"; exit 1; }
+	@command -v c++ >/dev/null || { echo "make: a C++ compiler is needed; on Debian: apt install g++ python3-dev"; exit 1; }
+	@echo "setting up .venv: about 3 GB to download, 7 GB on disk, one to three minutes on a fast line"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt uv
+	$(BIN)/uv pip install --compile-bytecode --python $(BIN)/python \
+	    --build-constraints constraints.txt -c constraints.txt -e '.[all,dev]'
+	@$(BIN)/python -c 'import pydensecrf' 2>/dev/null || echo "without pydensecrf, which does not build on this Python: only --crf pydensecrf needs it"
+	@touch $(READY)
 
 demo: $(READY)
 	$(BIN)/python -m examples.scenes --output data/demo --train 0 --val 24 --seed 1
@@ -30,6 +35,10 @@ demo: $(READY)
 
 test: $(READY)
 	$(BIN)/python -m pytest
+
+# The tests that start neither Ray nor an S3 server.
+quick: $(READY)
+	$(BIN)/python -m pytest -m "not ray and not s3 and not slow"
 
 # Kills the main job's driver, workers and nodes, on a faulty store, and counts what was lost: about a quarter of an hour.
 chaos: $(READY)

@@ -39,6 +39,19 @@ def pytest_runtest_setup() -> None:
         sys.modules["torch"].manual_seed(0)
 
 
+MARKS = {"head": "ray", "in_ray": "ray", "s3": "s3", "s3_folder": "s3", "voc": "data"}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark tests by the fixtures they use; those that start Ray by themselves are marked where they stand."""
+    for item in items:
+        for fixture in getattr(item, "fixturenames", ()):
+            if fixture in MARKS:
+                item.add_marker(MARKS[fixture])
+        if "store" in getattr(item, "fixturenames", ()) and "s3" in getattr(item, "callspec").params.values():
+            item.add_marker("s3")
+
+
 @pytest.fixture(scope="session")
 def voc() -> Path:
     """PASCAL VOC 2012 in its own layout; it is no part of the project."""
