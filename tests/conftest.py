@@ -48,7 +48,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for fixture in getattr(item, "fixturenames", ()):
             if fixture in MARKS:
                 item.add_marker(MARKS[fixture])
-        if "store" in getattr(item, "fixturenames", ()) and "s3" in getattr(item, "callspec").params.values():
+        if "store" in getattr(item, "fixturenames", ()) and "s3" in item.callspec.params.values():
             item.add_marker("s3")
 
 

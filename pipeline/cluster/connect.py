@@ -22,6 +22,7 @@ WORKER_SETTINGS = {
     "RAY_DATA_LOG_LEVEL": "WARNING",
 }
 """Of every process that works for a job, unless the environment says otherwise."""
+LOCAL = "local"  # Ray's word for a cluster of its own
 LOCAL_ATTEMPTS = 3
 LOCAL_SETTINGS = {
     "RAY_AUTH_MODE": "disabled",  # else a local start turns token authentication on for all
@@ -45,19 +46,20 @@ def start_ray() -> None:
     _quieten()
     if ray.is_initialized():
         return
-    address = os.environ.get("RAY_ADDRESS")
-    if address == "local":  # asks for a Ray of its own
-        address = None
+    # Without an address Ray would join whatever Ray it finds on this machine: that of another job, which ends with it.
+    address = os.environ.get("RAY_ADDRESS", LOCAL)
     environment = {name: os.environ.get(name, value) for name, value in WORKER_SETTINGS.items()}
     environment |= storage.worker_environment()
     # Ray gives a cluster on this machine 30 seconds to start, which a busy machine may not keep.
     attempts = Retrying(
-        stop=stop_after_attempt(1 if address else LOCAL_ATTEMPTS), after=lambda _: ray.shutdown(), reraise=True
+        stop=stop_after_attempt(LOCAL_ATTEMPTS if address == LOCAL else 1), after=lambda _: ray.shutdown(), reraise=True
     )
     try:
-        attempts(ray.init, logging_level=logging.WARNING, runtime_env={"env_vars": environment})
+        attempts(ray.init, address, logging_level=logging.WARNING, runtime_env={"env_vars": environment})
     except Exception as error:  # Ray raises many types here, plain Exception among them
-        where = f"the cluster at RAY_ADDRESS={address} cannot be reached" if address else "Ray cannot start here"
+        where = (
+            f"the cluster at RAY_ADDRESS={address} cannot be reached" if address != LOCAL else "Ray cannot start here"
+        )
         raise ClusterError(f"{where}: {error}") from error
 
 
