@@ -2,7 +2,7 @@
 
     OUTPUT/results/part-*.parquet   one row for each segmented image (`RESULTS_SCHEMA`), its mask included
     OUTPUT/errors/part-*.parquet    one row for each image that failed (`ERRORS_SCHEMA`), with the reason
-    OUTPUT/masks/<image_id>.png     the same masks as files
+    OUTPUT/masks/<image_id>.png     the same masks as files (`mask_path`)
 
 Class names are in the metadata of every Parquet file. Files appear whole or not at all, under names that writing the
 same images again gives again. Where an image is in the results, an older failure in the errors no longer counts.
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -58,6 +59,7 @@ ERRORS_SCHEMA = pa.schema(
 
 _RESULTS, _ERRORS = "results", "errors"
 _CLASS_NAMES = b"class_names"
+_PNG_FOLDER = re.compile(r"\.(png)/", re.IGNORECASE)  # some file systems know no case
 _SAMPLE = 5
 _READERS = 16
 
@@ -135,8 +137,18 @@ def write_rows(output_uri: str, rows: Sequence[dict[str, Any]], class_names: Seq
 
 
 def write_mask(output_uri: str, image_id: str, png: bytes) -> None:
-    """Write a mask to `masks/<image_id>.png`; the id is a manifest's, so it stays below the folder."""
-    storage.write_atomic(storage.join(output_uri, "masks", f"{image_id}.png"), png)
+    """Write a mask to its place, see `mask_path`."""
+    storage.write_atomic(storage.join(output_uri, mask_path(image_id)), png)
+
+
+def mask_path(image_id: str) -> str:
+    """The mask's path below the output folder, `masks/<image_id>.png`; the id is a manifest's, so it stays below it.
+
+    In a folder's name that ends in `.png` the point becomes `%2E`, which no id has there: the mask of `x.bmp` is a file
+    `x.bmp.png`, and there may be images in a folder of that name.
+    """
+    name = _PNG_FOLDER.sub(r"%2E\1/", image_id)
+    return f"masks/{name}.png"
 
 
 def finished_ids(output_uri: str) -> pa.ChunkedArray:

@@ -1,6 +1,6 @@
 """The output: what is written is what is read, and the audit finds what is missing, doubled or strange."""
 
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.errors import ResultsError
+from pipeline.inputs.manifest import safe_id
 from pipeline.outputs.results import (
     ERRORS_SCHEMA,
     OK,
@@ -18,6 +19,7 @@ from pipeline.outputs.results import (
     audit,
     finished_ids,
     forget_errors,
+    mask_path,
     read_class_names,
     read_errors,
     read_results,
@@ -217,3 +219,23 @@ def test_the_audit_counts_every_image_once(tmp_path_factory, wanted: set[str], b
     assert found.total == len(wanted) == found.ok + found.failed + found.missing
     assert found.missing == len(wanted - seen)
     assert found.unexpected == len(seen - wanted)
+
+
+def test_a_mask_and_a_folder_of_its_name_stand_side_by_side(tmp_path):
+    ids = ["x.bmp", "x.bmp.png/y.png", "x.bmp.PNG/z.png/z.png", "x.bmp.png/y.png.png/w.png", "a/b.png"]
+    for image_id in ids:
+        write_mask(str(tmp_path), image_id, image_id.encode())
+    assert {(tmp_path / mask_path(image_id)).read_text() for image_id in ids} == set(ids)
+    assert mask_path("a/b.png") == "masks/a/b.png.png"
+    assert mask_path("x.bmp.png/y.png") == "masks/x.bmp%2Epng/y.png.png"
+
+
+NAMES = st.text("a.%", max_size=4).map(lambda stem: f"{stem}.png")
+
+
+@given(st.sets(st.lists(NAMES, min_size=1, max_size=3).map("/".join).map(safe_id), max_size=12))
+def test_no_two_masks_get_in_each_others_way(ids):
+    paths = [mask_path(image_id).lower() for image_id in ids]
+    folders = {parent for path in paths for parent in map(str, PurePosixPath(path).parents)}
+    assert len(set(paths)) == len(paths)
+    assert not folders & set(paths)
