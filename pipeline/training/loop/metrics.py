@@ -45,8 +45,12 @@ class Feed:
 
 
 def window_loss(scores_NCHW: Tensor, labels_NHW: Tensor) -> Tensor:
-    """Softmax cross-entropy, the mean over labelled pixels; label 255 is ignored (0 where every pixel is void)."""
-    total = F.cross_entropy(scores_NCHW.float(), labels_NHW.long(), ignore_index=VOID, reduction="sum")
+    """Softmax cross-entropy, the mean over labelled pixels, in float32 at least; label 255 is ignored.
+
+    It is 0 where every pixel is void.
+    """
+    scores_NCHW = scores_NCHW.to(torch.promote_types(scores_NCHW.dtype, torch.float32))
+    total = F.cross_entropy(scores_NCHW, labels_NHW.long(), ignore_index=VOID, reduction="sum")
     return total / (labels_NHW != VOID).sum().clamp(min=1)
 
 
@@ -65,8 +69,8 @@ class Tally:
         self._confusion = torch.zeros(feed.num_classes, feed.num_classes, dtype=torch.int64, device=self._device)
         self._loss_and_crops = torch.zeros(2, dtype=torch.float64, device=self._device)
         if counted is not None and feed.rank == 0:  # it is the sum over all workers
-            self._confusion += torch.tensor(counted["confusion"], device=self._device)
-            self._loss_and_crops += torch.tensor(counted["loss_and_crops"], device=self._device)
+            self._confusion += self._confusion.new_tensor(counted["confusion"])
+            self._loss_and_crops += self._loss_and_crops.new_tensor(counted["loss_and_crops"])
 
     def count(self, net: nn.Module, crops_N3HW: Tensor, labels_NHW: Tensor) -> Tensor:
         """Mean loss of some crops (uint8, RGB), which are added to the counts."""

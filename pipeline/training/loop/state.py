@@ -22,6 +22,7 @@ from pipeline.training.loop.optimizer import Schedule
 
 NETWORK_FILE = "network.safetensors"
 MOMENTUM_FILE = "momentum.safetensors"
+"""Of every parameter, and the counters of batch normalisation."""
 PROGRESS_FILE = "progress.json"
 
 
@@ -74,22 +75,29 @@ def save_state(folder: Path, learner: Learner) -> None:
         for name, p in learner.net.named_parameters()
         if learner.optimizer.state.get(p, {}).get("momentum_buffer") is not None
     }
-    (folder / MOMENTUM_FILE).write_bytes(safetensors.torch.save(momentum))
+    (folder / MOMENTUM_FILE).write_bytes(safetensors.torch.save(momentum | _counters(learner.net)))
     learner.progress.schedule = dict(learner.schedule.state_dict())
     (folder / PROGRESS_FILE).write_text(json.dumps(asdict(learner.progress), indent=1))
 
 
 def load_state(folder: Path, learner: Learner) -> None:
     """Read back what `save_state` wrote, into a learner of the same shape."""
-    learner.net.load_state_dict(load_checkpoint((folder / NETWORK_FILE).read_bytes()).net.state_dict())
-    momentum: dict[str, Tensor] = safetensors.torch.load((folder / MOMENTUM_FILE).read_bytes())
+    network = load_checkpoint((folder / NETWORK_FILE).read_bytes()).net.state_dict()
+    kept: dict[str, Tensor] = safetensors.torch.load((folder / MOMENTUM_FILE).read_bytes())
+    counters = {name: kept[name] for name in _counters(learner.net) if name in kept}  # older checkpoints have none
+    learner.net.load_state_dict(network | counters)
     for name, p in learner.net.named_parameters():
-        if name in momentum:
-            learner.optimizer.state[p]["momentum_buffer"] = momentum[name].to(p.device)
+        if name in kept:  # laid out in memory as the weights are, channels last: a step then rounds alike
+            learner.optimizer.state[p]["momentum_buffer"] = torch.empty_like(p).copy_(kept[name])
     learner.progress = load_progress(folder)
     learner.schedule.load_state_dict(learner.progress.schedule)
     for group, rate in zip(learner.optimizer.param_groups, learner.progress.schedule["_last_lr"], strict=True):
         group["lr"] = rate
+
+
+def _counters(net: DeconvNet) -> dict[str, Tensor]:
+    """How many batches each batch normalisation has seen, which a network for users does not hold."""
+    return {name: t.detach().cpu() for name, t in net.state_dict().items() if name.endswith("num_batches_tracked")}
 
 
 def check_weights(net: DeconvNet) -> None:
