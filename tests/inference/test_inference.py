@@ -210,7 +210,7 @@ def test_memory_that_runs_out_halves_the_micro_batch_and_changes_nothing(checkpo
 
     predictor._net = small_gpu
     for one, other in zip(predictor.aggregate(images, boxes), whole, strict=True):
-        torch.testing.assert_close(one, other)
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
     assert predictor.micro_batch <= 2
     refused = sum(size > 2 for size in sizes)
     predictor.aggregate(images, boxes)
@@ -240,7 +240,7 @@ def test_memory_that_runs_out_gives_up_what_was_recorded_for_more_crops(checkpoi
     predictor._net = OnCpu(net)
     monkeypatch.setattr("pipeline.inference.predictor.cut_crops", cut_with_a_neighbour)
     for one, other in zip(predictor.aggregate(images, boxes), expected, strict=True):
-        torch.testing.assert_close(one, other)
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
     assert recorded == [8, 4]
 
 
