@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 
+import grpc
 import ray
-import ray.data
+import ray._private.worker
+from ray._common.utils import get_default_system_temp_dir
+from ray._private import services
+from ray._private.grpc_utils import init_grpc_channel
 from ray._private.state import state
 from tenacity import Retrying, stop_after_attempt
 
 from pipeline import storage
+from pipeline.cluster.terminal import quieten, send_stderr_to, tell
 from pipeline.errors import ClusterError
+from pipeline.run.error_line import in_short
 
 WORKER_SETTINGS = {
     # Else glibc gives a network's maps back to the system whenever they are freed; asking for zeroed pages again took a
@@ -33,46 +40,103 @@ LOCAL_SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",
 }
 """Of a Ray that is started here; on a cluster they belong to `ray start` (see `cluster.yaml`)."""
+ANSWER_SECONDS = 10.0
+"""In which a cluster must answer; Ray itself would wait for a quarter of an hour."""
+LONGEST_TEMPORARY = 107 - len("/ray/session_2026-01-01_00-00-00_000000_4194304/sockets/dash_TaskEventsHead")
+"""Bytes of the path of Ray's temporary folder: of a socket's path Linux allows 107."""
+SHORT_TEMPORARY = "/tmp"  # noqa: S108  (Ray's own default)
 
 
 def start_ray() -> None:
     """Connect to the cluster, or start one on this machine; workers get the settings of the stores.
+
+    A line says which of the two. What Ray and its workers write goes to Ray's log files, see `terminal`.
 
     Raises:
         ClusterError: neither is possible.
     """
     for name, value in LOCAL_SETTINGS.items():
         os.environ.setdefault(name, value)
-    _quieten()
+    quieten()
     if ray.is_initialized():
         return
-    # Without an address Ray would join whatever Ray it finds on this machine: that of another job, which ends with it.
-    address = os.environ.get("RAY_ADDRESS", LOCAL)
+    address = _cluster()
+    if address is None:
+        _shorten_temporary()
+        tell("starting Ray on this machine")
     environment = {name: os.environ.get(name, value) for name, value in WORKER_SETTINGS.items()}
     environment |= storage.worker_environment()
     # Ray gives a cluster on this machine 30 seconds to start, which a busy machine may not keep.
     attempts = Retrying(
-        stop=stop_after_attempt(LOCAL_ATTEMPTS if address == LOCAL else 1), after=lambda _: ray.shutdown(), reraise=True
+        stop=stop_after_attempt(1 if address else LOCAL_ATTEMPTS), after=lambda _: ray.shutdown(), reraise=True
     )
     try:
-        attempts(ray.init, address, logging_level=logging.WARNING, runtime_env={"env_vars": environment})
+        attempts(ray.init, address or LOCAL, logging_level=logging.WARNING, runtime_env={"env_vars": environment})
     except Exception as error:  # Ray raises many types here, plain Exception among them
-        where = (
-            f"the cluster at RAY_ADDRESS={address} cannot be reached" if address != LOCAL else "Ray cannot start here"
+        where = f"the Ray cluster at {address} cannot be joined" if address else "Ray cannot start here"
+        raise ClusterError(f"{where}: {in_short(error)}") from error
+    send_stderr_to(str(log_folder()))
+    if address is not None:
+        tell(f"joined the Ray cluster at {address}: {len(machines())} machine(s), {total('CPU'):.0f} CPUs")
+
+
+def log_folder() -> str | None:
+    """Where Ray keeps the logs of this machine's processes; None before it has started."""
+    node = ray._private.worker._global_node
+    return None if node is None else str(node.get_logs_dir_path())
+
+
+def _cluster() -> str | None:
+    """The address of the cluster to join, which answers; None where one is to be started.
+
+    Without RAY_ADDRESS it is one of its own: Ray would join what it finds on this machine, such as the Ray of another
+    job, which ends with that.
+
+    Raises:
+        ClusterError: the one that is asked for does not answer, or cannot be joined in this way.
+    """
+    asked = os.environ.get("RAY_ADDRESS") or LOCAL
+    if asked == LOCAL:
+        return None
+    if re.match(r"https?://|ray://", asked):
+        raise ClusterError(
+            f"RAY_ADDRESS={storage.redact(asked)} is no address that a job can join. To run on that cluster, send the "
+            "command there: `ray job submit --address http://HOST:8265 --working-dir . -- COMMAND`. To run here, set "
+            f"RAY_ADDRESS={LOCAL}"
         )
-        raise ClusterError(f"{where}: {error}") from error
+    try:
+        address = services.canonicalize_bootstrap_address(asked)
+    except (ValueError, OSError):
+        address = None
+    if address is None or not _answers(address):
+        raise ClusterError(
+            f"no Ray cluster answers at RAY_ADDRESS={asked}: see that it is up and can be reached from here (HOST:PORT "
+            f"as `ray start` names it), or set RAY_ADDRESS={LOCAL} to start one on this machine"
+        )
+    return str(address)
 
 
-def _quieten() -> None:
-    """Leave Ray Data's routine to its log files: what a run does, the jobs say themselves, in a line now and then."""
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False
-    # Else it tells users to set an argument of a call that is not theirs.
-    context.issue_detectors_config.high_memory_detector_config.detection_time_interval_s = -1
-    for handler in logging.getLogger("ray.data").handlers:
-        if isinstance(handler, logging.StreamHandler):
-            handler.setLevel(logging.WARNING)
-    logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)  # warns that bars were switched off
+def _answers(address: str) -> bool:
+    with init_grpc_channel(address) as channel:
+        try:
+            grpc.channel_ready_future(channel).result(ANSWER_SECONDS)
+        except grpc.FutureTimeoutError:
+            return False
+    return True
+
+
+def _shorten_temporary() -> None:
+    """Make Ray's own files go where the paths of its sockets are short enough."""
+    folder = get_default_system_temp_dir()
+    if len(os.fsencode(folder)) <= LONGEST_TEMPORARY:
+        return
+    if not os.access(SHORT_TEMPORARY, os.W_OK):
+        raise ClusterError(
+            f"Ray's sockets cannot lie in {folder}: its path is too long. Set RAY_TMPDIR "
+            f"to a folder whose path has at most {LONGEST_TEMPORARY} bytes"
+        )
+    tell(f"Ray's own files go to {SHORT_TEMPORARY}/ray: its sockets cannot lie in {folder}, whose path is too long")
+    os.environ["RAY_TMPDIR"] = SHORT_TEMPORARY
 
 
 def machines() -> list[dict[str, float]]:

@@ -17,11 +17,12 @@ from ray.train.torch import TorchTrainer
 from pipeline import storage
 from pipeline.config import TrainConfig
 from pipeline.errors import TrainingError
+from pipeline.run.error_line import in_short
 from pipeline.storage.base import StoredFile
 from pipeline.storage.listing import list_files
 from pipeline.training.loop.state import NETWORK_FILE, load_progress
 from pipeline.training.ray.sharder import Dealer
-from pipeline.training.ray.worker import best_uri, renew_statistics, tell, train_worker
+from pipeline.training.ray.worker import best_uri, renew_statistics, train_worker
 from pipeline.training.windows.examples import Stage
 from pipeline.training.windows.index import index_uri, read_index
 from pipeline.training.windows.order import examples_of
@@ -145,8 +146,8 @@ def _run(
             return trainer().fit()
         except (ray.train.TrainingFailedError, ray.exceptions.RayError) as error:
             if _checkpoint_files(config.output, name) == before:
-                raise TrainingError(f"the workers failed: {storage.redact(str(error))}") from error
-            tell(f"training goes on from the last checkpoint; the workers failed: {storage.redact(str(error))}")
+                raise TrainingError(f"the workers failed: {in_short(error)}") from error
+            print(f"training goes on from the last checkpoint; the workers failed: {in_short(error)}", flush=True)  # noqa: T201
         finally:  # Ray Train's handler asks a controller that has ended, and then ends the process with 0
             signal.signal(signal.SIGINT, on_ctrl_c)
 

@@ -21,6 +21,7 @@ from pipeline.config import TrainConfig
 from pipeline.errors import TrainingError
 from pipeline.models.checkpoint import Checkpoint, CheckpointInfo, dump_checkpoint, load_checkpoint
 from pipeline.report.curves import write_curves, write_events
+from pipeline.run.worker_lines import say
 from pipeline.training.loop.bn_statistics import recompute_statistics
 from pipeline.training.loop.metrics import Feed
 from pipeline.training.loop.optimizer import make_optimizer, make_schedule
@@ -107,14 +108,14 @@ def _surroundings(loop: dict[str, Any], learner: Learner, feed: Feed) -> Surroun
         if shown is not None:
             name = f"stage{stage}_epoch{line.epoch:03}.png"
             write_sheet(storage.join(config.output, "windows", name), learner.net, shown, feed)
-        tell(describe(stage, line))
+        say(describe(stage, line))
 
     return Surroundings(
         train=partial(_train_batches, loop, feed),
         val=partial(validation_batches, my_share(loop["dealer"], "val"), config.micro_batch),
         save=partial(_report, learner, feed.rank),
         epoch_over=epoch_over,
-        tell=tell,
+        tell=say,
         examples=loop["examples"],
     )
 
@@ -153,7 +154,7 @@ def renew_statistics(loop: dict[str, Any]) -> dict[str, Any] | None:
     windows = recompute_statistics(net, wanted, feed=feed, micro_batch=config.micro_batch, seed=config.seed)
     after = validate(net, validation_batches(val, config.micro_batch), feed=feed)
     storage.write_atomic(loop["target_uri"], dump_checkpoint(net, start.info))
-    tell(
+    say(
         f"batch normalisation's statistics over {windows} windows: accuracy on validation windows "
         f"{before.pixel_accuracy:.3f} before, {after.pixel_accuracy:.3f} after; mean IoU {before.mean_iou:.3f}, "
         f"{after.mean_iou:.3f}"
@@ -169,8 +170,3 @@ def describe(stage: Stage, line: Epoch) -> str:
         f"mean IoU {line.train.mean_iou:.3f} (val {line.val.mean_iou:.3f}), "
         f"{line.train.crops / line.seconds:.0f} examples/s"
     )
-
-
-def tell(line: str) -> None:
-    """Print a line where people look: Ray Train shows what workers print."""
-    print(line, flush=True)  # noqa: T201
