@@ -1,0 +1,32 @@
+"""Where a job that was sent by `ray job submit` may write: not into Ray's copy of the working directory."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from pipeline.errors import StorageError
+from pipeline.storage import files
+
+SUBMITTED = "RAY_JOB_CONFIG_JSON_ENV_VAR"
+"""Ray sets it for a job's driver, and for nothing else."""
+
+
+def check_kept(option: str, uri: str) -> None:
+    """Make sure that Ray will not throw away what a job writes to `uri`.
+
+    Args:
+        option: that gave it, without dashes.
+        uri: the address as it was given.
+
+    Raises:
+        StorageError: this process is a submitted job, and the address is relative to Ray's copy of the working
+            directory, which Ray removes when it likes.
+    """
+    if SUBMITTED not in os.environ or files.is_s3(uri) or uri.startswith("file://") or Path(uri).is_absolute():
+        return
+    kept = os.path.normpath(Path.home() / uri)
+    raise StorageError(
+        f"--{option} {uri} would lie in Ray's copy of the working directory, which Ray removes. Write --{option} "
+        f"{kept} (on the machine that runs the job), or a folder that you can read from here, shared or s3://"
+    )
