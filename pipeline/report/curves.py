@@ -79,7 +79,7 @@ def write_events(output_uri: str, stage: int, line: Mapping[str, Any]) -> None:
 
     An epoch that is done again after a stop replaces its file, and a store that cannot append will do.
     """
-    from torch.utils.tensorboard import SummaryWriter
+    from tensorboardX import SummaryWriter
 
     row = _row(stage, line)
     with tempfile.TemporaryDirectory() as folder:
