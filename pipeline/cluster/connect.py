@@ -9,7 +9,6 @@ import re
 import grpc
 import ray
 import ray._private.worker
-from ray._common.utils import get_default_system_temp_dir
 from ray._private import services
 from ray._private.grpc_utils import init_grpc_channel
 from ray._private.state import state
@@ -126,17 +125,21 @@ def _answers(address: str) -> bool:
 
 
 def _shorten_temporary() -> None:
-    """Make Ray's own files go where the paths of its sockets are short enough."""
-    folder = get_default_system_temp_dir()
-    if len(os.fsencode(folder)) <= LONGEST_TEMPORARY:
-        return
-    if not os.access(SHORT_TEMPORARY, os.W_OK):
-        raise ClusterError(
-            f"Ray's sockets cannot lie in {folder}: its path is too long. Set RAY_TMPDIR "
-            f"to a folder whose path has at most {LONGEST_TEMPORARY} bytes"
-        )
-    tell(f"Ray's own files go to {SHORT_TEMPORARY}/ray: its sockets cannot lie in {folder}, whose path is too long")
-    os.environ["RAY_TMPDIR"] = SHORT_TEMPORARY
+    """Let Ray's files, and those of the processes that it starts, go where the paths of sockets are short enough.
+
+    Raises:
+        ClusterError: there is no such place.
+    """
+    for name in ("RAY_TMPDIR", "TMPDIR"):
+        folder = os.environ.get(name, "")
+        if len(os.fsencode(folder)) <= LONGEST_TEMPORARY:
+            continue
+        if not os.access(SHORT_TEMPORARY, os.W_OK):
+            raise ClusterError(
+                f"{name}={folder} is too long for Ray's sockets: its path may have {LONGEST_TEMPORARY} bytes"
+            )
+        os.environ[name] = SHORT_TEMPORARY
+        tell(f"{name}={folder} is too long a path for Ray's sockets: its files go to {SHORT_TEMPORARY}/ray")
 
 
 def machines() -> list[dict[str, float]]:

@@ -1,6 +1,7 @@
 """Which Ray a job joins, and what it says where there is none."""
 
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -54,7 +55,8 @@ def test_a_cluster_that_answers_is_joined_and_named(head):
         check=True,
     )
     joined, logs = process.stdout.splitlines()
-    assert joined == f"joined the Ray cluster at {head.address}: 1 machine(s), 2 CPUs"
+    port = head.address.rpartition(":")[2]
+    assert re.fullmatch(rf"joined the Ray cluster at [\d.]+:{port}: 1 machine\(s\), 2 CPUs", joined)
     assert Path(logs).is_dir()
     assert process.stderr == ""
 
@@ -76,7 +78,7 @@ def test_a_temporary_folder_with_a_long_path_is_replaced_and_workers_lines_are_c
     )  # fmt: skip
     assert process.returncode == 0, process.stderr
     said = process.stdout.splitlines()
-    assert f"its sockets cannot lie in {folder}" in said[0]
+    assert said[0] == f"TMPDIR={folder} is too long a path for Ray's sockets: its files go to /tmp/ray"
     assert said[1] == "starting Ray on this machine"
     assert sorted(said[2:]) == ["7", "heard"]
     assert process.stderr == ""
@@ -85,7 +87,7 @@ def test_a_temporary_folder_with_a_long_path_is_replaced_and_workers_lines_are_c
 def test_no_folder_for_sockets_at_all_is_told(monkeypatch):
     monkeypatch.setenv("RAY_TMPDIR", "/x" * 60)
     monkeypatch.setattr(os, "access", lambda path, mode: False)
-    with pytest.raises(ClusterError, match=r"Set RAY_TMPDIR to a folder whose path has at most 3\d bytes"):
+    with pytest.raises(ClusterError, match=r"RAY_TMPDIR=.* may have 3\d bytes"):
         connect._shorten_temporary()
 
 
