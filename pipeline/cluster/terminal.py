@@ -39,7 +39,7 @@ def quieten() -> None:
             tell(line)
 
     # There is no official way to choose among the lines of workers.
-    ray._private.worker.print_to_stdstream = show
+    ray._private.worker.print_to_stdstream = show  # type: ignore[assignment]
 
 
 def send_stderr_to(folder: str) -> None:
@@ -59,8 +59,8 @@ def send_stderr_to(folder: str) -> None:
     except OSError:  # the cluster is another user's
         return
     stream.flush()
-    raw = getattr(stream.buffer, "raw", stream.buffer)  # of the same class, which may know what to do in trouble
-    kept = io.BufferedWriter(type(raw)(os.dup(STDERR), "wb"))
+    raw: io.FileIO = getattr(stream.buffer, "raw", stream.buffer)
+    kept = io.BufferedWriter(type(raw)(os.dup(STDERR), "wb"))  # of the same class: it may know what to do in trouble
     os.dup2(file, STDERR)
     os.close(file)
     sys.stderr = io.TextIOWrapper(kept, stream.encoding, stream.errors, line_buffering=True)

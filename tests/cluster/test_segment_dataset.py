@@ -309,7 +309,7 @@ def test_a_run_that_makes_no_progress_ends_as_resumable(photos, tmp_path):
     (folder / "a.jpg").write_bytes((photos / "one" / "same name.jpg").read_bytes() + MARK)
     environment = at_the_mark("__import__('threading').Event().wait()", tmp_path)
     arguments = ["--input", folder, "--output", tmp_path / "out", *FAST, *SMALL]
-    process = segment(*arguments, "--stall-timeout", "5", environment=environment)
+    process = segment(*arguments, "--stall-timeout", "30", environment=environment)
     assert process.returncode == 3, process.stdout + process.stderr
     assert "no image was finished" in process.stdout
 
