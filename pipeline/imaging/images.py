@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from io import BytesIO
@@ -11,10 +10,13 @@ from typing import Any
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, PngImagePlugin, UnidentifiedImageError
+from PIL.ImageFile import ImageFile
 from PIL.JpegImagePlugin import JpegImageFile
 
 from pipeline.errors import ErrorKind, ImageError
+from pipeline.imaging.jpeg import decode_jpeg
+from pipeline.imaging.pixel_formats import grey_step, to_rgb, unknown_tiff
 
 SUPPORTED: tuple[str, ...] = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif")
 """Endings of the file names taken for images, in lower case."""
@@ -32,15 +34,12 @@ _TURNS: dict[int, Callable[[NDArray[np.uint8]], Any]] = {
     7: lambda image_HW3: cv2.rotate(cv2.transpose(image_HW3), cv2.ROTATE_180),
     8: lambda image_HW3: cv2.rotate(image_HW3, cv2.ROTATE_90_COUNTERCLOCKWISE),
 }
-# In a scan's compressed data 0xFF is followed by 0 or is a restart mark; a progressive JPEG has Huffman tables and
-# headers of further scans as well. The first other mark of a sound file is that of its end.
-_OTHER_MARK = re.compile(rb"\xff[^\x00\xd0-\xd7]")
-_OTHER_MARK_PROGRESSIVE = re.compile(rb"\xff[^\x00\xd0-\xd7\xc4\xda]")
-_END_OF_IMAGE = b"\xff\xd9"
-
 # Pillow's own check warns at one fixed size and raises at another; ours reads the same header, and its limit is a
 # setting of the run.
 Image.MAX_IMAGE_PIXELS = None
+
+# One text or colour profile may be as large as all of them together; 1 MiB, Pillow's limit, is less than profiles have.
+PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY
 
 
 def decode_image(data: bytes, max_megapixels: float) -> NDArray[np.uint8]:
@@ -62,10 +61,9 @@ def decode_image(data: bytes, max_megapixels: float) -> NDArray[np.uint8]:
     with _damage_as_image_error():
         image = _open(data)
         _check_size(image, max_megapixels)
-        image_HW3 = _sound_jpeg(image, data)
+        image_HW3 = decode_jpeg(image, data) if isinstance(image, JpegImageFile) else None
         if image_HW3 is None:
-            image.load()
-            image_HW3 = _to_rgb(image)
+            image_HW3 = to_rgb(image, data)
         return np.ascontiguousarray(_upright(image_HW3, image))
 
 
@@ -76,16 +74,28 @@ def _damage_as_image_error() -> Iterator[None]:
     except ImageError:
         raise
     except Exception as error:  # damaged files make Pillow raise nearly anything
-        kind: ErrorKind = "truncated" if "truncated" in str(error).lower() else "unreadable"
-        raise ImageError(kind, f"the file is damaged ({type(error).__name__}: {error})") from error
+        raise _as_image_error(error) from error
 
 
-def _open(data: bytes) -> Image.Image:
+def _as_image_error(error: Exception) -> ImageError:
+    text, said = str(error).lower(), f"{type(error).__name__}: {error}"
+    if "decompressed data too large" in text or "too much memory" in text:
+        most = PngImagePlugin.MAX_TEXT_MEMORY >> 20
+        return ImageError("too_large", f"its texts or its colour profile take more than {most} MiB; remove them")
+    if "unsupported" in text or "not supported" in text:
+        return ImageError("unsupported", f"the image is stored in a way that is not read ({said}); save it as PNG")
+    kind: ErrorKind = "truncated" if "truncated" in text else "unreadable"
+    return ImageError(kind, f"the file is damaged ({said})")
+
+
+def _open(data: bytes) -> ImageFile:
     if not data:
         raise ImageError("empty", "the file is empty")
     try:
         return Image.open(BytesIO(data), formats=_FORMATS)
     except UnidentifiedImageError:
+        if (error := unknown_tiff(data)) is not None:
+            raise error from None
         if data.startswith(_SIGNATURES):
             raise ImageError("unreadable", "the image's header is damaged or of an unknown variant") from None
         raise ImageError("not_an_image", f"no JPEG, PNG, WebP, TIFF, BMP or GIF; begins {data[:12]!r}") from None
@@ -98,23 +108,6 @@ def _check_size(image: Image.Image, max_megapixels: float) -> None:
                          f"at most {max_megapixels:g} are allowed")  # fmt: skip
 
 
-def _sound_jpeg(image: Image.Image, data: bytes) -> NDArray[np.uint8] | None:
-    """Pixels of a plain and sound JPEG by OpenCV, in little more than half of Pillow's time; None: ask Pillow.
-
-    Both use libjpeg-turbo and give the same pixels, but OpenCV fills up with grey what is cut off or damaged so that
-    libjpeg stops. So what follows the header, where Pillow stopped to read, must be compressed data up to the end.
-    """
-    if not isinstance(image, JpegImageFile) or image.mode not in {"RGB", "L"} or image.fp is None:
-        return None
-    pattern = _OTHER_MARK_PROGRESSIVE if "progressive" in image.info else _OTHER_MARK
-    mark = pattern.search(data, image.fp.tell())
-    if mark is None or data[mark.start() :] != _END_OF_IMAGE:
-        return None
-    flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
-    pixels_HW3: NDArray[np.uint8] | None = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
-    return pixels_HW3 if pixels_HW3 is not None and pixels_HW3.shape == (image.height, image.width, 3) else None
-
-
 def _upright(image_HW3: NDArray[np.uint8], image: Image.Image) -> NDArray[np.uint8]:
     try:
         orientation = image.getexif().get(_ORIENTATION_TAG)
@@ -122,20 +115,6 @@ def _upright(image_HW3: NDArray[np.uint8], image: Image.Image) -> NDArray[np.uin
         return image_HW3
     turn = _TURNS.get(orientation) if isinstance(orientation, int) else None
     return image_HW3 if turn is None else np.asarray(turn(image_HW3), np.uint8)
-
-
-def _to_rgb(image: Image.Image) -> NDArray[np.uint8]:
-    if image.mode.startswith("I;16"):
-        grey_HW = (np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8)
-        return np.repeat(grey_HW[:, :, None], 3, axis=2)
-    if image.mode in {"I", "F", "LAB"}:
-        raise ImageError("unsupported", f"pixels of mode {image.mode} have no fixed range or no RGB meaning; "
-                         "convert the image to 8-bit RGB or 8- or 16-bit grey")  # fmt: skip
-    if image.has_transparency_data:
-        rgba = image.convert("RGBA")
-        white = Image.new("RGBA", rgba.size, "white")
-        image = Image.alpha_composite(white, rgba)
-    return np.asarray(image.convert("RGB"))
 
 
 def working_size(image_HW3: NDArray[np.uint8], max_side: int) -> NDArray[np.uint8]:
@@ -178,7 +157,7 @@ def encode_mask(labels_HW: NDArray[np.uint8], palette: NDArray[np.uint8]) -> byt
 
 
 def decode_mask(data: bytes) -> NDArray[np.uint8]:
-    """Decode a PNG label map, palette or 8-bit grey, to its pixel values.
+    """Decode a PNG label map, palette or grey of 2 to 8 bits, to its pixel values as they are stored.
 
     Returns:
         Labels, uint8 `[H, W]`.
@@ -189,7 +168,8 @@ def decode_mask(data: bytes) -> NDArray[np.uint8]:
     with _damage_as_image_error():
         image = _open(data)
         _check_is_mask(image)
-        return np.array(image, dtype=np.uint8)
+        step = grey_step(image)
+        return np.asarray(np.asarray(image) // step, dtype=np.uint8)
 
 
 def _check_is_mask(image: Image.Image) -> None:
