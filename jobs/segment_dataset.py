@@ -22,9 +22,10 @@ from rich.console import Console
 from rich.table import Table
 
 from pipeline import storage
+from pipeline.checkpoints.bundled import RECIPES as SHIPPED
 from pipeline.checkpoints.bundled import weights_uri
 from pipeline.config import ConfigError, EnsembleConfig, SegmentConfig
-from pipeline.config.recipes import ENSEMBLES, RECIPES, named_recipe
+from pipeline.config.recipes import ENSEMBLES, RECIPES, first_look
 from pipeline.crf.refine import check_backend
 from pipeline.errors import (
     CheckpointError,
@@ -59,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         check_edges(config.propose)
         data = storage.read_bytes(config.weights)
         info = read_info(data, config.weights)
-        check_network(info, config.weights)
+        check_network(info, config.weights, whole_images=config.whole_images)
         networks = joint_fingerprint(fingerprint(data), check_other(config, info))
         manifest = build_manifest(config.input, config.limit)
         if config.dry_run:
@@ -79,12 +80,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def parse(arguments: Sequence[str] | None) -> SegmentConfig:
-    """The settings: those of the recipe, and over them what was given; ends the process if that is wrong.
+    """The settings: those of the recipe (or of the shipped checkpoint's), and over them what was given.
+
+    It ends the process if that is wrong.
 
     Args:
         arguments: of the command line; None for the process's own.
     """
-    name = named_recipe(arguments, SegmentConfig.recipe)
+    weights = first_look(arguments, "weights", SegmentConfig.weights)
+    name = first_look(arguments, "recipe", SHIPPED.get(weights, SegmentConfig.recipe))
     start = SegmentConfig(input=tyro.MISSING, output=tyro.MISSING)
     if name in ENSEMBLES:
         start = replace(start, ensemble=EnsembleConfig(fcn=tyro.MISSING))
@@ -160,7 +164,7 @@ def with_absolute_paths(config: SegmentConfig) -> SegmentConfig:
         input=storage.absolute(config.input),
         output=storage.absolute(config.output),
         weights=storage.absolute(weights_uri(config.weights)),
-        ensemble=replace(config.ensemble, fcn=fcn and storage.absolute(fcn)),
+        ensemble=replace(config.ensemble, fcn=fcn and storage.absolute(weights_uri(fcn))),
         propose=replace(config.propose, edge_model=edge_model and storage.absolute(edge_model)),
     )
 

@@ -21,7 +21,7 @@ import tyro
 
 from pipeline import storage
 from pipeline.config import AT_WORK, ConfigError, TrainConfig, recipe_defaults
-from pipeline.config.recipes import named_recipe
+from pipeline.config.recipes import first_look
 from pipeline.datasets.layouts import SPLITS
 from pipeline.errors import CheckpointError, ClusterError, TrainingError
 from pipeline.models.background import hold_back_background
@@ -85,7 +85,7 @@ def check_windows(config: TrainConfig, info: dict[str, Any]) -> None:
 
 def parse(arguments: Sequence[str] | None) -> TrainConfig:
     """The settings: the recipe's, but for the options that are given."""
-    recipe = named_recipe(arguments, TrainConfig.recipe)
+    recipe = first_look(arguments, "recipe", TrainConfig.recipe)
     default = recipe_defaults(TrainConfig(tyro.MISSING, tyro.MISSING), recipe)
     return tyro.cli(TrainConfig, args=arguments, default=default, description=__doc__)
 

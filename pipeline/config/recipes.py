@@ -12,16 +12,17 @@ from dataclasses import replace
 from pipeline.config.segmenting import SegmentConfig
 
 
-def named_recipe(arguments: Sequence[str] | None, default: str) -> str:
-    """The value of `--recipe` in a job's command line, known or not; the recipe must be known before the rest is read.
+def first_look(arguments: Sequence[str] | None, option: str, default: str) -> str:
+    """The value of an option in a job's command line, known or not: the recipe must be known before the rest is read.
 
     Args:
         arguments: of the command line; None for the process's own.
-        default: where there is none.
+        option: its name, such as `recipe`.
+        default: where it is not given.
     """
-    first_look = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    first_look.add_argument("--recipe", default=default)
-    return str(first_look.parse_known_args(arguments)[0].recipe)
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument(f"--{option}", default=default)
+    return str(getattr(parser.parse_known_args(arguments)[0], option))
 
 
 def deconvnet(config: SegmentConfig) -> SegmentConfig:
@@ -32,6 +33,16 @@ def deconvnet(config: SegmentConfig) -> SegmentConfig:
 def deconvnet_crf(config: SegmentConfig) -> SegmentConfig:
     """DeconvNet+CRF (70.5): the defaults."""
     return replace(config, recipe="deconvnet+crf")
+
+
+def fcn(config: SegmentConfig) -> SegmentConfig:
+    """An FCN alone: whole images, no proposals, no CRF."""
+    return replace(fcn_crf(config), recipe="fcn", refine=replace(config.refine, crf="none"))
+
+
+def fcn_crf(config: SegmentConfig) -> SegmentConfig:
+    """An FCN and the CRF."""
+    return replace(config, recipe="fcn+crf", weights="voc-fcn", propose=replace(config.propose, proposals=0))
 
 
 def edeconvnet(config: SegmentConfig) -> SegmentConfig:
@@ -73,6 +84,8 @@ def release(config: SegmentConfig) -> SegmentConfig:
 RECIPES: dict[str, Callable[[SegmentConfig], SegmentConfig]] = {
     "deconvnet": deconvnet,
     "deconvnet+crf": deconvnet_crf,
+    "fcn": fcn,
+    "fcn+crf": fcn_crf,
     "edeconvnet": edeconvnet,
     "edeconvnet+crf": edeconvnet_crf,
     "release": release,

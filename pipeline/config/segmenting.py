@@ -28,7 +28,8 @@ class ProposeConfig:
     """Object proposals: EdgeBoxes, extended, filtered, the best kept (paper section 6; release)."""
 
     proposals: int = 50
-    """Proposals an image gives to the network: the best-scored ones of those that pass `min-side`."""
+    """Proposals an image gives to the network: the best-scored ones of those that pass `min-side`.
+    0: none are made; the network is an FCN and sees the whole image (recipes `fcn`, `fcn+crf`)."""
     edges: Literal["learned", "gradient", "structured"] = "learned"
     """Edge detector: the small network that ships with the project, the colour gradient,
     or OpenCV's structured forests (needs `edge-model`)."""
@@ -46,7 +47,7 @@ class ProposeConfig:
     """`min-side` asks for at most this share of an image's shorter side. 0: it holds for small images too."""
 
     def __post_init__(self) -> None:
-        require(self.proposals >= 1, "proposals", self.proposals, "must be at least 1")
+        require(self.proposals >= 0, "proposals", self.proposals, "must be 0 or more")
         require(self.max_boxes >= self.proposals, "max_boxes", self.max_boxes, "must be at least `proposals`")
         require(1.0 <= self.extend <= 4.0, "extend", self.extend, "must lie in 1..4")
         require(self.min_side >= 0, "min_side", self.min_side, "must be 0 or more")
@@ -85,11 +86,11 @@ class EnsembleConfig:
     """EDeconvNet: a fully convolutional network beside DeconvNet (paper section 5)."""
 
     fcn: str | None = None
-    """File of the other network: an FCN-8s of jobs/convert_weights.py,
+    """The other network: `voc-fcn`, a file of jobs/train_fcn.py or jobs/convert_weights.py (FCN-8s),
     or a state dict of torchvision's (`.pth`, `.safetensors`) with DeconvNet's classes in the same order.
     None: DeconvNet alone."""
     fcn_kind: Literal[
-        "auto", "fcn8s", "fcn_resnet50", "fcn_resnet101", "deeplabv3_resnet50", "deeplabv3_resnet101",
+        "auto", "fcn8s", "litefcn", "fcn_resnet50", "fcn_resnet101", "deeplabv3_resnet50", "deeplabv3_resnet101",
         "deeplabv3_mobilenet_v3_large",
     ] = "auto"  # fmt: skip
     """What `fcn` holds; `auto`: the file says it itself. torchvision's files don't."""
@@ -141,9 +142,12 @@ class SegmentConfig:
     output: str
     """Folder for results, masks, errors and the run's record. The same command again finishes what is left."""
     weights: str = "demo"
-    """A checkpoint (.safetensors), or `demo`: the small one that ships with the project (see `docs/results.md`)."""
-    recipe: Literal["deconvnet", "deconvnet+crf", "edeconvnet", "edeconvnet+crf", "release"] = "deconvnet+crf"
-    """A row of the paper's table, or the authors' released code: where the settings start from.
+    """A checkpoint (.safetensors), or one that ships with the project: `demo` (see `docs/results.md`),
+    `voc-fcn` (see `docs/models/voc-fcn.md`), which brings its recipe, `fcn+crf`."""
+    recipe: Literal["deconvnet", "deconvnet+crf", "fcn", "fcn+crf", "edeconvnet", "edeconvnet+crf", "release"] = (
+        "deconvnet+crf"
+    )
+    """A row of the paper's table, an FCN alone, or the authors' released code: where the settings start from.
     Settings that are given win; `--recipe NAME --help` shows what it stands for."""
     limit: int | None = None
     """Take only the first so many images of the sorted input."""
@@ -197,8 +201,19 @@ class SegmentConfig:
         for name in ("predict_gpus", "refine_gpus"):
             gpus = getattr(self, name)
             require(gpus is None or 0 <= gpus <= 1 or gpus.is_integer(), name, gpus, "must lie in 0..1 or be whole")
+        require(
+            self.ensemble.fcn is None or self.propose.proposals > 0,
+            "proposals",
+            self.propose.proposals,
+            "the first network of an ensemble (`fcn`) is a DeconvNet, which needs some",
+        )
         only_torch = not self.refine_gpus or self.refine.crf == "torch"
         require(only_torch, "refine_gpus", self.refine_gpus, "only `crf torch` computes on GPUs")
+
+    @property
+    def whole_images(self) -> bool:
+        """Whether the network sees whole images, not proposals."""
+        return self.propose.proposals == 0
 
     def result_settings(self) -> dict[str, Any]:
         """The settings that change what is in the results; two runs may share an output only if these agree."""

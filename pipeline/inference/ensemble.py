@@ -45,8 +45,8 @@ class Ensemble:
     rule: Rule
 
     def to(self, device: torch.device, dtype: torch.dtype) -> Ensemble:
-        """The same on a device, the network's weights in a precision and in the layout that is fastest there."""
-        self.member.net.to(device, dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        """The same on a device; see `Member.to`."""
+        self.member.to(device, dtype)
         return self
 
     @torch.inference_mode()

@@ -21,6 +21,7 @@ from pipeline.errors import CheckpointError
 from pipeline.models.checkpoint_header import METADATA_KEY, CheckpointInfo, Preprocessing, fingerprint, read_info
 from pipeline.models.deconvnet import DeconvNet
 from pipeline.models.fcn8s import FCN8s
+from pipeline.models.litefcn import LiteFCN
 
 __all__ = [
     "METADATA_KEY", "Checkpoint", "CheckpointError", "CheckpointInfo", "Preprocessing", "dump_checkpoint", "fill",
@@ -37,7 +38,9 @@ class Checkpoint:
     fingerprint: str
 
 
-def dump_checkpoint(net: DeconvNet | FCN8s, info: CheckpointInfo, dtype: torch.dtype = torch.float32) -> bytes:
+def dump_checkpoint(
+    net: DeconvNet | FCN8s | LiteFCN, info: CheckpointInfo, dtype: torch.dtype = torch.float32
+) -> bytes:
     """The checkpoint file's bytes; `dtype` float16 halves a file that is shipped."""
     if net.num_classes != info.num_classes or net.width != info.width:
         raise CheckpointError(
@@ -72,7 +75,7 @@ def load_checkpoint(data: bytes, name: str = "the checkpoint") -> Checkpoint:
     return Checkpoint(net, info, fingerprint(data))
 
 
-def fill(net: DeconvNet | FCN8s, info: CheckpointInfo, data: bytes, name: str) -> None:
+def fill(net: DeconvNet | FCN8s | LiteFCN, info: CheckpointInfo, data: bytes, name: str) -> None:
     """Put a checkpoint's tensors into the network that its description asks for.
 
     Args:

@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
 from pipeline.errors import CheckpointError
 
@@ -16,7 +16,16 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 METADATA_KEY = "deconvnet-ray"
-ARCHITECTURES = ("deconvnet", "fcn8s")
+Variant = Literal["lite0", "lite2"]
+VARIANTS: tuple[Variant, ...] = get_args(Variant)
+Architecture = Literal["deconvnet", "fcn8s", "litefcn"]
+ARCHITECTURES: tuple[Architecture, ...] = get_args(Architecture)
+WHOLE_IMAGES: tuple[Architecture, ...] = ("fcn8s", "litefcn")
+"""Networks that see an image at once; DeconvNet sees it proposal by proposal."""
+
+
+class NoDescriptionError(CheckpointError):
+    """A file that does not say what it is."""
 
 
 @dataclass(frozen=True)
@@ -56,10 +65,14 @@ class CheckpointInfo:
     preprocessing: Preprocessing = field(default_factory=Preprocessing)
     trained_on: str = ""
     """Free text for people: data, recipe, figures."""
-    architecture: Literal["deconvnet", "fcn8s"] = "deconvnet"
+    architecture: Architecture = "deconvnet"
     batch_statistics: bool = True
     """Whether the population statistics of batch normalisation are there. A converted training file of the release has
     none: one can train on from it, and not segment with it."""
+    encoder: Variant | None = None
+    """Of a `litefcn`: which EfficientNet."""
+    long_side: int | None = None
+    """Of a `litefcn`: images are resized to this longer side, in pixels."""
 
     @property
     def num_classes(self) -> int:
@@ -85,11 +98,11 @@ def read_info(data: bytes, name: str = "the checkpoint") -> CheckpointInfo:
     except (ValueError, KeyError, TypeError):
         metadata = None
     if metadata is None:
-        raise CheckpointError(
+        raise NoDescriptionError(
             f"{name} is no safetensors file with a description; pickled .pth files are not loaded, by design"
         )
     if METADATA_KEY not in metadata:
-        raise CheckpointError(
+        raise NoDescriptionError(
             f"{name} is a safetensors file, but its metadata lack `{METADATA_KEY}`: classes, width, preprocessing; "
             "export it with jobs/train.py"
         )
@@ -108,6 +121,8 @@ def _parse_info(text: str, name: str) -> CheckpointInfo:
             trained_on=str(described.get("trained_on", "")),
             architecture=described["architecture"],
             batch_statistics=bool(described.get("batch_statistics", True)),
+            encoder=described.get("encoder"),
+            long_side=described.get("long_side"),
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise CheckpointError(
@@ -119,6 +134,8 @@ def _parse_info(text: str, name: str) -> CheckpointInfo:
         raise CheckpointError(
             f"{name} describes an impossible network of {info.num_classes} classes, width {info.width}"
         )
+    if info.architecture == "litefcn" and (info.encoder not in VARIANTS or not (info.long_side or 0) >= 32):
+        raise CheckpointError(f"{name} describes an impossible FCN: encoder {info.encoder}, side {info.long_side}")
     return info
 
 
@@ -127,14 +144,24 @@ def _three(values: Iterable[float]) -> tuple[float, float, float]:
     return first, second, third
 
 
-def check_network(info: CheckpointInfo, uri: str) -> None:
+def check_network(info: CheckpointInfo, uri: str, *, whole_images: bool) -> None:
     """Make sure that a network can segment, by its description.
 
+    Args:
+        info: the description.
+        uri: what to call the file in error messages.
+        whole_images: whether it is to see whole images, not proposals.
+
     Raises:
-        CheckpointError: it is no DeconvNet, or one without batch normalisation's statistics.
+        CheckpointError: it is not made for that, or lacks batch normalisation's statistics.
     """
-    if info.architecture != "deconvnet":
-        raise CheckpointError(f"{uri} is a {info.architecture}; it can be given as --fcn")
+    if (info.architecture in WHOLE_IMAGES) != whole_images:
+        advice = (
+            "sees object proposals: choose `--recipe deconvnet+crf`, or `deconvnet`"
+            if whole_images
+            else "sees whole images: choose `--recipe fcn+crf`, or `fcn`; in an ensemble it can be given as --fcn"
+        )
+        raise CheckpointError(f"{uri} is a {info.architecture}, which {advice}")
     if not info.batch_statistics:
         raise CheckpointError(
             f"{uri} comes from a training file without batch normalisation's statistics; train on from it first, or "

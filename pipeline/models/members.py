@@ -1,9 +1,10 @@
-"""The fully convolutional network of an ensemble: FCN-8s or one of torchvision's, from a local file."""
+"""A fully convolutional network, alone or in an ensemble: FCN-8s, this project's own, or one of torchvision's."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import torch
@@ -12,10 +13,12 @@ from torch import Tensor, nn
 
 from pipeline.errors import CheckpointError
 from pipeline.models.checkpoint import METADATA_KEY, Preprocessing, fill, fingerprint, load_state_dict, read_info
+from pipeline.models.checkpoint_header import WHOLE_IMAGES, NoDescriptionError
 from pipeline.models.fcn8s import FCN8s
+from pipeline.models.litefcn import LiteFCN, fed_size, folded
 
 Kind = Literal[
-    "auto", "fcn8s", "fcn_resnet50", "fcn_resnet101", "deeplabv3_resnet50", "deeplabv3_resnet101",
+    "auto", "fcn8s", "litefcn", "fcn_resnet50", "fcn_resnet101", "deeplabv3_resnet50", "deeplabv3_resnet101",
     "deeplabv3_mobilenet_v3_large",
 ]  # fmt: skip
 
@@ -37,8 +40,13 @@ class Member:
     fingerprint: str
     class_names: tuple[str, ...] | None = None
     """None: the file does not say; torchvision's own files have VOC's 21 in VOC's order."""
-    short_side: int | None = None
-    """Images are resized to this shorter side first, and the scores back."""
+    size: Callable[[int, int], tuple[int, int]] | None = None
+    """The height and width that an image of a height and width is resized to first; the scores are resized back."""
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> Member:
+        """The same on a device, the network's weights in a precision and in the layout that is fastest there."""
+        self.net.to(device, dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return self
 
     @torch.inference_mode()
     def scores(self, image_3HW: Tensor) -> Tensor:
@@ -46,13 +54,13 @@ class Member:
         height, width = image_3HW.shape[1:]
         weight = next(self.net.parameters())
         x_13HW = image_3HW[None].float()
-        if self.short_side is not None:
-            size = resized(height, width, self.short_side)
+        if self.size is not None:
+            size = self.size(height, width)
             x_13HW = F.interpolate(x_13HW, size, mode="bilinear", antialias=True, align_corners=False)
         x_13HW = self.preprocessing(x_13HW).to(weight.dtype, memory_format=torch.channels_last)
         found: Tensor | Mapping[str, Tensor] = self.net(x_13HW)
         scores_1CHW = (found if isinstance(found, Tensor) else found["out"]).float()
-        if self.short_side is not None:
+        if self.size is not None:
             scores_1CHW = F.interpolate(scores_1CHW, (height, width), mode="bilinear", align_corners=False)
         return scores_1CHW[0]
 
@@ -67,15 +75,16 @@ def load_member(data: bytes, name: str, kind: Kind = "auto") -> Member:
     """Build the network that a file holds.
 
     Args:
-        data: a file of jobs/convert_weights.py (FCN-8s), or a state dict of torchvision's, `.pth` or safetensors.
+        data: a file of jobs/convert_weights.py (FCN-8s) or of jobs/train_fcn.py, or a state dict of torchvision's,
+            `.pth` or safetensors.
         name: what to call the file in error messages.
         kind: `auto`: the file's own description says it; a state dict of torchvision's has none.
 
     Raises:
         CheckpointError: the file is of neither sort, or not of this kind.
     """
-    if kind in {"auto", "fcn8s"}:
-        return _load_fcn8s(data, name)
+    if kind in {"auto", *WHOLE_IMAGES}:
+        return _load_ours(data, name, kind)
     state = {key: value for key, value in load_state_dict(data, name).items() if not key.startswith("aux_classifier.")}
     if LAST_LAYER not in state:
         raise CheckpointError(f"{name} is no {kind} of torchvision: it lacks {LAST_LAYER}")
@@ -92,20 +101,29 @@ def load_member(data: bytes, name: str, kind: Kind = "auto") -> Member:
         )
     except RuntimeError as error:
         raise CheckpointError(f"{name} is no {kind} of torchvision: {str(error)[:300]}") from error
-    return Member(net.eval(), Preprocessing(), num_classes, fingerprint(data), short_side=SHORT_SIDE)
+    return Member(
+        net.eval(), Preprocessing(), num_classes, fingerprint(data), size=partial(resized, short_side=SHORT_SIDE)
+    )
 
 
-def _load_fcn8s(data: bytes, name: str) -> Member:
+def _load_ours(data: bytes, name: str, kind: Kind) -> Member:
     try:
         info = read_info(data, name)
-    except CheckpointError as error:
+    except NoDescriptionError as error:
         raise CheckpointError(
             f"{name} does not say what it is (no `{METADATA_KEY}` in its metadata): a Caffe FCN-8s must go through "
             "jobs/convert_weights.py first; for a file of torchvision's, name its kind, such as --fcn-kind fcn_resnet50"
         ) from error
-    if info.architecture != "fcn8s":
-        raise CheckpointError(f"{name} is a {info.architecture}; the ensemble's other half must be an FCN")
+    if info.architecture not in WHOLE_IMAGES or kind not in {"auto", info.architecture}:
+        wanted = "an FCN" if kind == "auto" else f"a {kind}"
+        raise CheckpointError(f"{name} is a {info.architecture}; {wanted} is needed here")
+    size = None
     with torch.device("meta"):
-        net = FCN8s(info.num_classes, info.width).eval()
+        net: FCN8s | LiteFCN
+        if info.architecture == "fcn8s":
+            net = FCN8s(info.num_classes, info.width).eval()
+        else:
+            assert info.encoder is not None and info.long_side is not None  # noqa: PT018  (`read_info` sees to it)
+            net, size = folded(info.num_classes, info.encoder), partial(fed_size, long_side=info.long_side)
     fill(net, info, data, name)
-    return Member(net, info.preprocessing, info.num_classes, fingerprint(data), info.class_names)
+    return Member(net, info.preprocessing, info.num_classes, fingerprint(data), info.class_names, size)

@@ -6,11 +6,12 @@ import pyarrow as pa
 import torch
 
 from pipeline import storage
-from pipeline.config import PredictConfig, SegmentConfig
+from pipeline.config import SegmentConfig
 from pipeline.errors import CheckpointError
 from pipeline.inference.ensemble import Ensemble
 from pipeline.inference.predictor import Predictor
-from pipeline.models.checkpoint import Checkpoint, CheckpointInfo, load_checkpoint
+from pipeline.inference.whole_images import WholeImages
+from pipeline.models.checkpoint import CheckpointInfo, load_checkpoint, read_info
 from pipeline.models.checkpoint_header import check_network, joint_fingerprint
 from pipeline.models.members import Member, load_member
 from pipeline.stages.device import check_gpu, ending_with_its_gpu
@@ -20,16 +21,10 @@ from pipeline.stages.rows import Row, boxes_of, image_of, pack, run_together
 class PredictStage:
     """Holds the network; gives each image the probabilities of the classes that can still win."""
 
-    def __init__(
-        self,
-        checkpoint: Checkpoint,
-        config: PredictConfig,
-        label_threshold: float,
-        ensemble: Ensemble | None = None,
-    ) -> None:
-        self._predictor = Predictor(checkpoint, config, label_threshold, ensemble)
-        self._fingerprint = joint_fingerprint(checkpoint.fingerprint, ensemble.member.fingerprint if ensemble else None)
-        self.num_classes = checkpoint.info.num_classes
+    def __init__(self, predictor: Predictor | WholeImages, fingerprint: str) -> None:
+        self._predictor = predictor
+        self._fingerprint = fingerprint
+        self.num_classes = predictor.num_classes
 
     def __call__(self, table: pa.Table) -> pa.Table:
         """Predict all images of the table together; where that raises, one by one, so that only bad ones fail."""
@@ -64,11 +59,17 @@ def load_predict(config: SegmentConfig, gpus: float) -> PredictStage:
         check_gpu(gpus, "--device cpu")
     # One thread: threads of several processes on one core wait for each other at every layer.
     torch.set_num_threads(1)
-    checkpoint = load_checkpoint(storage.read_bytes(config.weights), config.weights)
-    check_network(checkpoint.info, config.weights)
-    member = load_other(config, checkpoint.info)
+    data, threshold = storage.read_bytes(config.weights), config.refine.label_threshold
+    info = read_info(data, config.weights)
+    check_network(info, config.weights, whole_images=config.whole_images)
+    if config.whole_images:
+        alone = load_member(data, config.weights)
+        return PredictStage(WholeImages(alone, config.predict, threshold), alone.fingerprint)
+    checkpoint = load_checkpoint(data, config.weights)
+    member = load_other(config, info)
     ensemble = Ensemble(member, config.ensemble.ensemble) if member is not None else None
-    return PredictStage(checkpoint, config.predict, config.refine.label_threshold, ensemble)
+    names = joint_fingerprint(checkpoint.fingerprint, member.fingerprint if member is not None else None)
+    return PredictStage(Predictor(checkpoint, config.predict, threshold, ensemble), names)
 
 
 def load_other(config: SegmentConfig, info: CheckpointInfo) -> Member | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pyarrow as pa
 
 from pipeline.config import ProposeConfig
@@ -9,13 +10,15 @@ from pipeline.proposals.edgeboxes import propose
 from pipeline.stages import rows as r
 from pipeline.stages.rows import Row, pack
 
+NO_BOXES = np.zeros((0, 4), np.float32)
+
 
 def propose_stage(table: pa.Table, config: ProposeConfig) -> pa.Table:
-    """Give each image its object proposals."""
+    """Give each image its object proposals; none where the settings ask for none."""
 
     def work(row: Row) -> None:
-        proposals = propose(r.image_of(row), config)
-        row["boxes"] = pack(proposals.boxes_N4)
-        row["num_proposals"] = len(proposals.boxes_N4)
+        boxes_N4 = NO_BOXES if config.proposals == 0 else propose(r.image_of(row), config).boxes_N4
+        row["boxes"] = pack(boxes_N4)
+        row["num_proposals"] = len(boxes_N4)
 
     return r.run_rows(table, "propose", work)

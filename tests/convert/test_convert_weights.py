@@ -270,7 +270,7 @@ def test_a_missing_file_and_a_deconvnet_as_member_are_told(inference, tmp_path, 
     assert exit_code(main, "--source", str(tmp_path / "no"), "--kind", "vgg16", "--output", str(tmp_path / "out")) == 2
     assert "no" in capsys.readouterr().err
     data = converted(tmp_path, new_file(inference), "deconvnet")
-    with pytest.raises(CheckpointError, match="must be an FCN"):
+    with pytest.raises(CheckpointError, match="an FCN is needed here"):
         load_member(data, "net.safetensors")
 
 

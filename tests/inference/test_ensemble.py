@@ -20,6 +20,7 @@ from pipeline.errors import CheckpointError
 from pipeline.inference.ensemble import Ensemble, combine
 from pipeline.inference.predictor import Predictor
 from pipeline.models.checkpoint import Checkpoint, CheckpointInfo, Preprocessing, dump_checkpoint
+from pipeline.models.checkpoint_header import joint_fingerprint
 from pipeline.models.deconvnet import DeconvNet
 from pipeline.models.fcn8s import FCN8s
 from pipeline.models.initialise import initialise
@@ -133,7 +134,7 @@ def test_files_that_are_no_member_are_refused(fcn_file, checkpoint):
         (safetensors.torch.save({LAST_LAYER: torch.zeros(21, 4)}), "fcn_resnet50", "no fcn_resnet50"),
         (b"nonsense", "deeplabv3_resnet50", "neither"),
         (whole.getvalue(), "fcn_resnet50", r"state_dict\(\) alone"),
-        (dump_checkpoint(checkpoint.net, checkpoint.info), "auto", "must be an FCN"),
+        (dump_checkpoint(checkpoint.net, checkpoint.info), "auto", "an FCN is needed here"),
         (fcn_file[:-8], "auto", "damaged"),
     ):
         with pytest.raises(CheckpointError, match=said):
@@ -171,7 +172,8 @@ def test_the_predict_stage_combines_its_two_networks(checkpoint, fcn_file, rule)
         | {"boxes": pack(own)}
         for image, own in zip(images, boxes, strict=True)
     ]
-    stage = PredictStage(checkpoint, PredictConfig(device="cpu"), 0.0, Ensemble(member, rule))
+    predictor = Predictor(checkpoint, PredictConfig(device="cpu"), 0.0, Ensemble(member, rule))
+    stage = PredictStage(predictor, joint_fingerprint(checkpoint.fingerprint, member.fingerprint))
     alone = Predictor(checkpoint, PredictConfig(device="cpu"), 0.0).aggregate(images, boxes)
     for row, image, scores_CHW in zip(stage(to_table(rows)).to_pylist(), images, alone, strict=True):
         assert row["status"] == OK, row["error_message"]
@@ -241,7 +243,7 @@ def test_recipes_that_need_another_network_say_so(capsys):
     for arguments, said in ((["--recipe", "edeconvnet+crf"], "--fcn"), (["--recipe", "fast"], "deconvnet+crf")):
         assert exit_code(main, "--input", "in", "--output", "out", *arguments) == 2
         assert said in "".join(capsys.readouterr())
-    assert set(RECIPES) == {"deconvnet", "deconvnet+crf", "edeconvnet", "edeconvnet+crf", "release"}
+    assert set(RECIPES) == {"deconvnet", "deconvnet+crf", "fcn", "fcn+crf", "edeconvnet", "edeconvnet+crf", "release"}
 
 
 def test_small_images_are_measured_with_the_releases_rule_when_asked():

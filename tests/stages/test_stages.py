@@ -14,6 +14,7 @@ from PIL import Image
 from pipeline.config import DecodeConfig, PredictConfig, ProposeConfig, RefineConfig, SegmentConfig
 from pipeline.errors import LeaseError
 from pipeline.imaging.images import decode_mask
+from pipeline.inference.predictor import Predictor
 from pipeline.models.checkpoint import Checkpoint, CheckpointInfo
 from pipeline.models.deconvnet import DeconvNet
 from pipeline.models.initialise import initialise
@@ -37,7 +38,7 @@ def predict() -> PredictStage:
     initialise(net, seed=0)
     torch.nn.init.normal_(net.seg_score.weight, generator=torch.Generator().manual_seed(0))
     checkpoint = Checkpoint(net.eval(), CheckpointInfo(CLASSES, 1 / 16), "f" * 16)
-    return PredictStage(checkpoint, PredictConfig(device="cpu"), label_threshold=0.01)
+    return PredictStage(Predictor(checkpoint, PredictConfig(device="cpu"), label_threshold=0.01), "f" * 16)
 
 
 @pytest.fixture

@@ -1,0 +1,47 @@
+"""The predictor of a fully convolutional network: whole images in, class probabilities out, no proposals."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from threading import Lock
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pipeline.config import PredictConfig
+from pipeline.inference.predictor import Image, Prediction, choose_device, prune
+from pipeline.models.members import Member
+
+
+class WholeImages:
+    """A network that sees an image at once, on one device; several threads may call `predict`."""
+
+    def __init__(self, member: Member, config: PredictConfig, label_threshold: float) -> None:
+        self.device = choose_device(config.device)
+        self.num_classes = member.num_classes
+        self._member = member.to(self.device, torch.bfloat16 if config.precision == "bfloat16" else torch.float32)
+        self._label_threshold = label_threshold
+        self._turn = Lock()
+
+    def predict(self, images: Sequence[Image], boxes: Sequence[NDArray[np.floating]]) -> list[Prediction]:
+        """Class probabilities of images, one after the other: they differ in size.
+
+        Args:
+            images: RGB uint8 `[H, W, 3]`.
+            boxes: of each image; they are not looked at.
+        """
+        del boxes
+        with self._turn:
+            return [prune(self.scores(image_HW3), self._label_threshold) for image_HW3 in images]
+
+    @torch.inference_mode()
+    def scores(self, image_HW3: Image) -> Tensor:
+        """Logarithms of the probabilities relative to chance, 1/C, float32 `[C, H, W]` on the device.
+
+        Their softmax is the network's; above 0 is a class that is more likely than chance, as `prune` needs it.
+        """
+        image_3HW = torch.from_numpy(np.array(image_HW3)).to(self.device).permute(2, 0, 1)
+        return self._member.scores(image_3HW).log_softmax(dim=0) + math.log(self.num_classes)
