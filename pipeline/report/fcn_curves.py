@@ -1,0 +1,31 @@
+"""Seeing the FCN learn: its history as a table and as a picture."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pipeline import storage
+
+COLUMNS = ("step", "train_loss", "mean_iou", "pixel_accuracy")
+
+
+def write_curves(output_uri: str, history: Sequence[Mapping[str, Any]]) -> None:
+    """Write `OUTPUT/curves.csv` and `OUTPUT/curves.png`: training loss, and figures on the validation photographs."""
+    from matplotlib.figure import Figure
+
+    from pipeline.report.figures import png
+
+    text = io.StringIO()
+    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n", extrasaction="ignore")
+    writer.writeheader()
+    writer.writerows(dict(line) for line in history)
+    storage.write_atomic(storage.join(output_uri, "curves.csv"), text.getvalue().encode())
+    figure = Figure(figsize=(10, 3.4), layout="constrained")
+    for axes, key in zip(figure.subplots(1, 3), COLUMNS[1:], strict=True):
+        axes.plot([line["step"] for line in history], [line[key] for line in history], "o-", markersize=3)
+        axes.set(xlabel="step", title=key.replace("_", " "))
+        axes.grid(alpha=0.3)
+    storage.write_atomic(storage.join(output_uri, "curves.png"), png(figure))

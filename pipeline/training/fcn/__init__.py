@@ -1,0 +1,1 @@
+"""Training of the light FCN: whole photographs with class masks in, a network out."""

@@ -1,0 +1,177 @@
+"""The training of the FCN: parameter groups, learning rate, steps, validation, and a state that survives a kill."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from pipeline.config.fcn import TrainFcnConfig
+from pipeline.errors import TrainingError
+from pipeline.models.efficientnet import INPUT
+from pipeline.models.litefcn import LiteFCN
+from pipeline.training.fcn.losses import loss_of
+from pipeline.training.loop.state import MOMENTUM_FILE, NETWORK_FILE, PROGRESS_FILE
+from pipeline.training.seeds import seed_of
+
+WARM_UP = 100
+"""Steps over which the learning rate rises."""
+POWER = 0.9
+"""Of its fall to zero."""
+CLIP = 5.0
+"""Longest gradient."""
+MOMENTS = ("exp_avg", "exp_avg_sq")
+"""What AdamW keeps of each parameter, beside the number of steps."""
+
+Batch = tuple[Tensor, Tensor]
+"""Crops uint8 `[N, 3, S, S]` RGB, labels uint8 `[N, S, S]`."""
+
+
+@dataclass
+class Training:
+    """All that a run is between two steps."""
+
+    net: LiteFCN
+    optimizer: torch.optim.Optimizer
+    step: int = 0
+    history: list[dict[str, Any]] = field(default_factory=list)
+    """A line for each look at the validation photographs."""
+    since: list[float] = field(default_factory=list)
+    """Losses of the steps after the last of them."""
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What the loop needs from outside."""
+
+    batches: Callable[[int], Iterator[Batch]]
+    """This worker's share of each batch, from a step on."""
+    validate: Callable[[LiteFCN], dict[str, Any]]
+    """Figures on the validation photographs, over all workers."""
+    save: Callable[[], None]
+    """Keeps a checkpoint; all workers must call it."""
+    due: Callable[[bool], bool]
+    """What worker 0 says, for all workers."""
+    tell: Callable[[str], None]
+    """Says a line to people."""
+
+
+def new_training(net: LiteFCN, config: TrainFcnConfig) -> Training:
+    """A run that begins: AdamW on four groups, encoder and head, kernels (which decay) and the rest.
+
+    An encoder without ImageNet's knowledge learns as fast as the head.
+    """
+    groups = []
+    for encoder in (True, False):
+        named = [p for name, p in net.named_parameters() if name.startswith("encoder.") == encoder]
+        factor = config.backbone_factor if encoder and config.imagenet != "none" else 1.0
+        for decays in (True, False):
+            parameters = [p for p in named if (p.ndim > 1) == decays]
+            decay = config.weight_decay * decays
+            groups.append({"params": parameters, "rate": config.learning_rate * factor, "weight_decay": decay})
+    return Training(net, torch.optim.AdamW(groups))
+
+
+def train(training: Training, model: nn.Module, config: TrainFcnConfig, around: Surroundings) -> None:
+    """Train from where `training` is to the last step.
+
+    Args:
+        training: what is carried on; changed in place.
+        model: its network, or that network as the workers of a distributed run share it.
+        config: the settings.
+        around: where crops come from and checkpoints go to.
+
+    Raises:
+        TrainingError: the loss is no number any more.
+    """
+    saved = told = time.perf_counter()
+    batches = around.batches(training.step)
+    while training.step < config.steps:
+        training.since.append(train_step(training, model, config, next(batches)))
+        now = time.perf_counter()
+        looked = training.step % config.val_every == 0 or training.step == config.steps
+        if looked:
+            _look(training, around)
+        elif now - told > 60:
+            told = now
+            around.tell(f"step {training.step:,} of {config.steps:,}: loss {training.since[-1]:.3f}")
+        if looked or around.due(now - saved >= 60 * config.checkpoint_minutes):
+            around.save()
+            saved = time.perf_counter()
+
+
+def _look(training: Training, around: Surroundings) -> None:
+    figures = around.validate(training.net)
+    training.net.train()
+    line = {"step": training.step, "train_loss": sum(training.since) / len(training.since), **figures}
+    training.history.append(line)
+    training.since.clear()
+    around.tell(
+        f"step {training.step:,}: loss {line['train_loss']:.3f}; validation photographs: mean IoU "
+        f"{line['mean_iou']:.3f}, pixel accuracy {line['pixel_accuracy']:.3f}"
+    )
+
+
+def train_step(training: Training, model: nn.Module, config: TrainFcnConfig, batch: Batch) -> float:
+    """One step on a batch, or on this worker's share of one; its loss.
+
+    Raises:
+        TrainingError: the loss is not a finite number.
+    """
+    device = next(training.net.parameters()).device
+    images_N3HW, labels_NHW = (tensor.to(device) for tensor in batch)
+    rate = min(1.0, (training.step + 1) / WARM_UP) * (1 - training.step / config.steps) ** POWER
+    for group in training.optimizer.param_groups:
+        group["lr"] = group["rate"] * rate
+    x_N3HW = INPUT(images_N3HW).contiguous(memory_format=torch.channels_last)
+    torch.manual_seed(seed_of(config.seed, training.step))  # of what the head drops
+    lower = torch.autocast(device.type, torch.bfloat16) if config.precision == "bfloat16" else nullcontext()
+    with lower:
+        scores_NChw = model(x_N3HW)
+    loss = loss_of(scores_NChw.float(), labels_NHW.long(), training.step % 2)
+    value = loss.item()
+    if not math.isfinite(value):
+        raise TrainingError(f"the loss is {value} at step {training.step}; lower the learning rate")
+    training.optimizer.zero_grad()
+    loss.backward()
+    nn.utils.clip_grad_norm_(training.net.parameters(), CLIP)
+    training.optimizer.step()
+    training.step += 1
+    return value
+
+
+def save_training(folder: Path, training: Training) -> None:
+    """Write everything that the next step needs into an existing folder, as safetensors and JSON."""
+    named = dict(training.net.named_parameters())
+    moments = {
+        f"{name}.{key}": state[key]
+        for name, p in named.items()
+        if (state := training.optimizer.state.get(p))
+        for key in MOMENTS
+    }
+    for file, tensors in ((NETWORK_FILE, training.net.state_dict()), (MOMENTUM_FILE, moments)):
+        whole = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
+        (folder / file).write_bytes(safetensors.torch.save(whole))
+    progress = {"step": training.step, "history": training.history, "since": training.since}
+    (folder / PROGRESS_FILE).write_text(json.dumps(progress, indent=1))
+
+
+def load_training(folder: Path, training: Training) -> None:
+    """Read back what `save_training` wrote, into a run of the same network and settings."""
+    training.net.load_state_dict(safetensors.torch.load((folder / NETWORK_FILE).read_bytes()))
+    moments = safetensors.torch.load((folder / MOMENTUM_FILE).read_bytes())
+    progress = json.loads((folder / PROGRESS_FILE).read_text())
+    training.step, training.history, training.since = (progress[key] for key in ("step", "history", "since"))
+    for name, p in training.net.named_parameters():
+        if f"{name}.{MOMENTS[0]}" in moments:
+            of_p = {key: moments[f"{name}.{key}"].to(p.device).view_as(p) for key in MOMENTS}
+            training.optimizer.state[p] = {"step": torch.tensor(float(training.step)), **of_p}

@@ -1,0 +1,184 @@
+"""The training of the FCN on Ray Train: workers that read photographs themselves, checkpoints and history out."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import ray
+import ray.train
+import safetensors.torch
+import torch
+import torch.distributed as dist
+from ray.train.collective import broadcast_from_rank_zero
+from ray.train.torch import get_device, prepare_model
+
+from pipeline import storage
+from pipeline.config.fcn import TrainFcnConfig
+from pipeline.datasets.layouts import Pair
+from pipeline.errors import TrainingError
+from pipeline.evaluation.metrics import mean_iou, per_class_iou, pixel_accuracy
+from pipeline.models.efficientnet import INPUT, fold
+from pipeline.models.litefcn import LiteFCN, fed_size
+from pipeline.models.members import Member
+from pipeline.report.fcn_curves import write_curves
+from pipeline.training.fcn.crops import Draw, cut, draw_of, rng_of
+from pipeline.training.fcn.loop import Batch, Surroundings, Training, load_training, new_training, save_training, train
+from pipeline.training.fcn.photographs import load, looked_at
+from pipeline.training.loop.metrics import confusion_of
+from pipeline.training.ray.run import Workers, run_workers, tell
+
+LOOKED_AT = 64
+"""Photographs that one task looks through."""
+READERS = 4
+"""Threads of a worker that read its crops; where the store is far, reading is waiting."""
+
+
+@dataclass(frozen=True)
+class Photographs:
+    """What there is to train on."""
+
+    train: list[Pair]
+    labels: list[list[int]]
+    """That each of them shows."""
+    val: list[Pair]
+
+
+def look_at(pairs: Sequence[Pair], num_classes: int) -> list[list[int] | str]:
+    """The labels that each photograph shows, or what is wrong with it; on all CPUs of the cluster."""
+    task = ray.remote(num_cpus=1)(looked_at)
+    blocks = [list(pairs[start : start + LOOKED_AT]) for start in range(0, len(pairs), LOOKED_AT)]
+    return list(chain.from_iterable(ray.get([task.remote(block, num_classes) for block in blocks])))
+
+
+def run_training(
+    config: TrainFcnConfig, photographs: Photographs, start_uri: str, num_classes: int
+) -> list[dict[str, Any]]:
+    """Train, write the network to `trained_uri` and return the history; the same call again resumes.
+
+    Args:
+        config: the settings.
+        photographs: to train on and to look at.
+        start_uri: the state dict of the network that training starts from.
+        num_classes: background included.
+
+    Raises:
+        TrainingError: the workers failed, or the loss exploded.
+    """
+    loop = {"config": config, "photographs": photographs, "start_uri": start_uri, "num_classes": num_classes}
+    workers = Workers(
+        config.output,
+        config.workers,
+        config.workers,
+        cpus_left=0,
+        keep_checkpoints=config.keep_checkpoints,
+        max_failures=config.max_failures,
+    )
+    result = run_workers(_worker, loop, "fcn", workers)
+    if result.return_value is not None:
+        raise TrainingError(result.return_value)
+    with result.checkpoint.as_directory() as folder:
+        training = new_training(network(config, num_classes), config)
+        load_training(Path(folder), training)
+    storage.write_atomic(trained_uri(config.output), safetensors.torch.save(training.net.state_dict()))
+    return training.history
+
+
+def trained_uri(output: str) -> str:
+    """Where the state dict of a network goes whose training is over."""
+    return storage.join(output, "trained.safetensors")
+
+
+def network(config: TrainFcnConfig, num_classes: int) -> LiteFCN:
+    """A network of the shape that is trained: an encoder from ImageNet keeps its statistics, which are folded in."""
+    net = LiteFCN(num_classes, config.encoder)
+    if config.imagenet != "none":
+        fold(net.encoder)
+    return net
+
+
+def _worker(loop: dict[str, Any]) -> str | None:
+    config: TrainFcnConfig = loop["config"]
+    photographs: Photographs = loop["photographs"]
+    torch.set_num_threads(loop["threads"])
+    net = network(config, loop["num_classes"])
+    net.load_state_dict(safetensors.torch.load(storage.read_bytes(loop["start_uri"])))
+    net = net.train().to(get_device(), memory_format=torch.channels_last)  # type: ignore[call-overload]
+    training = new_training(net, config)
+    checkpoint = ray.train.get_checkpoint()
+    if checkpoint is not None:
+        with checkpoint.as_directory() as folder:
+            load_training(Path(folder), training)
+    context = ray.train.get_context()
+    rank, workers = context.get_world_rank(), context.get_world_size()
+    around = Surroundings(
+        batches=partial(_batches, config, photographs, draw_of(photographs.labels, loop["num_classes"]), rank, workers),
+        validate=partial(_validate, config, photographs.val[rank::workers]),
+        save=partial(_report, config, training, rank),
+        due=lambda due: bool(broadcast_from_rank_zero(due)),
+        tell=tell if rank == 0 else _be_silent,
+    )
+    try:
+        train(training, prepare_model(net), config, around)
+    except TrainingError as error:  # returned and not raised, since Ray Train would try again
+        return str(error)
+    return None
+
+
+def _be_silent(line: str) -> None:
+    del line
+
+
+def _batches(
+    config: TrainFcnConfig, photographs: Photographs, draw: Draw, rank: int, workers: int, start: int
+) -> Iterator[Batch]:
+    """This worker's share of the batches from a step on, each made while the one before is used."""
+
+    def crop(step: int, place: int) -> tuple[Any, Any]:
+        rng = rng_of(config.seed, step, place)
+        choice = draw(rng)
+        return cut(*load(photographs.train[choice.photograph]), choice.label, config.crop, rng)
+
+    with ThreadPoolExecutor(READERS) as pool:
+        places = range(rank, config.batch_size, workers)
+        coming = [pool.submit(crop, start, place) for place in places]
+        for step in range(start, config.steps):
+            images, masks = zip(*(one.result() for one in coming), strict=True)
+            if step + 1 < config.steps:
+                coming = [pool.submit(crop, step + 1, place) for place in places]
+            yield torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2), torch.from_numpy(np.stack(masks))
+
+
+def _validate(config: TrainFcnConfig, pairs: Sequence[Pair], net: LiteFCN) -> dict[str, Any]:
+    """Figures over all workers, each photograph whole at `long_side`, scored at its own size."""
+    size = partial(fed_size, long_side=config.long_side)
+    device = next(net.parameters()).device
+    member = Member(net.eval(), INPUT, net.num_classes, "", size=size)
+    confusion = torch.zeros(net.num_classes, net.num_classes, dtype=torch.int64, device=device)
+    for pair in pairs:
+        image_HW3, mask_HW = load(pair)
+        scores_CHW = member.scores(torch.from_numpy(image_HW3).to(device).permute(2, 0, 1))
+        confusion += confusion_of(scores_CHW[None], torch.from_numpy(mask_HW).to(device)[None])
+    if dist.is_initialized():
+        dist.all_reduce(confusion)
+    counts = confusion.cpu().numpy()
+    ious = [None if np.isnan(iou) else float(iou) for iou in per_class_iou(counts)]
+    return {"mean_iou": mean_iou(counts), "pixel_accuracy": pixel_accuracy(counts), "iou": ious}
+
+
+def _report(config: TrainFcnConfig, training: Training, rank: int) -> None:
+    """Keep a checkpoint; returns when all workers are here."""
+    with tempfile.TemporaryDirectory() as folder:
+        checkpoint = None
+        if rank == 0:
+            write_curves(config.output, training.history)
+            save_training(Path(folder), training)
+            checkpoint = ray.train.Checkpoint.from_directory(folder)
+        ray.train.report({"step": training.step}, checkpoint=checkpoint)

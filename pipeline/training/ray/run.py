@@ -1,0 +1,121 @@
+"""A function on the workers of Ray Train, carried on from checkpoint to checkpoint, whatever it trains."""
+
+from __future__ import annotations
+
+import os
+import signal
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+import ray.train
+from pyarrow.fs import FSSpecHandler, PyFileSystem
+from ray.train.torch import TorchTrainer
+
+from pipeline import storage
+from pipeline.errors import TrainingError
+from pipeline.run.error_line import in_short
+from pipeline.storage.base import StoredFile
+from pipeline.storage.listing import list_files
+from pipeline.training.loop.state import NETWORK_FILE
+
+TRAIN_SETTINGS = {
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "600",  # machines may have to be started first
+    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",  # else workers' lines are shown twice
+}
+"""Of Ray Train, unless the environment says otherwise."""
+
+
+@dataclass(frozen=True)
+class Workers:
+    """What a run is given and where its checkpoints go."""
+
+    output: str
+    """Checkpoints go to OUTPUT/ray."""
+    least: int
+    """Workers."""
+    most: int
+    """Workers, where there is room."""
+    cpus_left: int
+    """CPUs that the workers leave to others, where they have no GPU."""
+    keep_checkpoints: int
+    max_failures: int
+
+
+def run_workers(worker: Any, loop: dict[str, Any], name: str, workers: Workers) -> Any:
+    """Run a function on all workers and return its Result, which Ray Train's stubs do not know.
+
+    Ray Train counts all failures of a run together, and a long one on machines that may be taken away has many. So it
+    is called again, and begins at the last checkpoint, as long as each call leaves new checkpoints.
+
+    Args:
+        worker: the function; it is given `loop` and, as `threads`, how many threads it may use.
+        loop: its settings.
+        name: of the run, and of the folder of its checkpoints.
+        workers: what the run is given.
+
+    Raises:
+        TrainingError: the workers failed.
+    """
+    for setting, value in TRAIN_SETTINGS.items():
+        os.environ.setdefault(setting, value)
+    use_gpu = has_gpu()
+    cpus = _cpus_each(workers)
+    count: Any = workers.most if workers.least == workers.most else (workers.least, workers.most)  # stubs: no tuple
+    on_ctrl_c = signal.getsignal(signal.SIGINT)
+    while True:
+        before = _checkpoint_files(workers.output, name)
+        trainer = TorchTrainer(
+            worker,
+            train_loop_config={"threads": max(1, int(cpus)), **loop},
+            scaling_config=ray.train.ScalingConfig(
+                num_workers=count, use_gpu=use_gpu, resources_per_worker=None if use_gpu else {"CPU": cpus}
+            ),
+            run_config=ray.train.RunConfig(
+                name=name,
+                **_checkpoints(workers.output),
+                checkpoint_config=ray.train.CheckpointConfig(num_to_keep=workers.keep_checkpoints),
+                logging_config=ray.train.LoggingConfig("WARNING"),  # type: ignore[call-arg]  # workers say lines
+                failure_config=ray.train.FailureConfig(max_failures=workers.max_failures),
+            ),
+        )
+        try:
+            return trainer.fit()
+        except (ray.train.TrainingFailedError, ray.exceptions.RayError) as error:
+            if _checkpoint_files(workers.output, name) == before:
+                raise TrainingError(f"the workers failed: {in_short(error)}") from error
+            print(f"training goes on from the last checkpoint; the workers failed: {in_short(error)}", flush=True)  # noqa: T201
+        finally:  # Ray Train's handler asks a controller that has ended, and then ends the process with 0
+            signal.signal(signal.SIGINT, on_ctrl_c)
+
+
+def has_gpu() -> bool:
+    """Whether workers get GPUs."""
+    return bool(ray.cluster_resources().get("GPU", 0) >= 1)
+
+
+def _checkpoint_files(output: str, name: str) -> list[StoredFile]:
+    try:
+        return list_files(storage.join(output, "ray", name), (NETWORK_FILE,))
+    except FileNotFoundError:
+        return []
+
+
+def _checkpoints(output: str) -> dict[str, Any]:
+    """Where Ray Train keeps checkpoints.
+
+    On S3 through s3fs: Arrow's client would make a marker object for each folder, which not every store takes.
+    """
+    path = storage.join(output, "ray")
+    if not storage.is_s3(path):
+        return {"storage_path": path}
+    import s3fs
+
+    client = s3fs.S3FileSystem(use_listings_cache=False, skip_instance_cache=True)  # settings from the environment
+    return {"storage_path": path.removeprefix("s3://"), "storage_filesystem": PyFileSystem(FSSpecHandler(client))}
+
+
+def _cpus_each(workers: Workers) -> float:
+    """CPUs and threads of a worker without a GPU."""
+    share = (ray.cluster_resources()["CPU"] - workers.cpus_left) / workers.most
+    return int(share) if share >= 1 else max(0.1, round(share, 2))
