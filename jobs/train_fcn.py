@@ -127,7 +127,7 @@ def first_network(config: TrainFcnConfig, num_classes: int) -> bytes:
 
 
 def package_file(encoder: str) -> str:
-    """The file of ImageNet's weights in its package (the extra `train` brings that of lite0); nothing of the package is run.
+    """The file in the package of ImageNet's weights (the extra `train` brings lite0's); no code of the package is run.
 
     Raises:
         ConfigError: the package is not installed.

@@ -29,11 +29,12 @@ from pipeline.models.efficientnet import INPUT, fold
 from pipeline.models.litefcn import LiteFCN, fed_size
 from pipeline.models.members import Member
 from pipeline.report.fcn_curves import write_curves
+from pipeline.run.worker_lines import say
 from pipeline.training.fcn.crops import Draw, cut, draw_of, rng_of
 from pipeline.training.fcn.loop import Batch, Surroundings, Training, load_training, new_training, save_training, train
 from pipeline.training.fcn.photographs import load, looked_at
 from pipeline.training.loop.metrics import confusion_of
-from pipeline.training.ray.run import Workers, run_workers, tell
+from pipeline.training.ray.run import Workers, run_workers
 
 LOOKED_AT = 64
 """Photographs that one task looks through."""
@@ -123,7 +124,7 @@ def _worker(loop: dict[str, Any]) -> str | None:
         validate=partial(_validate, config, photographs.val[rank::workers]),
         save=partial(_report, config, training, rank),
         due=lambda due: bool(broadcast_from_rank_zero(due)),
-        tell=tell if rank == 0 else _be_silent,
+        tell=say if rank == 0 else _be_silent,
     )
     try:
         train(training, prepare_model(net), config, around)
