@@ -97,6 +97,12 @@ class EnsembleConfig:
     ensemble: Literal["mean", "product"] = "mean"
     """How the two are combined: mean of their probabilities (paper)
     or product of their scores, the other network's clamped at 0 (release)."""
+    ensemble_weight: float = 0.5
+    """Of DeconvNet in the mean, 0..1; the other network has the rest. Two networks that are not equally good do better
+    with another one than the paper's, chosen on photographs that neither was trained on."""
+
+    def __post_init__(self) -> None:
+        require(0 <= self.ensemble_weight <= 1, "ensemble_weight", self.ensemble_weight, "must lie in 0..1")
 
 
 @dataclass(frozen=True)
@@ -222,6 +228,7 @@ class SegmentConfig:
             settings |= {f"{stage}.{name}": value for name, value in asdict(getattr(self, stage)).items()}
         if self.ensemble.fcn is not None:  # which file it is, its fingerprint says
             settings["ensemble.rule"] = self.ensemble.ensemble
+            settings["ensemble.weight"] = self.ensemble.ensemble_weight
         return {name: value for name, value in settings.items() if name not in _RESULT_NEUTRAL}
 
 

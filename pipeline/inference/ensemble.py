@@ -13,7 +13,7 @@ from pipeline.models.members import Member
 Rule = Literal["mean", "product"]
 
 
-def combine(deconvnet_CHW: Tensor, fcn_CHW: Tensor, rule: Rule) -> Tensor:
+def combine(deconvnet_CHW: Tensor, fcn_CHW: Tensor, rule: Rule, weight: float = 0.5) -> Tensor:
     """A score map whose softmax is the ensemble's probability map.
 
     `mean` is the paper's: the mean of the two probability maps. As scores it is the logarithm of the probability
@@ -27,13 +27,14 @@ def combine(deconvnet_CHW: Tensor, fcn_CHW: Tensor, rule: Rule) -> Tensor:
         deconvnet_CHW: aggregated scores before softmax, float32.
         fcn_CHW: scores before softmax of the same size, classes in the same order.
         rule: how to combine.
+        weight: of DeconvNet in the mean, 0..1; 0.5 is the paper's.
 
     Returns:
         float32 `[C, H, W]`.
     """
     if rule == "product":
         return deconvnet_CHW * fcn_CHW.clamp(min=0)
-    mean_CHW = (deconvnet_CHW.softmax(dim=0) + fcn_CHW.softmax(dim=0)) / 2
+    mean_CHW = weight * deconvnet_CHW.softmax(dim=0) + (1 - weight) * fcn_CHW.softmax(dim=0)
     return (mean_CHW * len(mean_CHW)).log()
 
 
@@ -43,6 +44,8 @@ class Ensemble:
 
     member: Member
     rule: Rule
+    weight: float = 0.5
+    """Of DeconvNet in the mean."""
 
     def to(self, device: torch.device, dtype: torch.dtype) -> Ensemble:
         """The same on a device; see `Member.to`."""
@@ -52,4 +55,4 @@ class Ensemble:
     @torch.inference_mode()
     def __call__(self, image_3HW: Tensor, deconvnet_CHW: Tensor) -> Tensor:
         """Scores of the ensemble (`combine`) for an RGB uint8 image on the scores' device; one pass of the FCN."""
-        return combine(deconvnet_CHW, self.member.scores(image_3HW), self.rule)
+        return combine(deconvnet_CHW, self.member.scores(image_3HW), self.rule, self.weight)

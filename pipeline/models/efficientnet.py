@@ -171,7 +171,7 @@ def load_imagenet(encoder: Encoder, state: Mapping[str, Tensor]) -> None:
     _copy(encoder.stem, state, "_conv_stem", "_bn0")
     blocks = [block for stage in encoder.stages for block in stage.children()]
     for number, block in enumerate(blocks):
-        for name, layer in block.layers.named_children():
+        for name, layer in block.get_submodule("layers").named_children():
             conv, bn = parts[name]
             _copy(layer, state, f"_blocks.{number}.{conv}", f"_blocks.{number}.{bn}")
     if f"_blocks.{len(blocks)}._project_conv.weight" in state:

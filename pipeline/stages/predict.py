@@ -67,7 +67,8 @@ def load_predict(config: SegmentConfig, gpus: float) -> PredictStage:
         return PredictStage(WholeImages(alone, config.predict, threshold), alone.fingerprint)
     checkpoint = load_checkpoint(data, config.weights)
     member = load_other(config, info)
-    ensemble = Ensemble(member, config.ensemble.ensemble) if member is not None else None
+    rule, weight = config.ensemble.ensemble, config.ensemble.ensemble_weight
+    ensemble = Ensemble(member, rule, weight) if member is not None else None
     names = joint_fingerprint(checkpoint.fingerprint, member.fingerprint if member is not None else None)
     return PredictStage(Predictor(checkpoint, config.predict, threshold, ensemble), names)
 

@@ -142,19 +142,21 @@ def test_files_that_are_no_member_are_refused(fcn_file, checkpoint):
 
 
 @settings(max_examples=20, deadline=None)
-@given(st.integers(0, 2**31), st.integers(2, 6), st.integers(1, 4), st.integers(1, 5), st.booleans())
-def test_both_rules_agree_with_a_loop_over_pixels(seed, classes, height, width, silent):
+@given(
+    st.integers(0, 2**31), st.integers(2, 6), st.integers(1, 4), st.integers(1, 5), st.booleans(), st.floats(0.01, 0.99)
+)
+def test_both_rules_agree_with_a_loop_over_pixels(seed, classes, height, width, silent, weight):
     rng = np.random.default_rng(seed)
     deconvnet = np.maximum(rng.normal(0, 3, (classes, height, width)), 0) * (not silent)
     fcn = rng.normal(0, 3, (classes, height, width))
     mean, product = np.zeros_like(fcn), np.zeros_like(fcn)
     for r, c in np.ndindex(height, width):
         d, f = (np.exp(one[:, r, c]) / np.exp(one[:, r, c]).sum() for one in (deconvnet, fcn))
-        mean[:, r, c] = (d + f) / 2
+        mean[:, r, c] = weight * d + (1 - weight) * f
         for k in range(classes):
             product[k, r, c] = deconvnet[k, r, c] * (fcn[k, r, c] if fcn[k, r, c] > 0 else 0)
     tensors = torch.from_numpy(deconvnet).float(), torch.from_numpy(fcn).float()
-    scores = combine(*tensors, "mean")
+    scores = combine(*tensors, "mean", weight)
     np.testing.assert_allclose(scores.softmax(0).numpy(), mean, atol=1e-5)
     np.testing.assert_array_equal(scores.numpy() > 1e-5, mean > (1 + 1e-5) / classes)  # above chance
     np.testing.assert_allclose(combine(*tensors, "product").numpy(), product, rtol=1e-4, atol=1e-5)
