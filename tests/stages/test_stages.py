@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -12,19 +13,24 @@ import torch
 from PIL import Image
 
 from pipeline.config import DecodeConfig, PredictConfig, ProposeConfig, RefineConfig, SegmentConfig
+from pipeline.config.recipes import fcn_crf
+from pipeline.crf.refine import refine
 from pipeline.errors import LeaseError
 from pipeline.imaging.images import decode_mask
 from pipeline.inference.predictor import Predictor
-from pipeline.models.checkpoint import Checkpoint, CheckpointInfo
+from pipeline.models.checkpoint import Checkpoint, CheckpointInfo, dump_checkpoint
 from pipeline.models.deconvnet import DeconvNet
+from pipeline.models.efficientnet import INPUT
 from pipeline.models.initialise import initialise
+from pipeline.models.litefcn import folded
+from pipeline.models.members import load_member
 from pipeline.outputs.lease import take_lease
 from pipeline.outputs.results import read_errors, read_results
 from pipeline.stages.decode import decode_stage
 from pipeline.stages.predict import PredictStage, load_predict
 from pipeline.stages.propose import propose_stage
 from pipeline.stages.refine import load_refine, mean_per_class, refine_stage
-from pipeline.stages.rows import ROW_SCHEMA, image_of, start_rows
+from pipeline.stages.rows import ROW_SCHEMA, image_of, start_rows, unpack
 from pipeline.stages.write import write_stage
 
 torch.set_num_threads(1)
@@ -200,3 +206,26 @@ def test_a_process_ends_when_an_image_breaks_its_gpu_and_not_when_the_memory_is_
     full = in_a_process_of_its_own(working.format("torch.zeros(2**50, device='cuda')")).stderr
     assert "OutOfMemoryError" in full
     assert "answers no more" not in full
+
+
+def test_an_fcn_sees_whole_images_and_the_crf_refines_what_it_says(manifest, tmp_path):
+    torch.manual_seed(2)
+    net = folded(3, "lite0")
+    torch.nn.init.normal_(net.score.weight)
+    info = CheckpointInfo(CLASSES, 1.0, INPUT, architecture="litefcn", encoder="lite0", long_side=96)
+    (tmp_path / "fcn.safetensors").write_bytes(dump_checkpoint(net, info))
+    config = replace(fcn_crf(SegmentConfig("in", "out")), weights=str(tmp_path / "fcn.safetensors"))
+    table = propose_stage(decode_stage(start_rows(manifest), config.decode), config.propose)
+    predicted = load_predict(config, 0)(table)
+    refined = refine_stage(predicted, config.refine, len(CLASSES)).to_pylist()
+    assert [row["num_proposals"] for row in refined] == [0, None, 0, None]
+    member = load_member((tmp_path / "fcn.safetensors").read_bytes(), "fcn")
+    for row, before in zip(refined[::2], predicted.to_pylist()[::2], strict=True):
+        image_HW3 = image_of(before)
+        expected_CHW = member.scores(torch.from_numpy(image_HW3.copy()).permute(2, 0, 1)).softmax(0)
+        ids_K = unpack(before["class_ids"], np.int64, -1)
+        found_KHW = unpack(before["probabilities"], np.float16, len(ids_K), *image_HW3.shape[:2])
+        np.testing.assert_allclose(found_KHW, expected_CHW[ids_K.tolist()].numpy(), atol=2e-3)
+        assert row["model_fingerprint"] == member.fingerprint
+        labels_HW = ids_K[refine(image_HW3, found_KHW, config.refine).argmax(0)]
+        np.testing.assert_array_equal(decode_mask(row["mask"]), labels_HW)
