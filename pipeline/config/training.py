@@ -89,17 +89,24 @@ class TrainConfig:
     """Learning rate of the biases of convolutions, as a multiple of the weights'."""
     decay_biases: bool = True
     """Whether the biases of convolutions decay; batch normalisation's scale and shift always do."""
+    norm_lr_factor: float = 1.0
+    """Learning rate of batch normalisation's scale and shift, as a multiple of the weights'; the decay is the same."""
+    norm_eps: float = 1e-5
+    """What batch normalisation adds to variances; the exported network keeps it."""
     schedule: Literal["plateau", "steps"] = "plateau"
     """When the learning rate is divided by 10: when validation accuracy stops improving, or every `lr-steps` steps."""
     plateau_patience: int = 1
-    """Plateau: so many epochs in a row without a better validation accuracy are let pass; the next lets the learning
-    rate fall."""
+    """Plateau: so many validations in a row without a better accuracy are let pass; the next lets the learning rate
+    fall."""
     lr_steps: tuple[int, int] = (9000, 10000)
     """Steps: so many after which the learning rate falls, in stage 1 and in stage 2."""
     min_learning_rate: float = 1e-5
     """A stage ends when the learning rate falls below this."""
+    validate_every: int | None = None
+    """Steps between validations within an epoch, beside the one at its end. The plateau counts validations, and the
+    best network is chosen among all of them. None: after each epoch alone."""
     val_windows: int = 2000
-    """Validation windows looked at after each epoch, at most."""
+    """Validation windows looked at each time, at most."""
     bn_statistics: int = 0
     """Training windows over which batch normalisation's statistics are computed anew before the export.
     0: keep the running averages of training."""
@@ -146,6 +153,10 @@ class TrainConfig:
         require(self.max_failures >= -1, "max_failures", self.max_failures, "must be -1 or more")
         for name in ("bn_statistics", "checkpoint_minutes", "bias_lr_factor", "weight_decay"):
             require(getattr(self, name) >= 0, name, getattr(self, name), "must be 0 or more")
+        for name in ("norm_lr_factor", "norm_eps"):
+            require(getattr(self, name) > 0, name, getattr(self, name), "must be above 0")
+        if self.validate_every is not None:
+            require(self.validate_every >= 1, "validate_every", self.validate_every, "must be at least 1")
         require(
             self.learning_rate > self.min_learning_rate > 0,
             "learning_rate",
@@ -175,8 +186,16 @@ def recipe_defaults(config: TrainConfig, recipe: str) -> TrainConfig:
         iterations=(20_000, 40_000),
         schedule="steps",
         lr_steps=(9_000, 10_000),
+        # The solver sums the gradients of 8 micro-batches of 8, adds the decay of 0.0005 once and divides by 8.
+        micro_batch=8,
+        weight_decay=0.0005 / 8,
         bias_lr_factor=2.0,
         decay_biases=False,
+        # Its layer of batch normalisation keeps the last micro-batch's gradient alone, and the solver divides that too.
+        norm_lr_factor=1 / 8,
+        norm_eps=1e-9,
+        validate_every=500,
+        val_windows=8000,
         bn_statistics=501 * 28,  # the batches of their third step, times their size
     )
 

@@ -15,7 +15,7 @@ from typing import Any
 import safetensors.torch
 import torch
 from safetensors import SafetensorError
-from torch import Tensor
+from torch import Tensor, nn
 
 from pipeline.errors import CheckpointError
 from pipeline.models.checkpoint_header import METADATA_KEY, CheckpointInfo, Preprocessing, fingerprint, read_info
@@ -25,7 +25,7 @@ from pipeline.models.litefcn import LiteFCN
 
 __all__ = [
     "METADATA_KEY", "Checkpoint", "CheckpointError", "CheckpointInfo", "Preprocessing", "dump_checkpoint", "fill",
-    "fingerprint", "load_checkpoint", "load_state_dict", "read_info",
+    "fingerprint", "load_checkpoint", "load_state_dict", "read_info", "set_norm_eps",
 ]  # fmt: skip
 
 
@@ -71,6 +71,7 @@ def load_checkpoint(data: bytes, name: str = "the checkpoint") -> Checkpoint:
         raise CheckpointError(f"{name} is a network of the kind {info.architecture}, not a DeconvNet")
     with torch.device("meta"):
         net = DeconvNet(info.num_classes, info.width).eval()
+    set_norm_eps(net, info.norm_eps)
     fill(net, info, data, name)
     return Checkpoint(net, info, fingerprint(data))
 
@@ -103,6 +104,13 @@ def fill(net: DeconvNet | FCN8s | LiteFCN, info: CheckpointInfo, data: bytes, na
             "jobs/train.py."
         )
     net.load_state_dict(counters | {key: tensor.float() for key, tensor in tensors.items()}, assign=True)
+
+
+def set_norm_eps(net: nn.Module, eps: float) -> None:
+    """Set what batch normalisation adds to variances, in all layers."""
+    for module in net.modules():
+        if isinstance(module, nn.BatchNorm2d | nn.SyncBatchNorm):
+            module.eps = eps
 
 
 def load_state_dict(data: bytes, name: str) -> dict[str, Tensor]:

@@ -73,6 +73,8 @@ class CheckpointInfo:
     """Of a `litefcn`: which EfficientNet."""
     long_side: int | None = None
     """Of a `litefcn`: images are resized to this longer side, in pixels."""
+    norm_eps: float = 1e-5
+    """What batch normalisation adds to variances."""
 
     @property
     def num_classes(self) -> int:
@@ -123,6 +125,7 @@ def _parse_info(text: str, name: str) -> CheckpointInfo:
             batch_statistics=bool(described.get("batch_statistics", True)),
             encoder=described.get("encoder"),
             long_side=described.get("long_side"),
+            norm_eps=float(described.get("norm_eps", 1e-5)),
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise CheckpointError(

@@ -12,7 +12,7 @@ from typing import Any
 from pipeline import storage
 
 COLUMNS = (
-    "stage", "epoch", "lr", "train_loss", "train_accuracy", "train_mean_iou", "val_loss", "val_accuracy",
+    "stage", "epoch", "step", "lr", "train_loss", "train_accuracy", "train_mean_iou", "val_loss", "val_accuracy",
     "val_mean_iou", "examples_per_second",
 )  # fmt: skip
 History = Mapping[str, Sequence[Mapping[str, Any]]]
@@ -20,14 +20,15 @@ History = Mapping[str, Sequence[Mapping[str, Any]]]
 
 
 def table(history: History) -> list[dict[str, float]]:
-    """A row for each epoch of each stage, with `COLUMNS`."""
+    """A row for each validation of each stage, with `COLUMNS`."""
     return [_row(int(stage.removeprefix("stage")), line) for stage in sorted(history) for line in history[stage]]
 
 
 def _row(stage: int, line: Mapping[str, Any]) -> dict[str, float]:
     train, val = line["train"], line["val"]
+    step = line.get("steps", line["epoch"])  # older histories do not know it
     values = (
-        stage, line["epoch"], line["learning_rate"], train["loss"], train["pixel_accuracy"], train["mean_iou"],
+        stage, line["epoch"], step, line["learning_rate"], train["loss"], train["pixel_accuracy"], train["mean_iou"],
         val["loss"], val["pixel_accuracy"], val["mean_iou"], train["crops"] / max(line["seconds"], 1e-9),
     )  # fmt: skip
     return dict(zip(COLUMNS, values, strict=True))
@@ -43,7 +44,7 @@ def csv_bytes(history: History) -> bytes:
 
 
 def png_bytes(history: History) -> bytes:
-    """Loss, accuracy and mean IoU over the epochs of all stages, training and validation, as a PNG."""
+    """Loss, accuracy and mean IoU over the validations of all stages, training and validation, as a PNG."""
     from matplotlib.figure import Figure
 
     from pipeline.report.figures import png
@@ -60,7 +61,7 @@ def png_bytes(history: History) -> bytes:
                 axes.axvline(i + 0.5, color="grey", linewidth=1)
             elif rows[i]["lr"] != rows[i - 1]["lr"]:
                 axes.axvline(i + 0.5, color="grey", linewidth=1, linestyle=":")
-        axes.set(xlabel="epoch, over all stages", title=name)
+        axes.set(xlabel="validation, over all stages", title=name)
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.grid(alpha=0.3)
         axes.legend()
@@ -75,19 +76,19 @@ def write_curves(output_uri: str, history: History) -> None:
 
 
 def write_events(output_uri: str, stage: int, line: Mapping[str, Any]) -> None:
-    """Write an epoch's figures for TensorBoard, as a file of its own below `OUTPUT/tensorboard/stage<N>`.
+    """Write a validation's figures for TensorBoard, as a file of its own below `OUTPUT/tensorboard/stage<N>`.
 
-    An epoch that is done again after a stop replaces its file, and a store that cannot append will do.
+    One that is done again after a stop replaces its file, and a store that cannot append will do.
     """
     from tensorboardX import SummaryWriter
 
     row = _row(stage, line)
     with tempfile.TemporaryDirectory() as folder:
         with SummaryWriter(folder) as writer:
-            for key in COLUMNS[2:]:
+            for key in COLUMNS[3:]:
                 part, _, name = key.partition("_")
                 tag = f"{name}/{part}" if part in {"train", "val"} else key
-                writer.add_scalar(tag, row[key], int(row["epoch"]))
+                writer.add_scalar(tag, row[key], int(row["step"]))
         (events,) = Path(folder).iterdir()
-        name = f"events.out.tfevents.{int(row['epoch']):06}"
+        name = f"events.out.tfevents.{int(row['step']):08}"
         storage.write_atomic(storage.join(output_uri, "tensorboard", f"stage{stage}", name), events.read_bytes())

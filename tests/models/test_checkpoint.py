@@ -3,6 +3,7 @@
 import io
 import json
 import pickle
+from dataclasses import replace
 
 import pytest
 import safetensors.torch
@@ -76,6 +77,12 @@ def test_half_precision_halves_the_file_and_keeps_the_scores(net, data):
     with torch.inference_mode():
         expected, got = net(x), load_checkpoint(half).net(x)
     assert (got - expected).norm() / expected.norm() < 1e-2
+
+
+@pytest.mark.parametrize(("info", "eps"), [(INFO, 1e-5), (replace(INFO, norm_eps=1e-9), 1e-9)])
+def test_what_batch_normalisation_adds_to_variances_comes_back(net, info, eps):
+    loaded = load_checkpoint(dump_checkpoint(net, info))
+    assert {m.eps for m in loaded.net.modules() if isinstance(m, torch.nn.BatchNorm2d)} == {eps}
 
 
 def test_a_description_that_does_not_fit_the_network_is_not_written(net):

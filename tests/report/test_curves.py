@@ -24,7 +24,14 @@ from pipeline.training.loop.window_sheet import GAP, sheet, write_sheet
 def line(epoch, value):
     figures = {"crops": 300, "loss": value, "pixel_accuracy": 1 - value, "mean_iou": 0.5 - value}
     validated = {name: figure / 2 for name, figure in figures.items()}
-    return {"epoch": epoch, "learning_rate": 0.01, "seconds": 2.0, "train": figures, "val": validated}
+    return {
+        "epoch": epoch,
+        "steps": 10 * (epoch + 1),
+        "learning_rate": 0.01,
+        "seconds": 2.0,
+        "train": figures,
+        "val": validated,
+    }
 
 
 HISTORY = {"stage1": [line(0, 0.4), line(1, 0.3)], "stage2": [line(0, 0.25)]}
@@ -39,6 +46,7 @@ def test_the_table_has_a_row_for_each_epoch_of_each_stage(store):
     table = pandas.read_csv(io.BytesIO(data))
     assert table["stage"].tolist() == [1, 1, 2]
     assert table["epoch"].tolist() == [0, 1, 0]
+    assert table["step"].tolist() == [10, 20, 10]
     assert table["val_loss"].tolist() == pytest.approx([0.2, 0.15, 0.125])
     assert table["train_mean_iou"].tolist() == pytest.approx([0.1, 0.2, 0.25])
     assert table["examples_per_second"].tolist() == [150, 150, 150]
@@ -63,14 +71,14 @@ def test_every_epoch_is_in_a_file_for_tensorboard_once_even_if_it_was_done_again
         write_events(str(tmp_path), 1, line(epoch, value))
     folder = tmp_path / "tensorboard" / "stage1"
     files = sorted(folder.iterdir())
-    assert [file.name for file in files] == [f"events.out.tfevents.{epoch:06}" for epoch in (0, 1)]
+    assert [file.name for file in files] == [f"events.out.tfevents.{step:08}" for step in (10, 20)]
     first, second = map(scalars_of, files)
     assert set(first) == {"lr", "examples_per_second"} | {
         f"{figure}/{part}" for figure in ("loss", "accuracy", "mean_iou") for part in ("train", "val")
     }
-    assert first["loss/train"] == (0, pytest.approx(0.4))
-    assert second["loss/train"] == (1, pytest.approx(0.3))
-    assert second["mean_iou/val"] == (1, pytest.approx(0.1))
+    assert first["loss/train"] == (10, pytest.approx(0.4))
+    assert second["loss/train"] == (20, pytest.approx(0.3))
+    assert second["mean_iou/val"] == (20, pytest.approx(0.1))
 
 
 def test_the_sheet_shows_window_truth_and_prediction_side_by_side(tmp_path):

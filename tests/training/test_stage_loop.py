@@ -77,16 +77,19 @@ def train(folder: Path, config: TrainConfig, kill_at: int | None = None) -> Lear
         return ((images[i : i + 2], labels[i : i + 2]) for i in range(seen, EXAMPLES, 2))
 
     around = Surroundings(
-        train=epoch_from, val=lambda: iter([windows(2, 99)]), save=save, epoch_over=lambda line: None,
+        train=epoch_from, val=lambda: iter([windows(2, 99)]), save=save, validated=lambda line: None,
         tell=lambda line: None, examples=EXAMPLES,
     )  # fmt: skip
     train_stage(learner, learner.net, config=config, stage=1, feed=Feed(Preprocessing(), 3), around=around)
     return learner
 
 
-@pytest.mark.parametrize("schedule", ["plateau", "steps"])
-def test_a_run_killed_within_an_epoch_and_resumed_is_the_undisturbed_run(tmp_path, schedule):
-    config = replace(CONFIG, schedule=schedule, lr_steps=(2, 2), iterations=(8, 8))
+@pytest.mark.parametrize(
+    ("schedule", "every", "crops"),
+    [("plateau", None, [6, 6, 4]), ("plateau", 2, [4, 2, 2, 4, 4]), ("steps", None, [6, 6, 4])],
+)
+def test_a_run_killed_within_an_epoch_and_resumed_is_the_undisturbed_run(tmp_path, schedule, every, crops):
+    config = replace(CONFIG, schedule=schedule, lr_steps=(2, 2), iterations=(8, 8), validate_every=every)
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     whole.mkdir()
     broken.mkdir()
@@ -96,7 +99,7 @@ def test_a_run_killed_within_an_epoch_and_resumed_is_the_undisturbed_run(tmp_pat
             train(broken, config, kill_at)
     resumed = train(broken, config)
     for progress in (undisturbed.progress, resumed.progress):
-        assert [line["train"]["crops"] for line in progress.history] == [6, 6, 4]  # eight steps
+        assert [line["train"]["crops"] for line in progress.history] == crops  # of eight steps
         for line in progress.history:
             line.pop("seconds")
     assert resumed.progress.history == undisturbed.progress.history
@@ -106,6 +109,34 @@ def test_a_run_killed_within_an_epoch_and_resumed_is_the_undisturbed_run(tmp_pat
     expected = undisturbed.net.state_dict()
     assert all(torch.equal(tensor, expected[name]) for name, tensor in resumed.net.state_dict().items())
     assert not any(file.suffix in (".pt", ".pth", ".pkl") for file in broken.iterdir())
+
+
+def test_the_plateau_looks_every_so_many_steps_and_at_the_end_of_an_epoch(tmp_path):
+    """Epochs of three steps. What the learning rate does follows from the accuracies alone."""
+    config = replace(CONFIG, epochs=(3, 1), validate_every=2, plateau_patience=1, min_learning_rate=1e-9)
+    learner = train(tmp_path, config)
+    history = learner.progress.history
+    assert [(line["epoch"], line["steps"]) for line in history] == [(0, 2), (0, 3), (1, 4), (1, 6), (2, 8), (2, 9)]
+    assert [line["train"]["crops"] for line in history] == [4, 2, 2, 4, 4, 2]
+    assert (learner.progress.epochs, learner.progress.iterations, learner.progress.seen) == (3, 9, 0)
+    best, without, rate = -1.0, 0, 0.02
+    for line in history:
+        assert line["learning_rate"] == pytest.approx(rate)
+        accuracy = line["val"]["pixel_accuracy"]
+        best, without = (accuracy, 0) if accuracy > best * (1 + 1e-4) else (best, without + 1)
+        if without > 1:
+            rate, without = rate / 10, 0
+    assert learner.optimizer.param_groups[0]["lr"] == pytest.approx(rate)
+    assert rate < 0.02  # it fell: six looks at a network that learns nothing more
+
+
+def test_a_stage_ends_within_an_epoch_when_the_rate_falls_below_the_least(tmp_path):
+    config = replace(CONFIG, epochs=(9, 1), validate_every=1, min_learning_rate=0.003)
+    learner = train(tmp_path, config)
+    last = learner.progress.history[-1]
+    assert last["learning_rate"] == pytest.approx(0.02)
+    assert learner.optimizer.param_groups[0]["lr"] == pytest.approx(0.002)
+    assert learner.progress.iterations == last["steps"] < 27
 
 
 def strides(tensor):

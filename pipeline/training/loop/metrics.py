@@ -85,6 +85,11 @@ class Tally:
         self._confusion += confusion_of(scores_NCHW.detach(), labels_NHW)
         return loss
 
+    def reset(self) -> None:
+        """Begin to count anew."""
+        self._confusion.zero_()
+        self._loss_and_crops.zero_()
+
     def totals(self) -> dict[str, Any]:
         """The counts over all workers, as JSON values; every worker must ask."""
         return {

@@ -18,20 +18,29 @@ def make_optimizer(net: nn.Module, config: TrainConfig) -> torch.optim.SGD:
     """SGD with momentum and weight decay.
 
     The biases of convolutions and transposed convolutions have their own learning rate and may be spared the decay.
-    Batch normalisation's scale and shift are treated as weights: the authors' network definitions say nothing of them,
-    and Caffe then applies learning rate and decay once.
+    Batch normalisation's scale and shift have theirs, and decay as the weights do: a decay is multiplied by the rate,
+    so theirs is divided by what their rate is multiplied by.
     """
     convolutions = [m for m in net.modules() if isinstance(m, nn.Conv2d | nn.ConvTranspose2d)]
     biases = [m.bias for m in convolutions if m.bias is not None]
-    names = {id(p) for p in biases}
+    norms = [p for m in net.modules() if isinstance(m, nn.BatchNorm2d | nn.SyncBatchNorm) for p in m.parameters()]
+    if config.norm_lr_factor == 1:  # as the weights, in one group with them
+        norms = []
+    apart = {id(p) for p in biases + norms}
     groups: list[dict[str, Any]] = [
-        {"params": [p for p in net.parameters() if id(p) not in names]},
+        {"params": [p for p in net.parameters() if id(p) not in apart]},
         {
             "params": biases,
             "lr": config.learning_rate * config.bias_lr_factor,
             "weight_decay": config.weight_decay if config.decay_biases else 0.0,
         },
     ]
+    if norms:
+        groups.append({
+            "params": norms,
+            "lr": config.learning_rate * config.norm_lr_factor,
+            "weight_decay": config.weight_decay / config.norm_lr_factor,
+        })  # fmt: skip
     return torch.optim.SGD(
         groups,
         lr=config.learning_rate,
@@ -44,7 +53,7 @@ def make_schedule(optimizer: torch.optim.SGD, config: TrainConfig, stage: Stage)
     """Learning rate divided by 10, on a plateau or every so many steps.
 
     Returns:
-        ReduceLROnPlateau, to be stepped with the validation accuracy after each epoch (paper), or StepLR, to be
+        ReduceLROnPlateau, to be stepped with the accuracy of each validation (paper), or StepLR, to be
         stepped after each step (release).
     """
     if config.schedule == "steps":

@@ -12,9 +12,9 @@ from torch import nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau, StepLR
 
 from pipeline.config import TrainConfig
-from pipeline.training.loop.metrics import Feed, Metrics, Tally
+from pipeline.training.loop.metrics import Feed, Tally
 from pipeline.training.loop.progress import Pace
-from pipeline.training.loop.state import Epoch, Learner, check_weights
+from pipeline.training.loop.state import Learner, Look, check_weights
 from pipeline.training.loop.steps import Batch, train_steps, validate
 from pipeline.training.windows.examples import Stage
 
@@ -29,8 +29,8 @@ class Surroundings:
     """This worker's share of the validation windows."""
     save: Callable[[], None]
     """Keeps a checkpoint of the learner."""
-    epoch_over: Callable[[Epoch], None]
-    """Hears of an epoch before its checkpoint is kept."""
+    validated: Callable[[Look], None]
+    """Hears of a validation before its checkpoint is kept."""
     tell: Callable[[str], None]
     """Says a line to people."""
     examples: int
@@ -54,44 +54,30 @@ def train_stage(
         TrainingError: the loss is no number any more, or exploded; the same on all workers.
     """
     while not _over(learner, config, stage):
-        trained = _rest_of_epoch(learner, model, config=config, stage=stage, feed=feed, around=around)
-        rate = learner.optimizer.param_groups[0]["lr"]  # at the end: a resumed epoch does not know the beginning's
-        _share_buffers(learner.net)
-        validated = validate(learner.net, around.val(), feed=feed)
-        if isinstance(learner.schedule, ReduceLROnPlateau):
-            learner.schedule.step(validated.pixel_accuracy)
-        progress = learner.progress
-        line = Epoch(len(progress.history), rate, progress.seconds, trained, validated)
-        progress.history.append(asdict(line))
-        progress.seen, progress.seconds, progress.counted = 0, 0.0, None
-        check_weights(learner.net)
-        around.epoch_over(line)
-        around.save()
+        _rest_of_epoch(learner, model, config=config, stage=stage, feed=feed, around=around)
 
 
 def _over(learner: Learner, config: TrainConfig, stage: Stage) -> bool:
+    progress = learner.progress
     return (
-        len(learner.progress.history) >= config.epochs[stage - 1]
-        or _iterations_over(learner, config, stage)
+        progress.epochs >= config.epochs[stage - 1]
+        or (config.iterations is not None and progress.iterations >= config.iterations[stage - 1])
         or learner.optimizer.param_groups[0]["lr"] < config.min_learning_rate
     )
 
 
-def _iterations_over(learner: Learner, config: TrainConfig, stage: Stage) -> bool:
-    return config.iterations is not None and learner.progress.iterations >= config.iterations[stage - 1]
-
-
 def _rest_of_epoch(
     learner: Learner, model: nn.Module, *, config: TrainConfig, stage: Stage, feed: Feed, around: Surroundings
-) -> Metrics:
+) -> None:
+    """Train to the end of an epoch or of the stage, with the validations and checkpoints that are due meanwhile."""
     progress = learner.progress
-    epoch, before = len(progress.history), progress.seconds
     tally = Tally(model, feed, progress.counted)
-    pace = Pace(f"stage {stage} epoch {epoch}", around.examples, progress.seen)
-    started = saved = time.perf_counter()
+    pace = Pace(f"stage {stage} epoch {progress.epochs}", around.examples, progress.seen)
+    before, started = progress.seconds, time.perf_counter()
+    saved = started
     steps = train_steps(
-        model, learner.optimizer, around.train(epoch, progress.seen), feed=feed, tally=tally,
-        micro_batch=config.micro_batch, seed=(config.seed, stage, epoch), seen=progress.seen,
+        model, learner.optimizer, around.train(progress.epochs, progress.seen), feed=feed, tally=tally,
+        micro_batch=config.micro_batch, seed=(config.seed, stage, progress.epochs), seen=progress.seen,
         due=lambda: time.perf_counter() - saved >= 60 * config.checkpoint_minutes,
     )  # fmt: skip
     for step in steps:
@@ -103,15 +89,41 @@ def _rest_of_epoch(
         line = pace.line(progress.seen, step.loss, time.perf_counter())
         if line is not None and feed.rank == 0:
             around.tell(line)
-        if _iterations_over(learner, config, stage):
-            break
-        if step.due:
+        if config.validate_every is not None and progress.iterations % config.validate_every == 0:
+            _look(learner, tally, feed=feed, around=around)
+            around.save()
+            model.train()
+            before, started = 0.0, time.perf_counter()
+            saved = started
+        elif step.due:
             check_weights(learner.net)
             _share_buffers(learner.net)
             progress.counted = tally.totals()
             around.save()
             saved = time.perf_counter()
-    return tally.metrics()
+        if _over(learner, config, stage):
+            break
+    looked = progress.seen and progress.history and progress.history[-1]["steps"] == progress.iterations
+    if not looked:
+        _look(learner, tally, feed=feed, around=around)
+    progress.epochs, progress.seen = progress.epochs + 1, 0
+    around.save()
+
+
+def _look(learner: Learner, tally: Tally, *, feed: Feed, around: Surroundings) -> None:
+    """Validate, let a plateau's schedule know, and begin to count anew."""
+    progress = learner.progress
+    trained, rate = tally.metrics(), learner.optimizer.param_groups[0]["lr"]
+    _share_buffers(learner.net)
+    validated = validate(learner.net, around.val(), feed=feed)
+    if isinstance(learner.schedule, ReduceLROnPlateau):
+        learner.schedule.step(validated.pixel_accuracy)
+    line = Look(progress.epochs, progress.iterations, rate, progress.seconds, trained, validated)
+    progress.history.append(asdict(line))
+    progress.seconds, progress.counted = 0.0, None
+    tally.reset()
+    check_weights(learner.net)
+    around.validated(line)
 
 
 def _share_buffers(net: nn.Module) -> None:

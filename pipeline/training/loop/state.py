@@ -27,12 +27,15 @@ PROGRESS_FILE = "progress.json"
 
 
 @dataclass(frozen=True)
-class Epoch:
-    """One line of a stage's history."""
+class Look:
+    """One line of a stage's history: a validation, and the training since the one before it."""
 
     epoch: int
+    """In which, or at whose end, it was."""
+    steps: int
+    """Since the stage began."""
     learning_rate: float
-    """After its last step."""
+    """After the last step."""
     seconds: float
     """Of training, without validation."""
     train: Metrics
@@ -45,15 +48,17 @@ class Progress:
 
     schedule: dict[str, Any] = field(default_factory=dict)
     history: list[dict[str, Any]] = field(default_factory=list)
-    """A line for each epoch that is over (`Epoch`)."""
+    """A line for each validation (`Look`)."""
+    epochs: int = 0
+    """That are over."""
     iterations: int = 0
     """Steps since the stage began."""
     seen: int = 0
     """Examples seen of the epoch that is not over."""
     seconds: float = 0.0
-    """Spent on them."""
+    """Of training since the last validation."""
     counted: dict[str, Any] | None = None
-    """Their counts (`metrics.Tally.totals`)."""
+    """Counts of the examples since then (`metrics.Tally.totals`)."""
 
 
 @dataclass
@@ -112,4 +117,5 @@ def check_weights(net: DeconvNet) -> None:
 
 def load_progress(folder: Path) -> Progress:
     """The progress that `save_state` wrote."""
-    return Progress(**json.loads((folder / PROGRESS_FILE).read_text()))
+    progress = json.loads((folder / PROGRESS_FILE).read_text())
+    return Progress(**{"epochs": len(progress["history"]), **progress})  # older ones had a validation an epoch

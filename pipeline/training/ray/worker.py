@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import tempfile
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,14 +19,14 @@ from torch import Tensor, nn
 from pipeline import storage
 from pipeline.config import TrainConfig
 from pipeline.errors import TrainingError
-from pipeline.models.checkpoint import Checkpoint, CheckpointInfo, dump_checkpoint, load_checkpoint
+from pipeline.models.checkpoint import Checkpoint, CheckpointInfo, dump_checkpoint, load_checkpoint, set_norm_eps
 from pipeline.report.curves import write_curves, write_events
 from pipeline.run.worker_lines import say
 from pipeline.training.loop.bn_statistics import recompute_statistics
 from pipeline.training.loop.metrics import Feed
 from pipeline.training.loop.optimizer import make_optimizer, make_schedule
 from pipeline.training.loop.stage import Surroundings, train_stage
-from pipeline.training.loop.state import Epoch, Learner, load_state, save_state
+from pipeline.training.loop.state import Learner, Look, load_state, save_state
 from pipeline.training.loop.steps import Batch, share_of_batch, validate
 from pipeline.training.loop.window_sheet import some_windows, write_sheet
 from pipeline.training.ray.shares import my_share, training_batches, validation_batches
@@ -64,12 +64,14 @@ def train_worker(loop: dict[str, Any]) -> str | None:
 
 def _learner(config: TrainConfig, stage: Stage, start: Checkpoint) -> Learner:
     net: nn.Module = start.net
+    set_norm_eps(net, config.norm_eps)
     if config.sync_bn:
         net = nn.SyncBatchNorm.convert_sync_batchnorm(net)
     # Channels last: 1.7 times faster on a CPU (width 1/8, bfloat16), and the faster format on GPUs too.
     net = net.to(get_device(), memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = make_optimizer(net, config)
-    learner = Learner(net, start.info, optimizer, make_schedule(optimizer, config, stage))  # type: ignore[arg-type]
+    info = replace(start.info, norm_eps=config.norm_eps)
+    learner = Learner(net, info, optimizer, make_schedule(optimizer, config, stage))  # type: ignore[arg-type]
     checkpoint = ray.train.get_checkpoint()
     if checkpoint is not None:
         with checkpoint.as_directory() as folder:
@@ -97,10 +99,10 @@ def _surroundings(loop: dict[str, Any], learner: Learner, feed: Feed) -> Surroun
     if feed.rank == 0:
         shown = some_windows(read_index(index_uri(config.training_set, stage, "val")), stage)
 
-    def epoch_over(line: Epoch) -> None:
+    def validated(line: Look) -> None:
         if feed.rank != 0:
             return
-        history = learner.progress.history  # this epoch is its last line
+        history = learner.progress.history  # this validation is its last line
         if all(line.val.pixel_accuracy > one["val"]["pixel_accuracy"] for one in history[:-1]):
             storage.write_atomic(best_uri(config.output, stage), dump_checkpoint(learner.net, learner.info))
         write_curves(config.output, {**loop["earlier"], f"stage{stage}": history})
@@ -114,7 +116,7 @@ def _surroundings(loop: dict[str, Any], learner: Learner, feed: Feed) -> Surroun
         train=partial(_train_batches, loop, feed),
         val=partial(validation_batches, my_share(loop["dealer"], "val"), config.micro_batch),
         save=partial(_report, learner, feed.rank),
-        epoch_over=epoch_over,
+        validated=validated,
         tell=say,
         examples=loop["examples"],
     )
@@ -131,7 +133,7 @@ def _train_batches(loop: dict[str, Any], feed: Feed, epoch: int, seen: int) -> I
 def _report(learner: Learner, rank: int) -> None:
     """Keep a checkpoint; returns when all workers are here."""
     progress = learner.progress
-    position = {"epoch": len(progress.history), "seen": progress.seen}
+    position = {"epoch": progress.epochs, "steps": progress.iterations, "seen": progress.seen}
     with tempfile.TemporaryDirectory() as folder:
         checkpoint = None
         if rank == 0:
@@ -162,10 +164,10 @@ def renew_statistics(loop: dict[str, Any]) -> dict[str, Any] | None:
     return {"windows": windows, "before": asdict(before), "after": asdict(after)}
 
 
-def describe(stage: Stage, line: Epoch) -> str:
-    """A line about an epoch."""
+def describe(stage: Stage, line: Look) -> str:
+    """A line about a validation and the training before it."""
     return (
-        f"stage {stage} epoch {line.epoch}: lr {line.learning_rate:g}, loss {line.train.loss:.3f} "
+        f"stage {stage} epoch {line.epoch}, step {line.steps:,}: lr {line.learning_rate:g}, loss {line.train.loss:.3f} "
         f"(val {line.val.loss:.3f}), accuracy {line.train.pixel_accuracy:.3f} (val {line.val.pixel_accuracy:.3f}), "
         f"mean IoU {line.train.mean_iou:.3f} (val {line.val.mean_iou:.3f}), "
         f"{line.train.crops / line.seconds:.0f} examples/s"
