@@ -59,7 +59,7 @@ def send_stderr_to(folder: str) -> None:
     except OSError:  # the cluster is another user's
         return
     stream.flush()
-    raw: io.FileIO = getattr(stream.buffer, "raw", stream.buffer)
+    raw: Any = getattr(stream.buffer, "raw", stream.buffer)
     kept = io.BufferedWriter(type(raw)(os.dup(STDERR), "wb"))  # of the same class: it may know what to do in trouble
     os.dup2(file, STDERR)
     os.close(file)
