@@ -68,6 +68,8 @@ def main(arguments: Sequence[str] | None = None, run: Runner | None = None) -> i
     rows = read_parts(parts)
     info = write_training_set(rows, images.class_names, config)
     report(info, storage.absolute(config.output))
+    for remark in images.remarks:
+        print(f"note: {remark}")
     return 4 if not windows_of(info, "train") else 0
 
 

@@ -19,6 +19,8 @@ from PIL import Image
 from examples.scenes.compose import CLASSES, Scene, render_scene
 from examples.scenes.config import ScenesConfig
 from pipeline.config import ConfigError
+from pipeline.datasets.voc import CLASS_MASKS, IMAGES, OBJECT_MASKS, SPLIT_LISTS
+from pipeline.datasets.voc import CLASSES as CLASSES_FILE
 from pipeline.imaging.classes import voc_palette
 from pipeline.imaging.images import encode_mask
 
@@ -27,8 +29,6 @@ RENDERER = 1
 
 SPLITS = ("train", "val")
 JPEG_QUALITY = 92
-IMAGES, CLASS_MASKS, OBJECT_MASKS = "JPEGImages", "SegmentationClass", "SegmentationObject"
-LISTS = "ImageSets/Segmentation"
 CONFIG_FILE = "scenes.json"
 IMAGES_A_WORKER = 16
 """Fewer missing images than this do not pay for starting another process."""
@@ -78,8 +78,8 @@ def write_dataset(config: ScenesConfig) -> Iterator[str]:
             write_image(root, config.seed, name)
             yield name
     for split in SPLITS:
-        _write(root / LISTS / f"{split}.txt", "".join(f"{name}\n" for name in names[split]).encode())
-    _write(root / "classes.txt", "".join(f"{name}\n" for name in CLASSES).encode())
+        _write(root / SPLIT_LISTS / f"{split}.txt", "".join(f"{name}\n" for name in names[split]).encode())
+    _write(root / CLASSES_FILE, "".join(f"{name}\n" for name in CLASSES).encode())
 
 
 def _claim(root: Path, config: ScenesConfig) -> None:
@@ -104,7 +104,7 @@ def _claim(root: Path, config: ScenesConfig) -> None:
                 f"output is {root}, which holds another dataset ({'; '.join(differing)}); "
                 "choose a new directory, or delete this one"
             )
-    for folder in (IMAGES, CLASS_MASKS, OBJECT_MASKS, LISTS):
+    for folder in (IMAGES, CLASS_MASKS, OBJECT_MASKS, SPLIT_LISTS):
         (root / folder).mkdir(parents=True, exist_ok=True)
     _write(mark, (json.dumps(identity, indent=1) + "\n").encode())
 

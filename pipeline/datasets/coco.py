@@ -22,7 +22,8 @@ class CocoImage(NamedTuple):
     id: int
     file_name: str
     annotations: str
-    """JSON for `draw_masks`: the image's height and width, and its regions `[label, segmentation]`."""
+    """JSON for `draw_masks`: the image's height and width, and its regions `[label, segmentation, annotation's id]`;
+    or `unusable`, the reason."""
 
 
 class Coco(NamedTuple):
@@ -30,12 +31,16 @@ class Coco(NamedTuple):
 
     images: list[CocoImage]
     class_names: tuple[str, ...]
+    remarks: tuple[str, ...] = ()
+    """What was left aside, a sentence each."""
 
 
 def read_coco(uri: str) -> Coco:
     """Read an annotation file (`instances_*.json`), whole.
 
-    The categories become classes 1, 2, ... in order of their ids; regions with `iscrowd` become void.
+    The categories become classes 1, 2, ... in order of their ids; regions with `iscrowd` become void. Annotations of
+    images that are not listed are left aside. An image with an object that cannot be drawn has no usable mask, since
+    the object would be background in it: drawing it says why.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -46,24 +51,61 @@ def read_coco(uri: str) -> Coco:
     except (ValueError, TypeError, AttributeError) as error:
         raise ValueError(f"{uri} is no file of COCO instance annotations that can be used: {error}") from error
     except KeyError as error:
-        raise ValueError(f"{uri} is no file of COCO instance annotations: nothing is known of {error}") from error
+        raise ValueError(f"{uri} is no file of COCO instance annotations: it has no {error}") from error
 
 
 def _coco(content: dict[str, Any]) -> Coco:
     categories = sorted(content["categories"], key=lambda category: category["id"])
     class_names = check_classes(("background", *(category["name"] for category in categories)))
     labels = {category["id"]: label for label, category in enumerate(categories, start=1)}
-    regions: dict[int, list[Any]] = {image["id"]: [] for image in content["images"]}
-    if len(regions) < len(content["images"]):
+    ids = [int(image["id"]) for image in content["images"]]
+    if len(set(ids)) < len(ids):
         raise ValueError("two images have the same id")
+    regions: dict[int, list[Any]] = {image_id: [] for image_id in ids}
+    unusable = _listed_twice(content["images"])
+    strangers = []
     for annotation in content["annotations"]:
-        label = VOID if annotation.get("iscrowd") else labels[annotation["category_id"]]
-        regions[annotation["image_id"]].append([label, annotation["segmentation"]])
+        image_id = int(annotation["image_id"])
+        if image_id not in regions:
+            strangers.append(f"annotation {annotation.get('id')} of image {image_id}")
+        elif reason := _undrawable(annotation, labels):
+            unusable.setdefault(image_id, reason)
+        else:
+            label = VOID if int(annotation.get("iscrowd") or 0) else labels[annotation["category_id"]]
+            regions[image_id].append([label, annotation["segmentation"], annotation.get("id")])
     images = []
     for image in sorted(content["images"], key=lambda image: int(image["id"])):
-        drawn = {"height": image["height"], "width": image["width"], "regions": regions[image["id"]]}
-        images.append(CocoImage(int(image["id"]), image["file_name"], json.dumps(drawn)))
-    return Coco(images, class_names)
+        image_id = int(image["id"])
+        unsized = [f"image {image_id} has no {side}" for side in ("height", "width") if not image.get(side)]
+        reason = unusable.get(image_id) or ", ".join(unsized)
+        drawn = {"unusable": reason} if reason else {
+            "height": image["height"], "width": image["width"], "regions": regions[image_id],
+        }  # fmt: skip
+        images.append(CocoImage(image_id, image["file_name"], json.dumps(drawn)))
+    remarks = (f"{len(strangers)} annotations are of images that are not listed and were left aside, "
+               f"{strangers[0]} for one",) if strangers else ()  # fmt: skip
+    return Coco(images, class_names, remarks)
+
+
+def _listed_twice(images: list[dict[str, Any]]) -> dict[int, str]:
+    """Images whose file another one has as well: each has a part of the objects only."""
+    by_file: dict[str, list[int]] = {}
+    for image in images:
+        by_file.setdefault(image["file_name"], []).append(int(image["id"]))
+    return {
+        image_id: f"images {', '.join(map(str, same))} are the same file {file}"
+        for file, same in by_file.items() if len(same) > 1 for image_id in same
+    }  # fmt: skip
+
+
+def _undrawable(annotation: dict[str, Any], labels: dict[int, int]) -> str | None:
+    """Why an annotation has no region or no label; None where it has both."""
+    name = f"annotation {annotation.get('id')}"
+    if not annotation.get("segmentation"):
+        return f"{name}: its segmentation is empty or missing, so its object would count as background"
+    if annotation.get("category_id") not in labels:
+        return f"{name}: its category_id {annotation.get('category_id')} is not among the categories"
+    return None
 
 
 def draw_masks(annotations: str) -> tuple[UInt8Array, UInt8Array]:
@@ -76,11 +118,14 @@ def draw_masks(annotations: str) -> tuple[UInt8Array, UInt8Array]:
         annotations: `CocoImage.annotations`.
 
     Raises:
-        ValueError: a region that is neither polygons nor run lengths of the image's size, or more than 254 objects.
+        ValueError: a region that is neither polygons nor run lengths of the image's size, more than 254 objects, or
+            an object that has no region; the message names the annotation.
     """
     image = json.loads(annotations)
+    if "unusable" in image:
+        raise ValueError(image["unusable"])
     height, width = image["height"], image["width"]
-    regions = [(label, _draw(segmentation, height, width)) for label, segmentation in image["regions"]]
+    regions = [(label, _draw(segmentation, height, width, *name)) for label, segmentation, *name in image["regions"]]
     crowds = [(VOID, VOID, region_HW) for label, region_HW in regions if label == VOID]
     objects = [region for region in regions if region[0] != VOID]
     if len(objects) > MOST_OBJECTS:
@@ -93,14 +138,16 @@ def draw_masks(annotations: str) -> tuple[UInt8Array, UInt8Array]:
     return class_mask_HW, object_mask_HW
 
 
-def _draw(segmentation: Any, height: int, width: int) -> NDArray[np.bool_]:
+def _draw(segmentation: Any, height: int, width: int, name: Any = None) -> NDArray[np.bool_]:
     """A region, bool `[H, W]`: polygons `[[x, y, x, y, ...], ...]`, or run lengths, compressed or not."""
     try:
         if isinstance(segmentation, list):
             return _fill(segmentation, height, width)
         return _lay_out(segmentation, height, width)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise ValueError(f"a region is neither polygons nor run lengths: {type(error).__name__}: {error}") from error
+        of = "" if name is None else f"annotation {name}: "
+        raise ValueError(f"{of}its segmentation is neither polygons nor run lengths: {type(error).__name__}: {error}"
+                         ) from error  # fmt: skip
 
 
 def _fill(polygons: list[Any], height: int, width: int) -> NDArray[np.bool_]:

@@ -8,11 +8,10 @@ from typing import Literal, NamedTuple
 
 from pipeline import storage
 from pipeline.config import TrainingSetConfig
+from pipeline.datasets import voc
 from pipeline.datasets.class_list import read_class_list
-from pipeline.datasets.coco import read_coco
-from pipeline.imaging.classes import VOC_CLASSES
+from pipeline.datasets.coco import Coco, read_coco
 from pipeline.imaging.images import SUPPORTED
-from pipeline.storage import listing
 
 SPLITS = ("train", "val")
 Layout = Literal["voc", "sbd", "coco"]
@@ -35,6 +34,8 @@ class Images(NamedTuple):
     train: list[Pair]
     val: list[Pair]
     class_names: tuple[str, ...]
+    remarks: tuple[str, ...] = ()
+    """What was left aside of the annotations, a sentence each."""
 
 
 def list_images(config: TrainingSetConfig) -> Images:
@@ -50,18 +51,20 @@ def list_images(config: TrainingSetConfig) -> Images:
     pairs: dict[str, list[Pair]] = {split: [] for split in SPLITS}
     from_sbd: list[Pair] = []
     of_voc: set[str] = set()
+    remarks: list[str] = []
     class_lists = {} if config.classes is None else {config.classes: read_class_list(config.classes)}
     for number, root in enumerate(config.data):
         layout = layout_of(root)
         if layout != "coco" and config.classes is None:
-            class_lists[root] = _classes_beside(root)
+            class_lists[root] = voc.class_names(root)
         if layout == "sbd":
             from_sbd += sbd_pairs(root)
             continue
         for split, name in zip(SPLITS, (config.train_split, config.val_split), strict=True):
             if layout == "coco":
-                found, names = _coco_pairs(root, name, storage.join(config.output, "masks", str(number), split))
-                class_lists[f"{root}, {name}"] = names
+                found, coco = coco_pairs(root, name, storage.join(config.output, "masks", str(number), split))
+                class_lists[f"{root}, {name}"] = coco.class_names
+                remarks += coco.remarks
             else:
                 found = voc_pairs(root, name, all_if_unlisted=split == "train")
                 of_voc |= {_name(pair) for pair in found}
@@ -69,7 +72,8 @@ def list_images(config: TrainingSetConfig) -> Images:
     pairs["train"] += [pair for pair in from_sbd if _name(pair) not in of_voc]
     if not pairs["train"]:
         raise ValueError(f"{', '.join(config.data)}: no image is listed for training, and no mask found")
-    return Images(pairs["train"][: config.limit], pairs["val"][: config.limit], _agreed(class_lists))
+    return Images(pairs["train"][: config.limit], pairs["val"][: config.limit], _agreed(class_lists),
+                  tuple(remarks))  # fmt: skip
 
 
 def layout_of(root: str) -> Layout:
@@ -78,18 +82,13 @@ def layout_of(root: str) -> Layout:
     Raises:
         FileNotFoundError: none of the three.
     """
-    folders: dict[Layout, str] = {"voc": "JPEGImages", "sbd": "cls", "coco": "annotations"}
+    folders: dict[Layout, str] = {"voc": voc.IMAGES, "sbd": "cls", "coco": "annotations"}
     for layout, folder in folders.items():
         if storage.is_folder(storage.join(root, folder)):
             return layout
     raise FileNotFoundError(
         f"{root} has none of the folders that tell a layout: JPEGImages (PASCAL VOC), cls (SBD), annotations (COCO)"
     )
-
-
-def _classes_beside(root: str) -> tuple[str, ...]:
-    beside = storage.join(root, "classes.txt")
-    return read_class_list(beside) if storage.exists(beside) else VOC_CLASSES
 
 
 def _agreed(class_lists: Mapping[str, tuple[str, ...]]) -> tuple[str, ...]:
@@ -116,13 +115,14 @@ def voc_pairs(root: str, split: str, *, all_if_unlisted: bool) -> list[Pair]:
 
     Raises:
         FileNotFoundError: there is an ImageSets folder but no such list in it, or a needed folder is missing.
+        ValueError: two images or two masks have one name.
     """
-    has_lists = storage.is_folder(storage.join(root, "ImageSets"))
-    if not has_lists and not all_if_unlisted:
+    names = voc.split_names(root, split)
+    if names is None and not all_if_unlisted:
         return []
-    class_masks = _files_by_name(storage.join(root, "SegmentationClass"), (".png",))
-    names = _listed_names(root, split) if has_lists else list(class_masks)
-    return _pairs(root, names, class_masks, ("JPEGImages", "SegmentationClass", "SegmentationObject"), ".png")
+    class_masks = voc.class_masks(root)
+    listed = list(class_masks) if names is None else names
+    return _pairs(root, listed, class_masks, (voc.IMAGES, voc.CLASS_MASKS, voc.OBJECT_MASKS), ".png")
 
 
 def sbd_pairs(root: str) -> list[Pair]:
@@ -131,7 +131,7 @@ def sbd_pairs(root: str) -> list[Pair]:
     Args:
         root: folder with img/*.jpg, cls/*.mat and inst/*.mat (`benchmark_RELEASE/dataset` of the download).
     """
-    class_masks = _files_by_name(storage.join(root, "cls"), (".mat",))
+    class_masks = voc.files_by_name(storage.join(root, "cls"), (".mat",))
     return _pairs(root, list(class_masks), class_masks, ("img", "cls", "inst"), ".mat")
 
 
@@ -139,8 +139,9 @@ def _pairs(
     root: str, names: Sequence[str], class_masks: dict[str, str], folders: tuple[str, str, str], suffix: str
 ) -> list[Pair]:
     images_uri, classes_uri, objects_uri = (storage.join(root, folder) for folder in folders)
-    images = _files_by_name(images_uri, SUPPORTED)
-    object_masks = _files_by_name(objects_uri, (suffix,)) if storage.is_folder(objects_uri) else {}
+    wanted = frozenset(names)
+    images = voc.files_by_name(images_uri, SUPPORTED, wanted)
+    object_masks = voc.files_by_name(objects_uri, (suffix,), wanted) if storage.is_folder(objects_uri) else {}
     return [
         Pair(
             images.get(name, f"{images_uri}/{name}.jpg"),
@@ -151,7 +152,18 @@ def _pairs(
     ]
 
 
-def _coco_pairs(root: str, split: str, masks_uri: str) -> tuple[list[Pair], tuple[str, ...]]:
+def coco_pairs(root: str, split: str, masks_uri: str) -> tuple[list[Pair], Coco]:
+    """The images of one annotation file of a folder in COCO's layout, and what the file holds.
+
+    Args:
+        root: folder with annotations/instances_<split>.json, and the images in <split> or images.
+        split: such as `train2017`.
+        masks_uri: where the class masks will be written.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it cannot be used.
+    """
     file = storage.join(root, "annotations", f"instances_{split}.json")
     images_uri = storage.join(root, split)
     if not storage.is_folder(images_uri):
@@ -166,25 +178,8 @@ def _coco_pairs(root: str, split: str, masks_uri: str) -> tuple[list[Pair], tupl
     return [
         Pair(f"{images_uri}/{image.file_name}", f"{masks_uri}/{image.id:012d}.png", annotations=image.annotations)
         for image in coco.images
-    ], coco.class_names
+    ], coco
 
 
 def _name(pair: Pair) -> str:
     return PurePosixPath(pair.image_uri).stem
-
-
-def _files_by_name(folder: str, suffixes: tuple[str, ...]) -> dict[str, str]:
-    uris = [file.uri for file in listing.list_files(folder, suffixes)]
-    return {uri.removeprefix(f"{folder}/").rpartition(".")[0]: uri for uri in uris}
-
-
-def _listed_names(root: str, split: str) -> list[str]:
-    uri = storage.join(root, "ImageSets", "Segmentation", f"{split}.txt")
-    try:
-        return listing.read_names(uri)
-    except FileNotFoundError as error:
-        raise FileNotFoundError(
-            f"{uri} does not exist: name another list by train-split or val-split, write this one "
-            f"(an image name a line; may be empty), or remove {root}/ImageSets to train on every "
-            "mask"
-        ) from error

@@ -35,11 +35,14 @@ def check_sizes(image_HW3: UInt8Array, mask_HW: UInt8Array, mask_uri: str) -> No
     Raises:
         ValueError: they differ in size; the message names the mask.
     """
-    if mask_HW.shape != image_HW3.shape[:2]:
-        raise ValueError(
-            f"{mask_uri} is {mask_HW.shape[1]}x{mask_HW.shape[0]} pixels, its image "
-            f"{image_HW3.shape[1]}x{image_HW3.shape[0]}; a mask has the size of its image"
-        )
+    height, width = image_HW3.shape[:2]
+    if mask_HW.shape == (height, width):
+        return
+    turned = ", upright: it seems to have been drawn before the photograph was turned as its EXIF orientation says"
+    raise ValueError(
+        f"{mask_uri} is {mask_HW.shape[1]}x{mask_HW.shape[0]} pixels, its image {width}x{height}; a mask has the size "
+        f"of its image{turned if mask_HW.shape == (width, height) else ''}"
+    )
 
 
 def load_image(uri: str, max_megapixels: float) -> UInt8Array:

@@ -100,7 +100,7 @@ def test_damaged_regions_are_errors_and_nothing_else(segmentation, message):
 
 
 def test_degenerate_polygons_cover_nothing_and_too_many_objects_are_refused():
-    assert draw_masks(draw_on([[1, [[1, 2, 30, 40]]], [1, []]]))[0].sum() == 0
+    assert draw_masks(draw_on([[1, [[1, 2, 30, 40]]]]))[0].sum() == 0
     with pytest.raises(ValueError, match="255 objects"):
         draw_masks(draw_on([[1, [SQUARE]]] * 255))
 
@@ -169,8 +169,7 @@ def test_annotation_files_that_cannot_be_used_are_named(coco_folder, tmp_path, c
     for change, message in (
         ({"categories": []}, "1 class names"),
         ({"categories": [{"id": i, "name": str(i)} for i in range(255)]}, "256 class names"),
-        ({"categories": [{"id": 4, "name": "box"}]}, "nothing is known of 30"),
-        ({"images": []}, "nothing is known of 7"),
+        ({"categories": None}, "NoneType"),
         ({"images": content["images"] * 2}, "same id"),
         ({"categories": [{"id": 30, "name": "box"}, {"id": 4, "name": "ball"}]}, "the classes differ"),
     ):
@@ -183,6 +182,139 @@ def test_annotation_files_that_cannot_be_used_are_named(coco_folder, tmp_path, c
     file.unlink()
     assert main(arguments, in_process) == 2
     assert "instances_val.json does not exist" in capsys.readouterr().err
+
+
+def changed(content, annotation=None, image=None, **others):
+    """Annotations with keys of the first annotation or image replaced, or left out where the value is ...."""
+    content = json.loads(json.dumps(content)) | others
+    for entry, change in ((content["annotations"][0], annotation), (content["images"][0], image)):
+        entry.update(change or {})
+        for key in [key for key, value in entry.items() if value is ...]:
+            del entry[key]
+    return content
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"annotation": {"segmentation": []}}, "annotation 1: its segmentation is empty or missing"),
+        ({"annotation": {"segmentation": ...}}, "annotation 1: its segmentation is empty or missing"),
+        ({"annotation": {"segmentation": None}}, "annotation 1: its segmentation is empty or missing"),
+        ({"annotation": {"segmentation": [1, 2, 3, 4, 5, 6]}}, "annotation 1: its segmentation is neither"),
+        ({"annotation": {"category_id": 55}}, "annotation 1: its category_id 55"),
+        ({"image": {"height": ...}}, "image 12 has no height"),
+        ({"image": {"file_name": "5.png"}}, "images 12, 5 are the same file 5.png"),
+    ],
+)
+def test_an_image_with_an_object_that_cannot_be_drawn_is_left_aside_alone_and_named(
+    coco_folder, tmp_path, capsys, change, said
+):
+    file = coco_folder / "annotations" / "instances_train.json"
+    file.write_text(json.dumps(changed(json.loads(file.read_text()), **change)))
+    usable = [] if "same file" in said else [5]
+    out = str(tmp_path / "out")
+    assert main(["--data", str(coco_folder), "--output", out], in_process) == (0 if usable else 4)
+    rows = read_index(index_uri(out, 1, "train")).to_pylist()
+    assert [row["image_uri"] for row in rows] == [f"{coco_folder}/train/{i}.png" for i in usable]
+    printed = capsys.readouterr().out
+    assert f"train: 2 images, {2 - len(usable)} of them unusable" in printed
+    assert said in printed
+
+
+def test_annotations_of_unlisted_images_are_left_aside_and_counted(coco_folder, tmp_path, capsys):
+    file = coco_folder / "annotations" / "instances_train.json"
+    content = json.loads(file.read_text())
+    content["annotations"] += [content["annotations"][0] | {"id": 9, "image_id": 77}]
+    file.write_text(json.dumps(content))
+    out = str(tmp_path / "out")
+    assert main(["--data", str(coco_folder), "--output", out], in_process) == 0
+    assert len(read_index(index_uri(out, 1, "train"))) == 2
+    assert "1 annotations are of images that are not listed and were left aside, annotation 9 of image 77" in (
+        capsys.readouterr().out
+    )
+
+
+def test_ids_and_crowd_marks_as_text_mean_what_they_say(coco_folder):
+    file = coco_folder / "annotations" / "instances_train.json"
+    before = read_coco(str(file))
+    content = json.loads(file.read_text())
+    for image in content["images"]:
+        image["id"] = str(image["id"])
+    for annotation in content["annotations"]:
+        annotation["iscrowd"] = str(annotation["iscrowd"])
+    file.write_text(json.dumps(content))
+    assert read_coco(str(file)) == before
+
+
+@pytest.fixture
+def own_folder(tmp_path):
+    """Two images with masks of one class in VOC's layout, without lists."""
+    root = tmp_path / "own"
+    for folder in ("JPEGImages", "SegmentationClass"):
+        (root / folder).mkdir(parents=True)
+    (root / "classes.txt").write_text("background\nthing\n")
+    labels = np.zeros((HEIGHT, WIDTH), np.uint8)
+    labels[30:90, 20:100] = 1
+    for name in ("a", "b"):
+        Image.fromarray(np.full((HEIGHT, WIDTH, 3), 90, np.uint8)).save(root / "JPEGImages" / f"{name}.jpg")
+        Image.fromarray(labels).save(root / "SegmentationClass" / f"{name}.png")
+    return root
+
+
+def built(root, tmp_path, capsys):
+    """Exit code, names of the images with windows, and what was said."""
+    out = str(tmp_path / "out")
+    code = main(["--data", str(root), "--output", out], in_process)
+    said = capsys.readouterr()
+    rows = read_index(index_uri(out, 1, "train")).to_pylist() if code == 0 else []
+    return code, [row["image_uri"].rpartition("/")[2] for row in rows], said.out + said.err
+
+
+def test_two_images_of_one_name_are_refused_by_name_unless_no_list_holds_it(own_folder, tmp_path, capsys):
+    Image.new("RGB", (WIDTH, HEIGHT)).save(own_folder / "JPEGImages" / "a.png")
+    code, _, said = built(own_folder, tmp_path, capsys)
+    assert code == 2
+    assert "a.jpg" in said
+    assert "a.png have one name" in said
+    (own_folder / "ImageSets" / "Segmentation").mkdir(parents=True)
+    for split, name in (("train", "b\n"), ("val", "")):
+        (own_folder / "ImageSets" / "Segmentation" / f"{split}.txt").write_text(name)
+    assert built(own_folder, tmp_path, capsys)[:2] == (0, ["b.jpg"])
+
+
+def test_what_macos_leaves_beside_files_is_no_image_and_no_mask(own_folder, tmp_path, capsys):
+    for file in ("JPEGImages/._a.jpg", "SegmentationClass/._a.png", "SegmentationClass/.hidden.png"):
+        (own_folder / file).write_bytes(b"\0\5\x16\7")
+    code, images, said = built(own_folder, tmp_path, capsys)
+    assert (code, images) == (0, ["a.jpg", "b.jpg"])
+    assert "train: 2 images, 0 of them unusable" in said
+
+
+def test_a_mask_of_0_and_255_only_is_named_instead_of_being_void(own_folder, tmp_path, capsys):
+    labels = np.zeros((HEIGHT, WIDTH), np.uint8)
+    labels[30:90, 20:100] = 255
+    Image.fromarray(labels).save(own_folder / "SegmentationClass" / "a.png")
+    code, images, said = built(own_folder, tmp_path, capsys)
+    assert (code, images) == (0, ["b.jpg"])
+    assert "a.png holds nothing but 0 and 255" in said
+
+
+def test_a_mask_drawn_before_the_exif_rotation_is_refused_with_the_cause(own_folder, tmp_path, capsys):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(np.full((HEIGHT, WIDTH, 3), 90, np.uint8)).save(own_folder / "JPEGImages" / "a.jpg", exif=exif)
+    code, images, said = built(own_folder, tmp_path, capsys)
+    assert (code, images) == (0, ["b.jpg"])
+    assert "EXIF orientation" in said
+
+
+def test_a_list_in_one_form_of_unicode_finds_files_in_the_other(own_folder, tmp_path, capsys):
+    for folder, ending in (("JPEGImages", "jpg"), ("SegmentationClass", "png")):
+        (own_folder / folder / f"a.{ending}").rename(own_folder / folder / f"cafe\u0301.{ending}")
+    (own_folder / "ImageSets" / "Segmentation").mkdir(parents=True)
+    for split, names in (("train", "caf\u00e9\n"), ("val", "b\n")):
+        (own_folder / "ImageSets" / "Segmentation" / f"{split}.txt").write_text(names)
+    assert built(own_folder, tmp_path, capsys)[:2] == (0, ["cafe\u0301.jpg"])
 
 
 def write_sbd(root, name, classes, objects):

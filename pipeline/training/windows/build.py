@@ -105,6 +105,11 @@ def windows_of_image(pair: Pair, num_classes: int, config: TrainingSetConfig) ->
             f"{pair.class_mask_uri} has labels {unknown.tolist()}, but there are {num_classes} classes "
             f"(0..{num_classes - 1}, and {VOID} for void); give the right list of classes"
         )
+    if pair.annotations is None and VOID in labels and not set(labels.tolist()) - {0, VOID}:
+        raise ValueError(
+            f"{pair.class_mask_uri} holds nothing but 0 and {VOID}, which is void; where {VOID} stands for a class, "
+            "give it the class's number (1)"
+        )
     objects = find_objects(class_mask_HW, object_mask_HW)
     easy = stage1_windows(objects, config.propose.extend)
     if len(objects.class_ids_N) == 0:
