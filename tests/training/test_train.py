@@ -5,6 +5,7 @@ import os
 import signal
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pyarrow as pa
@@ -53,9 +54,13 @@ def test_two_stages_give_a_checkpoint_and_a_history_and_go_on_where_they_stopped
     whole += [*SMALL, "--max-failures", "0"]
 
     def kill_the_worker() -> None:
+        worker = None
+        while worker is None:  # to ask takes seconds on a busy machine, so before there is anything to kill it for
+            with suppress(ValueError):
+                worker = pid_of("RayTrainWorker")
         while not list(output.glob("ray/stage1/checkpoint_*/network.safetensors")):
             time.sleep(0.05)
-        os.kill(pid_of("RayTrainWorker"), signal.SIGKILL)
+        os.kill(worker, signal.SIGKILL)
 
     threading.Thread(target=kill_the_worker, daemon=True).start()
     code, said = exit_code(main, *whole), capsys.readouterr()
