@@ -27,8 +27,10 @@ from jobs import segment_dataset
 from jobs.segment_dataset import EXIT_ARGUMENTS, EXIT_DONE
 from pipeline import storage
 from pipeline.config import AblateConfig
+from pipeline.datasets import voc
 from pipeline.errors import EvaluationError, ManifestError, ResultsError
-from pipeline.evaluation.results import evaluate_results, split_names, truth_name, truth_uris
+from pipeline.evaluation.results import evaluate_results
+from pipeline.evaluation.truths import list_truths, truth_name
 from pipeline.inputs.manifest import build_manifest
 from pipeline.report.figures import line_figure
 
@@ -73,13 +75,13 @@ def images_of(config: AblateConfig) -> pa.Table:
     Raises:
         EvaluationError: the data set has no masks, no such split, or no image for a mask.
     """
-    names = sorted(split_names(config.data, config.split, set(truth_uris(config.data))))[: config.limit]
-    photographs = build_manifest(storage.join(config.data, "JPEGImages"), None)
+    names = sorted(list_truths(config.data, config.split).wanted)[: config.limit]
+    photographs = build_manifest(storage.join(config.data, voc.IMAGES), None)
     wanted = set(names)
     rows = [row for row in photographs.to_pylist() if truth_name(row["image_id"]) in wanted]
     if len(rows) != len(names):
         raise EvaluationError(f"{config.data} has {len(names)} masks to compare with and {len(rows)} photographs of "
-                              "their names in JPEGImages; there must be one for each")  # fmt: skip
+                              f"their names in {voc.IMAGES}; there must be one for each")  # fmt: skip
     return pa.Table.from_pylist(rows, schema=photographs.schema)
 
 

@@ -119,6 +119,7 @@ def show(evaluation: Evaluation, target: str) -> None:
         (evaluation.missing, "ground truths have no result and are not in these figures"),
         (evaluation.without_truth, "results have no ground truth"),
         (tuple(f"{one.image} ({one.message})" for one in evaluation.problems), "images could not be compared"),
+        (evaluation.void_only, "ground truths hold nothing but 0 and 255 (void); is their foreground drawn as 255?"),
     ):
         if names:
             console.print(f"{len(names)} {what}: {', '.join(names[:3])}{', ...' if len(names) > 3 else ''}")

@@ -18,7 +18,9 @@ def confusion_matrix(truth_HW: NDArray[np.uint8], labels_HW: NDArray[np.uint8], 
         ValueError: the maps differ in size, or hold a label that is no class.
     """
     if truth_HW.shape != labels_HW.shape:
-        raise ValueError(f"the ground truth is {_size(truth_HW)} pixels, the result {_size(labels_HW)}")
+        turned = "; it seems to have been drawn before the photograph was turned as its EXIF orientation says"
+        raise ValueError(f"the ground truth is {_size(truth_HW)} pixels, the result {_size(labels_HW)}"
+                         f"{turned if truth_HW.shape == labels_HW.shape[::-1] else ''}")  # fmt: skip
     counted_HW = truth_HW != VOID
     true, predicted = truth_HW[counted_HW].astype(np.int64), labels_HW[counted_HW]
     for name, labels in (("ground truth", true), ("result", labels_HW)):

@@ -6,7 +6,7 @@ from collections import Counter
 
 from pipeline import storage
 from pipeline.errors import EvaluationError
-from pipeline.evaluation.results import truth_name
+from pipeline.evaluation.truths import truth_name
 from pipeline.imaging.classes import VOC_CLASSES
 from pipeline.outputs.results import read_class_names, scan_results
 

@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from pipeline import storage
 from pipeline.config import DecodeConfig
-from pipeline.evaluation.results import split_names, truth_name, truth_uris
+from pipeline.evaluation.truths import Truth, list_truths, read_truth, truth_name
 from pipeline.imaging.classes import VOID, voc_palette
 from pipeline.imaging.images import decode_image, decode_mask
 from pipeline.outputs.results import read_class_names, scan_results
@@ -67,10 +67,9 @@ def write_panels(output_uri: str, ground_truth_uri: str | None, split: str | Non
         return []
     class_names = read_class_names(output_uri)
     ids = sorted(row["image_id"] for row in scan_results(output_uri, ["image_id"]))
-    truths: dict[str, str] = {}
+    truths: dict[str, Truth] = {}
     if ground_truth_uri is not None:
-        truths = truth_uris(ground_truth_uri)
-        shown = split_names(ground_truth_uri, split, set(truths))
+        truths, shown = list_truths(ground_truth_uri, split)
         ids = [one for one in ids if truth_name(one) in shown]
     wanted = set(ids[:count])
     written = []
@@ -78,7 +77,7 @@ def write_panels(output_uri: str, ground_truth_uri: str | None, split: str | Non
         if row["image_id"] in wanted:
             image_HW3 = decode_image(storage.read_bytes(row["uri"]), DecodeConfig().max_megapixels)
             truth = [truths[truth_name(row["image_id"])]] if truths else []
-            masks = [*(decode_mask(storage.read_bytes(uri)) for uri in truth), decode_mask(row["mask"])]
+            masks = [*map(read_truth, truth), decode_mask(row["mask"])]
             if any(mask_HW.shape != image_HW3.shape[:2] for mask_HW in masks):
                 continue
             buffer = io.BytesIO()

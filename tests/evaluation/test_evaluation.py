@@ -11,7 +11,8 @@ from hypothesis.extra.numpy import arrays
 
 from pipeline.errors import EvaluationError, ResultsError
 from pipeline.evaluation.metrics import confusion_matrix, mean_iou, per_class_iou, pixel_accuracy
-from pipeline.evaluation.results import evaluate_results, truth_name
+from pipeline.evaluation.results import evaluate_results
+from pipeline.evaluation.truths import truth_name
 from pipeline.imaging.classes import VOC_CLASSES, VOID, voc_palette
 from pipeline.imaging.images import decode_mask, encode_mask
 
@@ -144,7 +145,7 @@ def test_what_cannot_be_evaluated_is_said(tmp_path: Path):
     with pytest.raises(EvaluationError, match="VOC's layout"):
         evaluate_results(run, voc)
     write_truth(tmp_path / "voc", {"a": labels([1])}, val=["a", "b"], empty=[])
-    with pytest.raises(EvaluationError, match=r"no split test: .*test\.txt"):
+    with pytest.raises(EvaluationError, match=r"test\.txt does not exist"):
         evaluate_results(run, voc, "test")
     with pytest.raises(EvaluationError, match=r"1 of the 2 images .* b for one"):
         evaluate_results(run, voc, "val")
@@ -195,6 +196,62 @@ def test_nothing_in_common_is_said(tmp_path: Path):
     write_results(tmp_path / "run", {"b.jpg": labels([1])})
     with pytest.raises(EvaluationError, match="none of the 1 ground truths"):
         evaluate_results(str(tmp_path / "run"), str(tmp_path / "voc"))
+
+
+def test_names_that_do_not_agree_are_shown_from_each_side(tmp_path: Path):
+    write_truth(tmp_path / "voc", {"0001_mask": labels([1]), "0002_mask": labels([1])})
+    write_results(tmp_path / "run", {"photos/0001.jpg": labels([1])})
+    with pytest.raises(EvaluationError, match="a result is named 0001, a mask 0001_mask"):
+        evaluate_results(str(tmp_path / "run"), str(tmp_path / "voc"))
+
+
+def test_masks_of_0_and_255_are_named_not_scored_as_background_alone(tmp_path: Path):
+    write_truth(tmp_path / "voc", {"a": labels([0, VOID]), "b": labels([0, 1])})
+    write_results(tmp_path / "run", {"a.jpg": labels([0, 1])})
+    with pytest.raises(EvaluationError, match="nothing but 0 and 255"):
+        evaluate_results(str(tmp_path / "run"), str(tmp_path / "voc"))
+    write_results(tmp_path / "both", {"a.jpg": labels([0, 1]), "b.jpg": labels([0, 1])})
+    evaluation = evaluate_results(str(tmp_path / "both"), str(tmp_path / "voc"))
+    assert evaluation.void_only == ("a",)
+    assert evaluation.summary()["void_only"] == ["a"]
+
+
+def test_a_ground_truth_of_before_the_exif_rotation_is_named(tmp_path: Path):
+    write_truth(tmp_path / "voc", {"a": labels([1, 1]), "b": labels([1, 1])})
+    write_results(tmp_path / "run", {"a.jpg": labels([1, 1]), "b.jpg": labels([1], [1])})
+    (problem,) = evaluate_results(str(tmp_path / "run"), str(tmp_path / "voc")).problems
+    assert "EXIF" in problem.message
+
+
+def test_what_macos_leaves_is_no_ground_truth(tmp_path: Path):
+    write_truth(tmp_path / "voc", {"a": labels([0, 1])})
+    (tmp_path / "voc" / "SegmentationClass" / "._a.png").write_bytes(b"\0\5\x16\7")
+    write_results(tmp_path / "run", {"a.jpg": labels([0, 1])})
+    evaluation = evaluate_results(str(tmp_path / "run"), str(tmp_path / "voc"))
+    assert (evaluation.images, evaluation.missing) == (1, ())
+
+
+def test_own_coco_annotations_are_scored_by_file_name(tmp_path: Path):
+    import json
+
+    (tmp_path / "coco" / "annotations").mkdir(parents=True)
+    square = [[2, 2, 6, 2, 6, 6, 2, 6]]
+    content = {
+        "categories": [{"id": 7, "name": "cat"}, {"id": 9, "name": "dog"}, {"id": 90, "name": "cow"}],
+        "images": [{"id": 41, "file_name": "yard/rex.jpg", "height": 8, "width": 8}],
+        "annotations": [{"id": 1, "image_id": 41, "category_id": 9, "iscrowd": 0, "segmentation": square}],
+    }
+    (tmp_path / "coco" / "annotations" / "instances_val.json").write_text(json.dumps(content))
+    result = np.zeros((8, 8), np.uint8)
+    result[2:6, 2:6] = 2
+    result[0, 0] = 1
+    write_results(tmp_path / "run", {"yard/rex.jpg": result})
+    evaluation = evaluate_results(str(tmp_path / "run"), str(tmp_path / "coco"), "val")
+    expected = np.zeros((4, 4), int)
+    expected[0, 0], expected[0, 1], expected[2, 2] = 47, 1, 16
+    np.testing.assert_array_equal(evaluation.confusion, expected)
+    with pytest.raises(EvaluationError, match="--split"):
+        evaluate_results(str(tmp_path / "run"), str(tmp_path / "coco"))
 
 
 def test_ground_truth_that_is_all_void_is_said(tmp_path: Path):

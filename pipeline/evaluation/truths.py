@@ -1,0 +1,119 @@
+"""The ground truth that results are compared with: VOC's masks, or COCO's annotations."""
+
+from __future__ import annotations
+
+import unicodedata
+from pathlib import PurePosixPath
+from typing import NamedTuple
+from urllib.parse import unquote
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline import storage
+from pipeline.datasets import voc
+from pipeline.errors import EvaluationError
+from pipeline.imaging.images import SUPPORTED, decode_mask
+
+
+class Truth(NamedTuple):
+    """The mask of one image."""
+
+    uri: str
+    annotations: str | None = None
+    """COCO: what `coco.draw_masks` makes the mask from."""
+
+
+class Truths(NamedTuple):
+    """The masks of a data set by the name of their image."""
+
+    masks: dict[str, Truth]
+    wanted: frozenset[str]
+    """Names of the split, or all."""
+
+
+def truth_name(image_id: str) -> str:
+    """Name under which an image's ground truth is looked for: its file name without folder and extension.
+
+    Only an image's extension is one: an id that a manifest gives, such as `scan.07`, may have other dots.
+    """
+    name = PurePosixPath(image_id)
+    return unicodedata.normalize("NFC", unquote(name.stem if name.suffix.lower() in SUPPORTED else name.name))
+
+
+def list_truths(root: str, split: str | None) -> Truths:
+    """The masks of a folder in VOC's layout, or the annotations of one in COCO's, joined by file name.
+
+    Args:
+        root: the folder with SegmentationClass, or with annotations/instances_<split>.json.
+        split: only the names in this list; None: all, for VOC's layout only.
+
+    Raises:
+        EvaluationError: there are no masks, two have one name, or the split is not there, is empty or names others.
+    """
+    try:
+        if storage.is_folder(storage.join(root, voc.CLASS_MASKS)):
+            return _of_voc(root, split)
+        if storage.is_folder(storage.join(root, "annotations")):
+            return _of_coco(root, split)
+    except (FileNotFoundError, ValueError) as error:
+        raise EvaluationError(str(error)) from error
+    raise EvaluationError(f"{root} holds no .png masks; give a folder in VOC's layout, {voc.CLASS_MASKS}/*.png, or in "
+                          "COCO's, annotations/instances_<split>.json")  # fmt: skip
+
+
+def read_truth(truth: Truth) -> NDArray[np.uint8]:
+    """Labels `[H, W]` of a ground truth, 255 for void.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is no mask, or cannot be drawn.
+    """
+    if truth.annotations is None:
+        return decode_mask(storage.read_bytes(truth.uri))
+    from pipeline.datasets.coco import draw_masks  # its package is for training and for this
+
+    return draw_masks(truth.annotations)[0]
+
+
+def _of_voc(root: str, split: str | None) -> Truths:
+    found = [(path, Truth(uri)) for path, uri in voc.class_masks(root).items()]
+    if not found:
+        raise EvaluationError(f"{storage.join(root, voc.CLASS_MASKS)} holds no .png masks")
+    masks = _by_file_name(found)
+    if split is None:
+        return Truths(masks, frozenset(masks))
+    listed = voc.split_names(root, split)
+    if listed is None:
+        raise EvaluationError(f"there is no split {split}: {root} has no {voc.SPLIT_LISTS}/{split}.txt")
+    names = {PurePosixPath(name).name for name in listed}
+    if not names:
+        raise EvaluationError(f"the list {split} in {root}/{voc.SPLIT_LISTS} lists no image")
+    unknown = sorted(names - set(masks))
+    if unknown:
+        raise EvaluationError(f"{len(unknown)} of the {len(names)} images of the split {split} have no mask in "
+                              f"{voc.CLASS_MASKS}, {unknown[0]} for one")  # fmt: skip
+    return Truths(masks, frozenset(names))
+
+
+def _of_coco(root: str, split: str | None) -> Truths:
+    from pipeline.datasets.layouts import coco_pairs
+
+    if split is None:
+        raise EvaluationError(f"{root} is in COCO's layout: name the file of annotations by --split (val2017 for "
+                              "annotations/instances_val2017.json)")  # fmt: skip
+    pairs, _ = coco_pairs(root, split, root)
+    masks = _by_file_name([(truth_name(pair.image_uri), Truth(pair.image_uri, pair.annotations)) for pair in pairs])
+    if not masks:
+        raise EvaluationError(f"{root}/annotations/instances_{split}.json lists no image")
+    return Truths(masks, frozenset(masks))
+
+
+def _by_file_name(found: list[tuple[str, Truth]]) -> dict[str, Truth]:
+    masks: dict[str, Truth] = {}
+    for path, truth in found:
+        other = masks.setdefault(PurePosixPath(path).name, truth)
+        if other != truth:
+            raise EvaluationError(f"{other.uri} and {truth.uri} have one name, and results are joined with masks by "
+                                  "name; evaluate one folder at a time")  # fmt: skip
+    return masks
