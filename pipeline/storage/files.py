@@ -1,22 +1,16 @@
-"""Where files live: one small set of functions over addresses, for local paths, `file://` and `s3://`.
+"""One small set of functions over addresses, whatever store they belong to.
 
 An address (`uri`) is a local path as typed, a percent-encoded `file://` URI, or `s3://bucket/key` with the key taken
 literally. S3 credentials, region and endpoint come from the environment (`AWS_*`), never from an address: addresses
-are written into manifests, results and logs. What S3 does by accident is tried again (`storage.retrying`); what
-remains is a FileNotFoundError, a PermissionError or another OSError.
+are written into manifests, results and logs.
 """
 
 from __future__ import annotations
 
 import io
-import os
-import re
-import shutil
+import unicodedata
+from collections.abc import Iterator
 from contextlib import suppress
-from pathlib import Path
-from types import ModuleType
-from urllib.parse import unquote
-from uuid import uuid4
 
 import pyarrow as pa
 import pyarrow.fs as pafs
@@ -24,14 +18,12 @@ import pyarrow.parquet as pq
 
 from pipeline.errors import StorageError
 from pipeline.storage import retrying, s3_environment
+from pipeline.storage.stores import scheme_of, store_of
 
 redact = s3_environment.redact
 worker_environment = s3_environment.worker_environment
 retries = retrying.retries
 StoreAwayError = retrying.StoreAwayError
-
-_S3 = "s3://"
-_FILE = "file://"
 
 
 def absolute(uri: str) -> str:
@@ -40,33 +32,7 @@ def absolute(uri: str) -> str:
     Raises:
         StorageError: the address is empty, holds credentials, or has another scheme.
     """
-    if uri.startswith(_S3):
-        bucket = uri.removeprefix(_S3).partition("/")[0]
-        if "@" in bucket or ":" in bucket:
-            raise StorageError(
-                f"{redact(uri)}: credentials and ports do not belong in an address; set "
-                "AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_ENDPOINT_URL instead"
-            )
-        if not bucket:
-            raise StorageError(f"{uri}: no bucket; write s3://bucket/key")
-        return uri.rstrip("/")
-    if uri.startswith(_FILE):
-        path = unquote(uri.removeprefix(_FILE).removeprefix("localhost"))
-        if not path.startswith("/"):
-            raise StorageError(f"{redact(uri)}: a file address has three slashes and an absolute path, file:///folder")
-        return str(Path(path))
-    if re.match(r"[A-Za-z][\w+.-]*://", uri):
-        raise StorageError(f"{redact(uri)}: use a local path, file:// or s3://")
-    if not uri:
-        raise StorageError("an address is empty; use a local path, file:// or s3://")
-    return str(Path(uri).absolute())
-
-
-def s3_store() -> ModuleType:
-    """The module for addresses on S3."""
-    from pipeline.storage import s3
-
-    return s3
+    return store_of(uri).absolute(uri)
 
 
 def resolve(uri: str) -> tuple[pafs.FileSystem, str]:
@@ -75,11 +41,7 @@ def resolve(uri: str) -> tuple[pafs.FileSystem, str]:
     Raises:
         StorageError: as `absolute`.
     """
-    address = absolute(uri)
-    if is_s3(address):
-        path = address.removeprefix(_S3)
-        return s3_store().arrow_filesystem(path.partition("/")[0]), path
-    return pafs.LocalFileSystem(), address
+    return store_of(uri).arrow(absolute(uri))
 
 
 def join(uri: str, *parts: str) -> str:
@@ -94,7 +56,7 @@ def parent(uri: str) -> str:
 
 def is_s3(uri: str) -> bool:
     """Say whether `uri` is an address on S3."""
-    return uri.startswith(_S3)
+    return scheme_of(uri) == "s3"
 
 
 def exists(uri: str) -> bool:
@@ -103,10 +65,7 @@ def exists(uri: str) -> bool:
     Raises:
         OSError: the store does not say.
     """
-    address = absolute(uri)
-    if is_s3(address):
-        return s3_store().size(address) is not None or is_folder(address)
-    return Path(address).exists()
+    return store_of(uri).size(absolute(uri)) is not None or is_folder(uri)
 
 
 def is_folder(uri: str) -> bool:
@@ -115,20 +74,41 @@ def is_folder(uri: str) -> bool:
     Raises:
         OSError: the store does not say.
     """
-    address = absolute(uri)
-    return bool(s3_store().is_folder(address)) if is_s3(address) else Path(address).is_dir()
+    return store_of(uri).is_folder(absolute(uri))
 
 
 def read_bytes(uri: str) -> bytes:
     """Return a file's content, whole.
+
+    A name is also found in Unicode's other form: macOS writes an é as two characters (NFD), most lists as one (NFC).
 
     Raises:
         FileNotFoundError: there is no such file.
         PermissionError: it may not be read.
         OSError: it cannot be read.
     """
-    address = absolute(uri)
-    return bytes(s3_store().read(address)) if is_s3(address) else Path(address).read_bytes()
+    store, address = store_of(uri), absolute(uri)
+    try:
+        return store.read(address)
+    except FileNotFoundError:
+        for spelling in _other_spellings(address):
+            with suppress(FileNotFoundError):
+                return store.read(spelling)
+        raise
+
+
+def _other_spellings(address: str) -> Iterator[str]:
+    """Yield the address with its last names, one, two, up to all of them, in Unicode's composed and decomposed form."""
+    if address.isascii():
+        return
+    names = address.split("/")
+    tried = {address}
+    for first in reversed(range(len(names))):
+        for form in ("NFC", "NFD"):
+            spelling = "/".join([*names[:first], *(unicodedata.normalize(form, name) for name in names[first:])])
+            if spelling not in tried:
+                tried.add(spelling)
+                yield spelling
 
 
 def read_image(uri: str) -> bytes:
@@ -157,9 +137,8 @@ def _wait_for_answer(uri: str) -> None:
 
 
 def make_parents(uri: str) -> None:
-    """Create the folders above `uri` where the file system has real folders."""
-    if not is_s3(uri):
-        Path(parent(uri)).mkdir(parents=True, exist_ok=True)
+    """Create the folders above `uri` where the store has real folders."""
+    store_of(uri).make_parents(absolute(uri))
 
 
 def write_atomic(uri: str, data: bytes) -> None:
@@ -168,23 +147,7 @@ def write_atomic(uri: str, data: bytes) -> None:
     Raises:
         OSError: it cannot be written; nothing is left behind.
     """
-    path = absolute(uri)
-    if is_s3(path):
-        s3_store().write(path, data)
-        return
-    make_parents(uri)
-    aside = Path(path).with_name(f".{uuid4().hex}.tmp")
-    try:
-        with aside.open("xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())  # else a power cut can leave the new name on an empty file
-        aside.replace(path)
-    except OSError as error:  # of a full disk it names no file
-        raise OSError(error.errno, error.strerror, path) from None
-    finally:
-        with suppress(OSError):  # it is not there, or the disk cannot be written any more
-            aside.unlink()
+    store_of(uri).write(absolute(uri), data)
 
 
 def write_parquet(uri: str, table: pa.Table) -> None:
@@ -199,12 +162,12 @@ def write_parquet(uri: str, table: pa.Table) -> None:
 
 
 def remove_folder(uri: str) -> None:
-    """Remove a folder and everything in it; does nothing where there is none."""
-    address = absolute(uri)
-    if is_s3(address):
-        s3_store().remove_below(address)
-    elif Path(address).is_dir():
-        shutil.rmtree(address)
+    """Remove a folder and everything in it; does nothing where there is none.
+
+    Raises:
+        OSError: something in it cannot be removed.
+    """
+    store_of(uri).remove_folder(absolute(uri))
 
 
 def remove(uri: str) -> None:
@@ -213,11 +176,7 @@ def remove(uri: str) -> None:
     Raises:
         OSError: it cannot be removed.
     """
-    address = absolute(uri)
-    if is_s3(address):
-        s3_store().remove(address)
-    else:
-        Path(address).unlink(missing_ok=True)
+    store_of(uri).remove(absolute(uri))
 
 
 def move(source_uri: str, target_uri: str) -> None:
@@ -232,11 +191,6 @@ def move(source_uri: str, target_uri: str) -> None:
         OSError: it cannot be moved.
     """
     source, target = absolute(source_uri), absolute(target_uri)
-    if is_s3(source) != is_s3(target):
+    if scheme_of(source) != scheme_of(target):
         raise StorageError(f"{source_uri} cannot be moved to {target_uri}: they are in different stores")
-    if not is_s3(source):
-        make_parents(target_uri)
-        Path(source).replace(target)
-    elif source != target:
-        s3_store().copy(source, target)
-        s3_store().remove(source)
+    store_of(source).move(source, target)

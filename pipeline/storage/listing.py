@@ -1,20 +1,16 @@
-"""Listing what lies in a folder or fits a pattern, locally and on S3, for millions of files."""
+"""Listing what lies in a folder or fits a pattern, in any store, for millions of files."""
 
 from __future__ import annotations
 
-import os
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator
-from itertools import islice
-from pathlib import Path
 
 import pyarrow as pa
 
-from pipeline.errors import StorageError
 from pipeline.storage import files as storage
-from pipeline.storage.base import LISTING_SCHEMA, StoredFile
-
-_BATCH = 1000
+from pipeline.storage.base import LISTING_SCHEMA, Selection, StoredFile
+from pipeline.storage.stores import store_of
 
 
 def read_names(uri: str) -> list[str]:
@@ -39,34 +35,52 @@ def is_glob(uri: str) -> bool:
 def glob_root(uri: str) -> str:
     """Return the absolute address of the deepest folder above every match of a pattern; of `uri` if it is none."""
     address = storage.absolute(uri)
-    return address if not is_glob(uri) else storage.parent(re.split(r"[*?]", address, maxsplit=1)[0] + "x")
+    return (_literal_part(address).rpartition("/")[0] or "/") if is_glob(uri) else address
+
+
+def _literal_part(address: str) -> str:
+    return re.split(r"[*?]", address, maxsplit=1)[0]
+
+
+def _regex_of(pattern: str) -> str:
+    words = {"**/": r"(?:.*/)?", "**": r".*", "*": r"[^/]*", "?": r"[^/]"}
+    pieces = re.split(r"(\*\*/|\*\*|\*|\?)", pattern)
+    return "".join(words.get(piece, re.escape(piece)) for piece in pieces)
 
 
 def _glob_regex(pattern: str) -> re.Pattern[str]:
-    words = {"**/": r"(?:.*/)?", "**": r".*", "*": r"[^/]*", "?": r"[^/]"}
-    pieces = re.split(r"(\*\*/|\*\*|\*|\?)", pattern)
-    return re.compile("".join(words.get(piece, re.escape(piece)) for piece in pieces), re.DOTALL)
+    return re.compile(_regex_of(pattern), re.DOTALL)
 
 
-def _walk_local(root: str) -> Iterator[StoredFile]:
-    # Arrow's own listing follows links in circles and stops at names that are not UTF-8.
-    for folder, subfolders, names in os.walk(root, followlinks=True):
-        here = f"{Path(folder).resolve()}/"
-        subfolders[:] = [name for name in subfolders if not here.startswith(f"{Path(folder, name).resolve()}/")]
-        for name in names:
-            path = Path(folder, name)
-            if path.is_file():
-                yield StoredFile(str(path), path.stat().st_size)
+def _folders_regex(pattern: str) -> re.Pattern[str]:
+    """What matches the folders in which, at any depth, a file can match the pattern."""
+    fixed, crossing, _ = pattern.partition("**")  # from there on any folder may be the right one
+    names = fixed.split("/")
+    above = ["/".join(names[:depth]) for depth in range(1, len(names))]
+    regexes = [_regex_of(folder) for folder in above] + [_regex_of(fixed) + ".*"] * bool(crossing)
+    return re.compile("|".join(regexes), re.DOTALL)
 
 
-def list_batches(uri: str, suffixes: tuple[str, ...]) -> Iterator[pa.RecordBatch]:
+def list_batches(
+    uri: str,
+    suffixes: tuple[str, ...],
+    *,
+    hidden: tuple[str, ...] = (),
+    is_output: Callable[[str], bool] = lambda _folder: False,
+    left_aside: Counter[str] | None = None,
+) -> Iterator[pa.RecordBatch]:
     """List the files of a folder and all its subfolders, or those that match a pattern, in no order.
 
     Made for millions of files: they come in batches, and nothing but the batches holds memory.
 
     Args:
-        uri: a folder, a pattern (`is_glob`), or one file. Links are followed, but not in circles.
+        uri: a folder, a pattern (`is_glob`), or one file. Locally links are followed, each real folder is listed once,
+            and a link to nowhere with a wanted ending is listed as well, so that reading it reports the loss.
         suffixes: endings of the names wanted, in lower case; names may be in any case.
+        hidden: beginnings of the names to skip below the folder, those of folders included.
+        is_output: says of a folder's address whether to skip it as a run's output.
+        left_aside: is added to: how many files are not listed, by ending or other reason (`storage.base`); a skipped
+            local folder counts as one. What only a pattern excludes is not counted.
 
     Yields:
         Batches of `LISTING_SCHEMA`.
@@ -74,50 +88,32 @@ def list_batches(uri: str, suffixes: tuple[str, ...]) -> Iterator[pa.RecordBatch
     Raises:
         FileNotFoundError: there is no such folder or file, or no folder for the pattern to start from.
         StorageError: a file's name is not UTF-8, or as `storage.absolute`.
+        OSError: a folder cannot be read, also in the middle of the listing; the message names it.
     """
-    pattern = _glob_regex(storage.absolute(uri)) if is_glob(uri) else None
-
-    def wanted(file: str) -> bool:
-        return file.lower().endswith(suffixes) and (pattern is None or pattern.fullmatch(file) is not None)
-
-    return (_list_s3 if storage.is_s3(uri) else _list_local)(uri, wanted)
-
-
-def _list_local(uri: str, wanted: Callable[[str], bool]) -> Iterator[pa.RecordBatch]:
-    root = Path(glob_root(uri))
-    if not root.exists():
+    address, root, store = storage.absolute(uri), glob_root(uri), store_of(uri)
+    pattern, folders = (_glob_regex(address), _folders_regex(address)) if is_glob(uri) else (None, None)
+    selection = Selection(root, suffixes, pattern, folders, hidden, is_output)
+    if store.is_folder(root):
+        for page in store.files(selection, _literal_part(address) if pattern else f"{root.rstrip('/')}/"):
+            if left_aside is not None:
+                left_aside.update(page.left_aside)
+            if page.files.num_rows:
+                yield page.files
+    elif (size := store.size(root)) is None:
         raise FileNotFoundError(f"{root} does not exist")
-    files = _walk_local(str(root)) if root.is_dir() else iter([StoredFile(str(root), root.stat().st_size)])
-    chosen = (file for file in files if wanted(file.uri))
-    while batch := list(islice(chosen, _BATCH)):
-        uris, sizes = zip(*batch, strict=True)
-        try:
-            yield pa.record_batch([uris, sizes], schema=LISTING_SCHEMA)
-        except UnicodeEncodeError as error:
-            raise StorageError(f"the file name {error.object!a} is not UTF-8; rename it") from error
-
-
-def _list_s3(uri: str, wanted: Callable[[str], bool]) -> Iterator[pa.RecordBatch]:
-    root = glob_root(uri)
-    # Whatever stands before the first wildcard narrows what the store has to list.
-    beginning = re.split(r"[*?]", storage.absolute(uri), maxsplit=1)[0] if is_glob(uri) else f"{root}/"
-    bucket, _, prefix = beginning.removeprefix("s3://").partition("/")
-    if storage.is_folder(root):
-        yield from storage.s3_store().listing(bucket, prefix, wanted)
-    elif (size := storage.s3_store().size(root)) is None:
-        raise FileNotFoundError(f"{root} does not exist")
-    elif wanted(root):
+    elif root.lower().endswith(suffixes) and pattern is None:
         yield pa.record_batch([[root], [size]], schema=LISTING_SCHEMA)
 
 
-def list_files(uri: str, suffixes: tuple[str, ...]) -> list[StoredFile]:
+def list_files(uri: str, suffixes: tuple[str, ...], *, hidden: tuple[str, ...] = ()) -> list[StoredFile]:
     """List files as `list_batches` does, sorted by address; for folders of some thousand files.
 
     Raises:
         FileNotFoundError: as `list_batches`.
         StorageError: as `list_batches`.
+        OSError: as `list_batches`.
     """
-    batches = list_batches(uri, suffixes)
+    batches = list_batches(uri, suffixes, hidden=hidden)
     return sorted(
         StoredFile(file, size)
         for batch in batches

@@ -84,8 +84,9 @@ def retrying_arrow(operation: Callable[[], T]) -> T:
         except (FileNotFoundError, PermissionError):
             raise
         except OSError as error:
-            # It tells these faults in no type of their own.
-            raise TransientError(str(error)) if "AWS Error" in str(error) else error from error
+            if "AWS Error" not in str(error):  # it tells these faults in no type of their own
+                raise
+            raise TransientError(str(error)) from error
 
     return retrying(run)
 

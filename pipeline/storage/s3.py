@@ -2,106 +2,190 @@
 
 Through botocore, because Arrow's client lists everything before it returns anything, asks twice to read once, and
 leaves marker objects behind when it deletes. Arrow's is for reading Parquet in parts (`s3_client.arrow_filesystem`).
+
+A store has to know PUT, GET, HEAD, LIST and DELETE of one object. Copies inside the store and deletes of many objects
+at once are used where they are taken; several S3-compatible stores refuse them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import logging
+from collections import Counter
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from functools import partial
 from typing import Any, NamedTuple
 
 import pyarrow as pa
+import pyarrow.fs as pafs
 
-from pipeline.storage.base import LISTING_SCHEMA
+from pipeline.errors import StorageError
+from pipeline.storage.base import LISTING_SCHEMA, Page, Selection
 from pipeline.storage.retrying import TransientError
-from pipeline.storage.s3_client import BUSY, arrow_filesystem, call
+from pipeline.storage.s3_client import BUSY, CredentialsError, arrow_filesystem, call
+from pipeline.storage.s3_environment import redact, set_defaults
 
-__all__ = ["arrow_filesystem", "copy", "is_folder", "listing", "read", "remove", "remove_below", "size", "write"]
-
-_LISTING_THREADS = 16
+_S3 = "s3://"
+_THREADS = 16
 _SPLIT_LEVELS = 3
 
+_log = logging.getLogger(__name__)
 
-def _split(uri: str) -> tuple[str, str]:
-    bucket, _, key = uri.removeprefix("s3://").partition("/")
+
+class S3Store:
+    """Objects of S3 and of stores that speak its language (a `Store`)."""
+
+    def __init__(self) -> None:
+        set_defaults()
+
+    def absolute(self, uri: str) -> str:
+        """Return `s3://bucket/key` without slashes at its end."""
+        bucket = uri.removeprefix(_S3).partition("/")[0]
+        if bucket.startswith("arn:"):
+            raise StorageError(f"{uri}: an ARN is no address here; write s3://ALIAS/key with the access point's alias, "
+                               "which ends in -s3alias (its page in the console shows it)")  # fmt: skip
+        if "@" in bucket or ":" in bucket:
+            raise StorageError(
+                f"{redact(uri)}: credentials and ports do not belong in an address; set "
+                "AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_ENDPOINT_URL instead"
+            )
+        if not bucket:
+            raise StorageError(f"{uri}: no bucket; write s3://bucket/key")
+        return uri.rstrip("/")
+
+    def read(self, address: str) -> bytes:
+        """Return an object's content, whole."""
+        bucket, key = _split(address)
+
+        def get(client: Any) -> bytes:
+            answer = client.get_object(Bucket=bucket, Key=key)
+            expected = answer.get("ContentLength")
+            with closing(answer["Body"]) as body:
+                data = bytes(body.read())
+            if expected not in (None, len(data)):
+                raise TransientError(f"{address}: {len(data)} of {expected} bytes arrived")
+            return data
+
+        return call(address, get)
+
+    def write(self, address: str, data: bytes) -> None:
+        """Write an object; a PUT is whole or not at all."""
+        bucket, key = _split(address)
+        call(address, lambda client: client.put_object(Bucket=bucket, Key=key, Body=data))
+
+    def move(self, source: str, target: str) -> None:
+        """Copy, then delete. Where the store refuses to copy, what is read is written."""
+        if source == target:
+            return
+        bucket, key = _split(target)
+        copied = dict(zip(("Bucket", "Key"), _split(source), strict=True))
+        try:
+            call(source, lambda client: client.copy_object(Bucket=bucket, Key=key, CopySource=copied))
+        except (FileNotFoundError, TransientError, CredentialsError):
+            raise
+        except OSError as error:
+            _log.info("copied through this machine, because the store refused: %s", error)
+            self.write(target, self.read(source))
+        self.remove(source)
+
+    def remove(self, address: str) -> None:
+        """Remove an object; does nothing where there is none."""
+        bucket, key = _split(address)
+        try:
+            call(address, lambda client: client.delete_object(Bucket=bucket, Key=key))
+        except FileNotFoundError:
+            return
+
+    def remove_folder(self, address: str) -> None:
+        """Remove every object whose key lies below `address`, one by one where the store refuses to remove many."""
+        bucket, key = _split(address)
+        at_once = True
+        with ThreadPoolExecutor(_THREADS) as pool:
+            for sizes in _pages(bucket, f"{key}/" if key else ""):
+                try:
+                    at_once = at_once and _removed_at_once(bucket, list(sizes))
+                except CredentialsError:
+                    raise
+                except OSError as error:  # if the reason lies elsewhere, the store refuses the single ones, too
+                    _log.info("objects are removed one by one, because the store refused: %s", error)
+                    at_once = False
+                if not at_once:
+                    list(pool.map(self.remove, [f"{_S3}{bucket}/{name}" for name in sizes]))
+
+    def size(self, address: str) -> int | None:
+        """Return an object's size in bytes (0 where the store does not say it); None where there is no object."""
+        bucket, key = _split(address)
+        if not key:
+            return None
+        try:
+            return int(call(address, lambda client: client.head_object(Bucket=bucket, Key=key).get("ContentLength", 0)))
+        except FileNotFoundError:
+            return None
+
+    def is_folder(self, address: str) -> bool:
+        """Say whether any key lies below `address`, or whether there is such a bucket."""
+        bucket, key = _split(address)
+        try:
+            page = _page(bucket, f"{key}/" if key else "", keys=1)
+        except FileNotFoundError:
+            return False
+        return not key or bool(page.sizes)
+
+    def make_parents(self, address: str) -> None:
+        """Do nothing: S3 has no folders."""
+
+    def arrow(self, address: str) -> tuple[pafs.FileSystem, str]:
+        """Return Arrow's client for a bucket, and bucket and key as it wants them."""
+        bucket, _ = _split(address)
+        return arrow_filesystem(bucket), address.removeprefix(_S3)
+
+    def files(self, selection: Selection, beginning: str) -> Iterator[Page]:
+        """List the objects whose addresses begin with `beginning`, page by page, several sub-prefixes at once."""
+        bucket, prefix = _split(beginning)
+        choose = partial(_choose, bucket, selection, {})
+        sizes, prefixes = _split_prefix(bucket, prefix)
+        yield choose(sizes)
+        pool = ThreadPoolExecutor(_THREADS)
+        try:
+            for pages in pool.map(lambda below: [choose(sizes) for sizes in _pages(bucket, below)], prefixes):
+                yield from pages
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _split(address: str) -> tuple[str, str]:
+    bucket, _, key = address.removeprefix(_S3).partition("/")
     return bucket, key
 
 
-def read(uri: str) -> bytes:
-    """Return an object's content, whole."""
-    bucket, key = _split(uri)
+class _Keys(NamedTuple):
+    """A page of the store's listing."""
 
-    def get(client: Any) -> bytes:
-        answer = client.get_object(Bucket=bucket, Key=key)
-        with closing(answer["Body"]) as body:
-            data = bytes(body.read())
-        if len(data) != answer["ContentLength"]:
-            raise TransientError(f"{uri}: {len(data)} of {answer['ContentLength']} bytes arrived")
-        return data
-
-    return call(uri, get)
-
-
-def write(uri: str, data: bytes) -> None:
-    """Write an object; a PUT is whole or not at all."""
-    bucket, key = _split(uri)
-    call(uri, lambda client: client.put_object(Bucket=bucket, Key=key, Body=data))
-
-
-def copy(source_uri: str, target_uri: str) -> None:
-    """Copy an object inside the store; without a source there is no target."""
-    source_bucket, source_key = _split(source_uri)
-    bucket, key = _split(target_uri)
-    source = {"Bucket": source_bucket, "Key": source_key}
-    call(source_uri, lambda client: client.copy_object(Bucket=bucket, Key=key, CopySource=source))
-
-
-def remove(uri: str) -> None:
-    """Remove an object; does nothing where there is none."""
-    bucket, key = _split(uri)
-    try:
-        call(uri, lambda client: client.delete_object(Bucket=bucket, Key=key))
-    except FileNotFoundError:
-        return
-
-
-def size(uri: str) -> int | None:
-    """Return an object's size in bytes; None where there is no object."""
-    bucket, key = _split(uri)
-    if not key:
-        return None
-    try:
-        return int(call(uri, lambda client: client.head_object(Bucket=bucket, Key=key)["ContentLength"]))
-    except FileNotFoundError:
-        return None
-
-
-def is_folder(uri: str) -> bool:
-    """Say whether any key lies below `uri`, or whether there is such a bucket."""
-    bucket, key = _split(uri)
-    try:
-        page = _page(bucket, f"{key}/" if key else "", keys=1)
-    except FileNotFoundError:
-        return False
-    return not key or bool(page.sizes)
-
-
-class _Page(NamedTuple):
     sizes: dict[str, int]
     folders: list[str]
     token: str | None
 
 
-def _page(bucket: str, prefix: str, *, delimiter: str = "", token: str | None = None, keys: int = 1000) -> _Page:
+def _page(bucket: str, prefix: str, *, delimiter: str = "", token: str | None = None, keys: int = 1000) -> _Keys:
     options = {"Bucket": bucket, "Prefix": prefix, "Delimiter": delimiter, "MaxKeys": keys}
     options |= {"ContinuationToken": token} if token else {}
-    answer = call(f"s3://{bucket}/{prefix}", lambda client: client.list_objects_v2(**options))
-    return _Page(
-        {entry["Key"]: entry["Size"] for entry in answer.get("Contents", [])},
-        [entry["Prefix"] for entry in answer.get("CommonPrefixes", [])],
-        answer.get("NextContinuationToken") if answer["IsTruncated"] else None,
-    )
+    address = f"{_S3}{bucket}/{prefix}"
+
+    def get(client: Any) -> _Keys:
+        answer = client.list_objects_v2(**options)
+        try:
+            cut_off = answer["IsTruncated"]
+            sizes = {entry["Key"]: entry["Size"] for entry in answer.get("Contents", [])}
+            folders = [entry["Prefix"] for entry in answer.get("CommonPrefixes", [])]
+        except KeyError as error:  # a proxy's empty or bare answer is no empty folder
+            raise TransientError(f"{address}: the store's listing says no {error}") from None
+        after = answer.get("NextContinuationToken")
+        if cut_off and after in (None, token):
+            raise OSError(f"{address}: the store cut its listing off and does not say where to go on")
+        return _Keys(sizes, folders, after if cut_off else None)
+
+    return call(address, get)
 
 
 def _pages(bucket: str, prefix: str) -> Iterator[dict[str, int]]:
@@ -118,7 +202,7 @@ def _split_prefix(bucket: str, prefix: str) -> tuple[dict[str, int], list[str]]:
     whole: list[str] = []
     splittable = [prefix]
     for _ in range(_SPLIT_LEVELS):
-        if len(whole) + len(splittable) >= _LISTING_THREADS:
+        if len(whole) + len(splittable) >= _THREADS:
             break
         deeper: list[str] = []
         for above in splittable:
@@ -132,50 +216,41 @@ def _split_prefix(bucket: str, prefix: str) -> tuple[dict[str, int], list[str]]:
     return sizes, whole + splittable
 
 
-def listing(bucket: str, prefix: str, wanted: Callable[[str], bool]) -> Iterator[pa.RecordBatch]:
-    """List the objects whose keys begin with `prefix`, page by page, several sub-prefixes at once; in no order.
-
-    Args:
-        bucket: where.
-        prefix: beginning of the keys, not necessarily a whole folder name.
-        wanted: is given each address and says whether to list it.
-    """
-
-    def batch(sizes: dict[str, int]) -> pa.RecordBatch:
-        found = {f"s3://{bucket}/{key}": size for key, size in sizes.items() if not key.endswith("/")}
-        kept = [uri for uri in found if wanted(uri)]
-        return pa.record_batch([kept, [found[uri] for uri in kept]], schema=LISTING_SCHEMA)
-
-    sizes, prefixes = _split_prefix(bucket, prefix)
-    yield batch(sizes)
-    pool = ThreadPoolExecutor(_LISTING_THREADS)
-    try:
-        for batches in pool.map(lambda below: [batch(page) for page in _pages(bucket, below)], prefixes):
-            yield from batches
-    finally:
-        pool.shutdown(cancel_futures=True)
+def _choose(bucket: str, selection: Selection, folders: dict[str, str | None], sizes: dict[str, int]) -> Page:
+    """Sort out which objects are wanted. `folders` remembers what was found out of the folders above them."""
+    found: dict[str, int] = {}
+    left_aside: Counter[str] = Counter()
+    for key, size in sizes.items():
+        if key.endswith("/"):  # a marker for a folder
+            continue
+        address = f"{_S3}{bucket}/{key}"
+        reason = _folder_left_aside(selection, folders, address.rpartition("/")[0])
+        reason = selection.file_left_aside(address) if reason is None else reason
+        if reason is None:
+            found[address] = size
+        elif reason:
+            left_aside[reason] += 1
+    return Page(pa.record_batch([list(found), list(found.values())], schema=LISTING_SCHEMA), left_aside)
 
 
-def remove_below(uri: str) -> None:
-    """Remove every object whose key lies below the folder `uri`.
-
-    Raises:
-        OSError: some could not be removed.
-    """
-    bucket, key = _split(uri)
-    for page in _pages(bucket, f"{key}/" if key else ""):
-        if page:
-            _remove_keys(bucket, list(page))
+def _folder_left_aside(selection: Selection, known: dict[str, str | None], folder: str) -> str | None:
+    if folder == selection.root.rstrip("/"):
+        return None
+    if folder not in known:
+        above = _folder_left_aside(selection, known, folder.rpartition("/")[0])
+        known[folder] = selection.folder_left_aside(folder) if above is None else above
+    return known[folder]
 
 
-def _remove_keys(bucket: str, keys: list[str]) -> None:
+def _removed_at_once(bucket: str, keys: list[str]) -> bool:
+    """Remove many objects by one request; False if the store did not remove all of them."""
     body = {"Objects": [{"Key": key} for key in keys], "Quiet": True}
 
-    def delete(client: Any) -> None:
+    def delete(client: Any) -> bool:
         failed = client.delete_objects(Bucket=bucket, Delete=body).get("Errors", [])
-        if failed:
-            code, key = failed[0].get("Code", ""), failed[0].get("Key", "")
-            message = f"s3://{bucket}/{key}: {code}, and {len(failed) - 1} more could not be removed"
-            raise TransientError(message) if code in BUSY else OSError(message)
+        busy = [entry for entry in failed if entry.get("Code", "") in BUSY]
+        if busy:
+            raise TransientError(f"{_S3}{bucket}/{busy[0].get('Key', '')}: {busy[0]['Code']}")
+        return not failed
 
-    call(f"s3://{bucket}", delete)
+    return not keys or call(f"{_S3}{bucket}", delete)

@@ -5,9 +5,8 @@ botocore does not retry here: `retrying` does, so that retries are counted and a
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
-from functools import lru_cache
+from functools import lru_cache, partial
 from threading import Lock
 from typing import Any, TypeVar
 
@@ -16,6 +15,7 @@ import pyarrow.fs as pafs
 from botocore import UNSIGNED
 from botocore import exceptions as boto
 from botocore.config import Config
+from botocore.parsers import ResponseParserError
 
 from pipeline.storage import s3_environment
 from pipeline.storage.retrying import StoreAwayError, TransientError, max_attempts, retrying
@@ -33,6 +33,10 @@ _STRANGER = {"ExpiredToken", "InvalidToken", "InvalidAccessKeyId", "SignatureDoe
 _NO_CREDENTIALS = ("no usable credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY or AWS_PROFILE, "
                    "or AWS_NO_SIGN_REQUEST=YES for a public bucket")  # fmt: skip
 
+_OR_PAY = " (no right to it, or a bucket whose readers pay: that takes AWS_REQUEST_PAYER=requester)"
+_CHECKSUMS = {"AWS_REQUEST_CHECKSUM_CALCULATION": "request_checksum_calculation",
+              "AWS_RESPONSE_CHECKSUM_VALIDATION": "response_checksum_validation"}  # fmt: skip
+
 _making = Lock()
 
 
@@ -42,23 +46,33 @@ class CredentialsError(PermissionError, StoreAwayError):
 
 def _client() -> Any:
     with _making:  # making clients is not thread-safe, using them is
-        return _client_for(tuple(sorted(s3_environment.worker_environment().items())))
+        return _client_for(s3_environment.Settings.of_environment())
 
 
 @lru_cache(maxsize=4)
-def _client_for(_environment: tuple[tuple[str, str], ...]) -> Any:
-    os.environ.update(s3_environment.defaults(os.environ))  # Arrow's client and Ray's read them, too
+def _client_for(settings: s3_environment.Settings) -> Any:
     session = botocore.session.Session()
     # Dates are never read, and parsing them is half of the time of a listing.
     session.get_component("response_parser_factory").set_parser_defaults(timestamp_parser=str)
+    if settings.value("AWS_EC2_METADATA_DISABLED").lower() == "true":
+        session.get_component("credential_provider").remove("iam-role")
+    checksums = {option: settings.value(name).lower() for name, option in _CHECKSUMS.items() if settings.value(name)}
     config = Config(
-        signature_version=UNSIGNED if s3_environment.is_anonymous() else None,
+        signature_version=UNSIGNED if settings.anonymous else None,
         retries={"total_max_attempts": 1},
         connect_timeout=CONNECT_SECONDS,
         read_timeout=READ_SECONDS,
         max_pool_connections=_CONNECTIONS,
+        **checksums,
     )
-    return session.create_client("s3", config=config)
+    client = session.create_client("s3", config=config)
+    if payer := settings.value("AWS_REQUEST_PAYER"):
+        client.meta.events.register("before-call.s3", partial(_say_who_pays, payer))
+    return client
+
+
+def _say_who_pays(payer: str, params: dict[str, Any], **_: Any) -> None:
+    params["headers"]["x-amz-request-payer"] = payer
 
 
 def arrow_filesystem(bucket: str) -> pafs.FileSystem:
@@ -67,12 +81,11 @@ def arrow_filesystem(bucket: str) -> pafs.FileSystem:
     endpoint, region = client.meta.endpoint_url, client.meta.region_name
     on_aws = s3_environment.is_aws(endpoint)
     return _arrow_filesystem(
+        s3_environment.Settings.of_environment(),
         endpoint="" if on_aws else endpoint,
         region=_bucket_region(bucket, region) if on_aws else region,
-        anonymous=s3_environment.is_anonymous(),
         virtual=(client.meta.config.s3 or {}).get("addressing_style") == "virtual",
         attempts=max_attempts(),
-        environment=tuple(sorted(s3_environment.worker_environment().items())),
     )
 
 
@@ -86,18 +99,12 @@ def _bucket_region(bucket: str, otherwise: str) -> str:
 
 @lru_cache(maxsize=16)
 def _arrow_filesystem(
-    *,
-    endpoint: str,
-    region: str,
-    anonymous: bool,
-    virtual: bool,
-    attempts: int,
-    environment: tuple[tuple[str, str], ...],  # noqa: ARG001  (part of the cache's key)
+    settings: s3_environment.Settings, *, endpoint: str, region: str, virtual: bool, attempts: int
 ) -> pafs.FileSystem:
     return pafs.S3FileSystem(
         endpoint_override=endpoint or None,
         region="us-east-1" if region == "aws-global" else region,
-        anonymous=anonymous,
+        anonymous=settings.anonymous,
         force_virtual_addressing=virtual,
         allow_delayed_open=True,  # makes a small file one PUT
         connect_timeout=CONNECT_SECONDS,
@@ -112,7 +119,7 @@ def call(uri: str, operation: Callable[[Any], T]) -> T:
     def attempt() -> T:
         try:
             return operation(_client())
-        except (boto.BotoCoreError, boto.ClientError) as error:
+        except (boto.BotoCoreError, boto.ClientError, ResponseParserError) as error:
             raise _translated(error, uri) from None  # the cause may hold what a message must not
 
     return retrying(attempt)
@@ -126,12 +133,10 @@ def _translated(error: Exception, uri: str) -> OSError:
         return CredentialsError(f"{uri}: {_NO_CREDENTIALS} ({s3_environment.redact(str(error))})")
     if isinstance(error, boto.SSLError):
         return OSError(message)
-    # A body that breaks off in the middle of XML is a parser's error.
-    # botocore's ConnectionError is a connection that cannot be made, its HTTPClientError one that breaks.
-    lost = boto.ConnectionError | boto.HTTPClientError | boto.IncompleteReadError
-    if isinstance(error, lost) or "ResponseParserError" in repr(type(error)):
-        return TransientError(message)
-    return OSError(message)
+    # botocore's ConnectionError is a connection that cannot be made, its HTTPClientError one that breaks, its
+    # ResponseParserError an answer that is no XML or breaks off in it.
+    lost = boto.ConnectionError | boto.HTTPClientError | boto.IncompleteReadError | ResponseParserError
+    return TransientError(message) if isinstance(error, lost) else OSError(message)
 
 
 def _refused(error: boto.ClientError, uri: str) -> OSError:
@@ -144,5 +149,5 @@ def _refused(error: boto.ClientError, uri: str) -> OSError:
     if code in _STRANGER:
         return CredentialsError(message)
     if status in (401, 403) or code == "AccessDenied":
-        return PermissionError(message)
+        return PermissionError(message if s3_environment.request_payer() else message + _OR_PAY)
     return FileNotFoundError(message) if status == 404 else OSError(message)

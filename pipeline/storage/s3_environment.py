@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
 # These say who the machine is, not what the user chose: another machine has its own.
@@ -20,9 +21,36 @@ def redact(text: str) -> str:
     return re.sub(r"://(?:[^/:@\s]*:[^@\s]*|[^/@\s]*)@", "://", text)
 
 
-def is_anonymous() -> bool:
-    """Say whether requests go out unsigned, as public buckets take them (`AWS_NO_SIGN_REQUEST`, as in GDAL)."""
-    return os.environ.get("AWS_NO_SIGN_REQUEST", "").lower() in ("yes", "true", "1")
+@dataclass(frozen=True)
+class Settings:
+    """What clients are made from."""
+
+    variables: tuple[tuple[str, str], ...] = field(repr=False)
+    """Names and values of `worker_environment`, sorted. The values may be credentials."""
+
+    @classmethod
+    def of_environment(cls) -> Settings:
+        """Return the settings of this moment."""
+        return cls(tuple(sorted(worker_environment().items())))
+
+    def value(self, name: str) -> str:
+        """Return a variable's value, "" where it is not set."""
+        return dict(self.variables).get(name, "")
+
+    @property
+    def anonymous(self) -> bool:
+        """Whether requests go out unsigned, as public buckets take them (`AWS_NO_SIGN_REQUEST`, as in GDAL)."""
+        return self.value("AWS_NO_SIGN_REQUEST").lower() in ("yes", "true", "1")
+
+
+def request_payer() -> str:
+    """Return who pays for requests, as the header x-amz-request-payer says it (`AWS_REQUEST_PAYER`, as in GDAL)."""
+    return os.environ.get("AWS_REQUEST_PAYER", "")
+
+
+def set_defaults() -> None:
+    """Add `defaults` to this process's environment, which Arrow's client and s3fs read."""
+    os.environ.update(defaults(os.environ))
 
 
 def is_aws(endpoint: str) -> bool:

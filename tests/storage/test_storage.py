@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from pipeline import storage
 from pipeline.errors import StorageError
-from pipeline.storage import listing
+from pipeline.storage import listing, local
 
 
 def make_files(root: Path, *names: str) -> None:
@@ -227,7 +227,7 @@ def test_listing_what_is_not_there(store: str):
 
 
 def test_a_listing_comes_in_batches(store: str, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(listing, "_BATCH", 3)
+    monkeypatch.setattr(local, "_BATCH", 3)
     put(store, *(f"{i % 3}/{i}.jpg" for i in range(20)))
     batches = list(listing.list_batches(store, (".jpg",)))
     assert len(batches) > 2 or store.startswith("s3://")  # there, the store decides

@@ -1,0 +1,47 @@
+"""Which store an address belongs to, by its scheme. A new store is a class in a file of its own and a line here."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from functools import cache
+
+from pipeline.errors import StorageError
+from pipeline.storage.base import Store
+from pipeline.storage.local import LocalStore
+from pipeline.storage.s3_environment import redact
+
+_SCHEME = re.compile(r"([A-Za-z][\w+.-]*)://")
+
+
+def _s3() -> Store:
+    from pipeline.storage.s3 import S3Store  # loads botocore
+
+    return S3Store()
+
+
+_STORES: dict[str, Callable[[], Store]] = {"": LocalStore, "file": LocalStore, "s3": _s3}
+
+
+@cache
+def _store(scheme: str) -> Store:
+    return _STORES[scheme]()
+
+
+def scheme_of(uri: str) -> str:
+    """Return the scheme of an address, "" of a local path."""
+    found = _SCHEME.match(uri)
+    return found[1] if found else ""
+
+
+def store_of(uri: str) -> Store:
+    """Return the store of an address.
+
+    Raises:
+        StorageError: there is none for its scheme.
+    """
+    scheme = scheme_of(uri)
+    if scheme not in _STORES:
+        named = [f"{name}://" for name in _STORES if name]
+        raise StorageError(f"{redact(uri)}: use a local path, {', '.join(named[:-1])} or {named[-1]}")
+    return _store(scheme)
