@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import signal
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -37,7 +38,7 @@ from pipeline.errors import (
     ResultsError,
     TooManyErrors,
 )
-from pipeline.inputs.manifest import build_manifest
+from pipeline.inputs.manifest import build_manifest, describe
 from pipeline.models.checkpoint_header import CheckpointInfo, check_network, fingerprint, joint_fingerprint, read_info
 from pipeline.outputs.results import RESULTS_SCHEMA, finished_ids, read_errors
 from pipeline.proposals.edgeboxes import check_edges
@@ -62,7 +63,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         info = read_info(data, config.weights)
         check_network(info, config.weights, whole_images=config.whole_images)
         networks = joint_fingerprint(fingerprint(data), check_other(config, info))
-        manifest = build_manifest(config.input, config.limit)
+        left_aside: Counter[str] = Counter()
+        manifest = build_manifest(config.input, config.limit, left_aside)
+        if left_aside:
+            console.print(describe(left_aside))
         if config.dry_run:
             return show_plan(config, info, manifest)
         run = open_run(config, networks, info.class_names, manifest, console.print)

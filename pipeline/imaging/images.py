@@ -18,7 +18,7 @@ from pipeline.errors import ErrorKind, ImageError
 from pipeline.imaging.jpeg import decode_jpeg
 from pipeline.imaging.pixel_formats import grey_step, to_rgb, unknown_tiff
 
-SUPPORTED: tuple[str, ...] = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif")
+SUPPORTED: tuple[str, ...] = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif")
 """Endings of the file names taken for images, in lower case."""
 
 # An explicit list: among Pillow's other formats are some that start programs (EPS) or fetch files.

@@ -15,66 +15,90 @@ from __future__ import annotations
 import hashlib
 import posixpath
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import PurePosixPath
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.csv
-import pyarrow.parquet as pq
 
 from pipeline import storage
 from pipeline.errors import InventoryError, ManifestError
 from pipeline.imaging.images import SUPPORTED
 from pipeline.inputs.inventory import is_inventory, read_inventory
+from pipeline.inputs.tables import ENDINGS, read_entries
+from pipeline.outputs.layout import is_output
 from pipeline.storage import listing
+from pipeline.storage.base import HIDDEN, NO_ENDING
 
 MANIFEST_SCHEMA = pa.schema([("image_id", pa.string()), ("uri", pa.string())])
 
 _LARGE = pa.schema([(name, pa.large_string()) for name in MANIFEST_SCHEMA.names])
 _ROWS_A_CHUNK = 100_000
-_MANIFESTS = (".parquet", ".csv")
+_HIDDEN_NAMES = (".", "_")
+_SHOWN = 8  # endings in a line
 _HIDDEN = re.compile(r"(?:^|/)[._]")
 _MAX_SEGMENT_BYTES = 180
 # Letters of any script are safe. A leading dot is not: it hides files and makes `..`.
 _UNSAFE = re.compile(r"^\.|[^\w.~+=,@()-]")
 
 
-def build_manifest(input_uri: str, limit: int | None) -> pa.Table:
+def build_manifest(input_uri: str, limit: int | None, left_aside: Counter[str] | None = None) -> pa.Table:
     """List the images of an input.
 
     Args:
         input_uri: a folder (with all its subfolders), a pattern with `*`, `**` or `?`, one image, the `manifest.json`
-            of an S3 Inventory, or a `.parquet` or `.csv` manifest with a column `uri` and, if wanted, `image_id`.
-            Relative uris of a manifest start from its folder. Below a folder or pattern and in an inventory, names
-            that begin with `.` or `_` are skipped, folders included.
+            of an S3 Inventory, or a manifest (`inputs.tables`): a file, or a folder of parts that has its ending or
+            holds nothing but Parquet. Relative uris of a manifest start from the folder that it is in. Below a folder
+            or pattern and in an inventory, names that begin with `.` or `_` are skipped, folders included, and so is
+            what a run of this job wrote.
         limit: keep this many images, the first by id; None keeps all.
+        left_aside: is added to: how many files of a folder or pattern are no input, by ending or other reason.
 
     Returns:
         Table of `MANIFEST_SCHEMA`, at least one row, sorted by `image_id`, every id once, every uri absolute.
 
     Raises:
-        ManifestError: there is no such input, it holds no image, it cannot be read, or two images share an id.
+        ManifestError: there is no such input, it holds no image, it or a folder of it cannot be read, or two images
+            share an id.
     """
     if limit is not None and limit < 1:
         raise ManifestError(f"limit is {limit}; it must be at least 1")
-    from_table = input_uri.lower().endswith(_MANIFESTS) and not listing.is_glob(input_uri)
+    counts: Counter[str] = Counter()
     try:
-        rows = pa.Table.from_batches(_batches(input_uri, from_table), schema=MANIFEST_SCHEMA)
+        rows = pa.Table.from_batches(_batches(input_uri, counts), schema=MANIFEST_SCHEMA)
+        if not rows.num_rows and set(counts) - {HIDDEN} == {".parquet"} and storage.is_folder(input_uri):
+            rows = pa.Table.from_batches(_batches_of_manifest(input_uri), schema=MANIFEST_SCHEMA)
+            counts.clear()
     except FileNotFoundError as error:
         raise ManifestError(f"input {storage.redact(input_uri)}: {error}") from error
     except (storage.StorageError, InventoryError, OSError, pa.ArrowException) as error:
         raise ManifestError(f"input {storage.redact(input_uri)} cannot be read: {error}") from error
     if not rows.num_rows:
-        looked_for = "rows" if from_table else f"files ending in {', '.join(SUPPORTED)} (hidden ones are skipped)"
-        raise ManifestError(f"input {input_uri} holds no image; looked for {looked_for}")
+        looked_for = "rows" if _is_table(input_uri) else f"files ending in {', '.join(SUPPORTED)}"
+        raise ManifestError(f"input {input_uri} holds no image; looked for {looked_for}; {describe(counts)}")
+    if left_aside is not None:
+        left_aside.update(counts)
     return _sorted_and_unique(rows, limit)
 
 
-def _batches(uri: str, from_table: bool) -> Iterator[pa.RecordBatch]:
-    if from_table:
+def describe(left_aside: Counter[str]) -> str:
+    """Say in one line which files are no input: `7 files of other endings were left aside (.heic 3, ...)`."""
+    endings = Counter({key: count for key, count in left_aside.items() if key[0] == "." or key == NO_ENDING})
+    shown = [f"{key} {count}" for key, count in endings.most_common(_SHOWN)] + ["..."] * (len(endings) > _SHOWN)
+    parts = [f"{endings.total()} files of other endings were left aside ({', '.join(shown)})"] if endings else []
+    parts += [f"{count} {key} were" for key, count in sorted((left_aside - endings).items())]
+    return "; ".join(parts) or "nothing else is there"
+
+
+def _is_table(uri: str) -> bool:
+    return uri.rstrip("/").lower().endswith(ENDINGS) and not listing.is_glob(uri)
+
+
+def _batches(uri: str, left_aside: Counter[str]) -> Iterator[pa.RecordBatch]:
+    if _is_table(uri):
         return _batches_of_manifest(uri)
-    return _batches_of_inventory(uri) if is_inventory(uri) else _batches_of_files(uri)
+    return _batches_of_inventory(uri) if is_inventory(uri) else _batches_of_files(uri, left_aside)
 
 
 def _sorted_and_unique(rows: pa.Table, limit: int | None) -> pa.Table:
@@ -120,19 +144,19 @@ def _batch(keys: Iterable[str], uris: Iterable[str]) -> pa.RecordBatch:
     return pa.record_batch([[safe_id(key) for key in keys], list(uris)], schema=MANIFEST_SCHEMA)
 
 
-def _batches_of_files(uri: str) -> Iterator[pa.RecordBatch]:
+def _batches_of_files(uri: str, left_aside: Counter[str]) -> Iterator[pa.RecordBatch]:
     if not listing.is_glob(uri) and not storage.is_folder(uri):
         if storage.exists(uri) and not uri.lower().endswith(SUPPORTED):
             raise ManifestError(f"input {uri} is neither a folder, nor an image ({', '.join(SUPPORTED)}), nor a "
-                                f"manifest ({', '.join(_MANIFESTS)}, manifest.json)")  # fmt: skip
+                                f"manifest ({', '.join(ENDINGS)}, manifest.json)")  # fmt: skip
         for batch in listing.list_batches(uri, SUPPORTED):
             uris = batch["uri"].to_pylist()
             yield _batch(map(posixpath.basename, uris), uris)
         return
     root = listing.glob_root(uri).rstrip("/") + "/"
-    for batch in listing.list_batches(uri, SUPPORTED):
-        shown = [file for file in batch["uri"].to_pylist() if not _HIDDEN.search(file.removeprefix(root))]
-        yield _batch((file.removeprefix(root) for file in shown), shown)
+    for batch in listing.list_batches(uri, SUPPORTED, hidden=_HIDDEN_NAMES, is_output=is_output, left_aside=left_aside):
+        uris = batch["uri"].to_pylist()
+        yield _batch((file.removeprefix(root) for file in uris), uris)
 
 
 def _batches_of_inventory(uri: str) -> Iterator[pa.RecordBatch]:
@@ -142,38 +166,15 @@ def _batches_of_inventory(uri: str) -> Iterator[pa.RecordBatch]:
         yield _batch((key for _, key in images), (address for address, _ in images))
 
 
-def _read_manifest(uri: str) -> pa.Table:
-    stream = pa.BufferReader(storage.read_bytes(uri))
-    if uri.lower().endswith(".csv"):
-        text = dict.fromkeys(MANIFEST_SCHEMA.names, pa.string())  # an id such as 007 is no number
-        return pyarrow.csv.read_csv(
-            stream,
-            parse_options=pyarrow.csv.ParseOptions(newlines_in_values=True),
-            convert_options=pyarrow.csv.ConvertOptions(column_types=text),
-        )
-    file = pq.ParquetFile(stream)
-    wanted = [name for name in file.schema_arrow.names if name in MANIFEST_SCHEMA.names]
-    return file.read(columns=wanted) if "uri" in wanted else file.schema_arrow.empty_table()
-
-
 def _batches_of_manifest(uri: str) -> Iterator[pa.RecordBatch]:
-    table = _read_manifest(uri)
-    if table.column_names.count("uri") != 1 or table.column_names.count("image_id") > 1:
-        raise ManifestError(f"manifest {uri} needs one column uri and at most one image_id; its columns are "
-                            f"{', '.join(table.column_names)}")  # fmt: skip
-    has_ids = "image_id" in table.column_names
     folder = storage.parent(uri)
-    number = 0
-    wanted = ["uri", "image_id"] if has_ids else ["uri"]
-    for batch in table.select(wanted).to_batches(max_chunksize=_ROWS_A_CHUNK):
-        texts = [column.cast(pa.string()).to_pylist() for column in batch.columns]
+    for where, first, uris, image_ids in read_entries(uri):
         keys, addresses = [], []
-        for row_uri, row_id in zip(texts[0], texts[1] if has_ids else texts[0], strict=True):
-            number += 1
-            if not row_uri or not row_id:
-                raise ManifestError(f"manifest {uri}, row {number}: the {'image_id' if row_uri else 'uri'} is empty")
-            key, address = _key_and_address(folder, row_uri)
-            keys.append(row_id if has_ids else key)
+        for row, (entry, image_id) in enumerate(zip(uris, image_ids or uris, strict=True), start=first):
+            if not entry or not image_id:
+                raise ManifestError(f"manifest {where}, row {row}: the {'image_id' if entry else 'uri'} is empty")
+            key, address = _key_and_address(folder, entry)
+            keys.append(key if image_ids is None else image_id)
             addresses.append(address)
         yield _batch(keys, addresses)
 
