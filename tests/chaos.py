@@ -1,9 +1,10 @@
 """Breaks the main job on purpose and counts what it lost: `make chaos`, or `python tests/chaos.py --help`.
 
 A cluster of three nodes on this machine segments images of a real S3 server, through a proxy that breaks some of the
-requests. In each round the driver, a worker process or a whole node is killed, or a process of the network or the CRF
-is frozen, at a random moment; the same command is called again until it ends well. Then every image must be in the
-results exactly once, with the mask of a run that nobody disturbed.
+requests, and in half of the rounds refuses copies and the removal of many objects at once. In each round the driver, a
+worker process or a whole node is killed, or a process of the network or the CRF is frozen, at a random moment; the same
+command is called again until it ends well. Then every image must be in the results exactly once, with the mask of a run
+that nobody disturbed.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ import pyarrow.parquet as pq
 import tyro
 from PIL import Image
 from ray.cluster_utils import Cluster
-from s3_server import faulty_proxy, s3_server
+from s3_server import REFUSALS, faulty_proxy, s3_server
 
 from examples.scenes.dataset import scene_of
 from pipeline.outputs.results import audit, read_results
@@ -57,6 +58,7 @@ class Round:
     """What one round did and found."""
 
     victim: str
+    refused: tuple[str, ...]
     after_seconds: float
     exit_codes: list[int]
     seconds: float
@@ -174,7 +176,7 @@ def main() -> int:
         bucket = Path(temporary, "bucket")
         make_photos(bucket / "photos", chaos.images)
         machines = Machines()
-        with s3_server(temporary) as server, faulty_proxy(server, rate=chaos.fault_rate, seed=chaos.seed) as proxy:
+        with s3_server(temporary) as server:
             process = start_job(machines, server.environment, "undisturbed")
             started = time.monotonic()
             assert finish(process) == 0, "the undisturbed run failed"
@@ -182,16 +184,19 @@ def main() -> int:
             expected = masks_of(bucket / "undisturbed")
             for number in range(chaos.rounds):
                 victim, moment = VICTIMS[number % len(VICTIMS)], random_.uniform(0.1, 0.9) * duration
+                # In half of the rounds, with each victim in turn, the store knows single objects only.
+                refused = tuple(REFUSALS) if (number + number // len(VICTIMS)) % 2 else ()
                 started = time.monotonic()
-                codes = play(victim, moment, machines, proxy.environment, f"round-{number}", random_)
+                with faulty_proxy(server, rate=chaos.fault_rate, seed=chaos.seed + number, refuse=refused) as proxy:
+                    codes = play(victim, moment, machines, proxy.environment, f"round-{number}", random_)
                 seconds = time.monotonic() - started
                 folder = bucket / f"round-{number}"
                 found = audit(str(folder), pq.read_table(folder / "run" / "manifest.parquet"))
                 masks = masks_of(folder)
                 differ = sum(masks.get(image_id) != mask for image_id, mask in expected.items() if image_id in masks)
                 faults = json.loads((folder / "run" / "summary.json").read_text())["faults"]
-                rounds.append(Round(victim, round(moment, 1), codes, round(seconds, 1), found.missing, found.failed,
-                                    found.duplicated, differ, faults))  # fmt: skip
+                rounds.append(Round(victim, refused, round(moment, 1), codes, round(seconds, 1), found.missing,
+                                    found.failed, found.duplicated, differ, faults))  # fmt: skip
                 print(rounds[-1], file=sys.stderr, flush=True)
         machines.cluster.shutdown()
     bad = sum(r.lost + r.failed + r.duplicated + r.masks_that_differ for r in rounds) + sum(

@@ -31,6 +31,24 @@ from typing import Any
 FAULTS = ("slow_down", "reset", "truncate", "delay")
 """What the proxy can do: answer 503 SlowDown; reset the connection, in half of the cases after the store did what was
 asked; send only half of the answer's body; answer late."""
+XML_FAULTS = ("empty", "bare", "cut_xml")
+"""What it can do to answers in XML, with a length that agrees: send nothing, an element without content, or half."""
+
+REFUSALS = {
+    "batch_md5": (400, "MissingContentMD5", "Missing required header for this request: Content-Md5."),
+    "batch_501": (
+        501,
+        "NotImplemented",
+        "A header or query you provided implies functionality that is not implemented.",
+    ),
+    "copy_501": (
+        501,
+        "NotImplemented",
+        "A header or query you provided implies functionality that is not implemented.",
+    ),
+}
+"""What a proxy can always refuse, with the store's answer: the deletion of many objects by one request, as stores that
+want Content-MD5 do or stores that have no such request; copies inside the store."""
 
 _SLOW_DOWN = b"<?xml version='1.0'?><Error><Code>SlowDown</Code><Message>Reduce your request rate.</Message></Error>"
 _START_SECONDS = 30
@@ -110,7 +128,13 @@ class FaultyProxy(S3Server):
 
 @contextmanager
 def faulty_proxy(
-    server: S3Server, rate: float, seed: int, kinds: Sequence[str] = FAULTS, delay: float = 0.2, only: str = ""
+    server: S3Server,
+    rate: float,
+    seed: int,
+    kinds: Sequence[str] = FAULTS,
+    delay: float = 0.2,
+    only: str = "",
+    refuse: Sequence[str] = (),
 ) -> Iterator[FaultyProxy]:
     """Put a proxy before a server that answers a part of the requests with a fault, drawn from a seeded generator.
 
@@ -118,11 +142,12 @@ def faulty_proxy(
         server: where requests go.
         rate: probability of a fault for each request.
         seed: of the generator.
-        kinds: what may happen, of `FAULTS`.
+        kinds: what may happen, of `FAULTS` and `XML_FAULTS`.
         delay: seconds that a late answer takes.
         only: spare requests whose path does not end so.
+        refuse: what is refused every time, of `REFUSALS`.
     """
-    listener = _Proxy(server, rate, seed, kinds, delay, only)
+    listener = _Proxy(server, rate, seed, kinds, delay, only, refuse)
     threading.Thread(target=listener.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
     try:
         yield listener.proxy
@@ -136,11 +161,20 @@ class _Proxy(ThreadingHTTPServer):
     block_on_close = False
     request_queue_size = 256
 
-    def __init__(self, server: S3Server, rate: float, seed: int, kinds: Sequence[str], delay: float, only: str) -> None:
+    def __init__(
+        self,
+        server: S3Server,
+        rate: float,
+        seed: int,
+        kinds: Sequence[str],
+        delay: float,
+        only: str,
+        refuse: Sequence[str],
+    ) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.upstream = server.endpoint.removeprefix("http://")
         self.proxy = FaultyProxy(f"http://127.0.0.1:{self.server_port}", server.access_key, server.secret_key)
-        self.delay = delay
+        self.delay, self.refuse = delay, refuse
         self._rate, self._kinds, self._only = rate, kinds, only
         self._random, self._lock = random.Random(seed), threading.Lock()
 
@@ -152,7 +186,7 @@ class _Proxy(ThreadingHTTPServer):
                 return "", True
             fault, reaches_store = self._random.choice(self._kinds), self._random.random() < 0.5
             self.proxy.faults[fault] += 1
-            return fault, reaches_store or fault in ("truncate", "delay")
+            return fault, reaches_store or fault in ("truncate", "delay", *XML_FAULTS)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Say nothing of clients that hang up; that is what a proxy with faults brings about."""
@@ -169,6 +203,12 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
             return
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        if refusal := self._refusal():
+            status, code, message = REFUSALS[refusal]
+            self.server.proxy.faults[refusal] += 1
+            answer = f"<?xml version='1.0'?><Error><Code>{code}</Code><Message>{message}</Message></Error>"
+            self._answer(status, [("Content-Type", "application/xml")], answer.encode())
+            return
         fault, reaches_store = self.server.draw(self.command, self.path)
         if fault == "slow_down":
             self._answer(503, [("Content-Type", "application/xml")], _SLOW_DOWN)
@@ -179,7 +219,16 @@ class _Handler(BaseHTTPRequestHandler):
         if fault == "reset" or (fault == "truncate" and not content):
             self._reset()
             return
+        if fault in XML_FAULTS and content.startswith(b"<?xml"):
+            content = {"empty": b"", "bare": b"<?xml version='1.0'?><ListBucketResult/>"}.get(fault, content[:-40])
+            headers = [(name, value) for name, value in headers if name.lower() != "content-length"]
         self._answer(status, headers, content, cut=fault == "truncate")
+
+    def _refusal(self) -> str | None:
+        many = self.command == "POST" and "delete" in self.path.partition("?")[2]
+        copy = self.command == "PUT" and "x-amz-copy-source" in self.headers
+        refused = [kind for kind in self.server.refuse if (many if kind.startswith("batch") else copy)]
+        return refused[0] if refused else None
 
     def _ask_store(self, body: bytes) -> tuple[int, list[tuple[str, str]], bytes]:
         connection = http.client.HTTPConnection(self.server.upstream)

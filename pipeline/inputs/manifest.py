@@ -72,6 +72,9 @@ def build_manifest(input_uri: str, limit: int | None, left_aside: Counter[str] |
             counts.clear()
     except FileNotFoundError as error:
         raise ManifestError(f"input {storage.redact(input_uri)}: {error}") from error
+    except PermissionError as error:
+        raise ManifestError(f"input {storage.redact(input_uri)} cannot be read: {error}; make it readable, or leave it "
+                            "out by a pattern or a manifest") from error  # fmt: skip
     except (storage.StorageError, InventoryError, OSError, pa.ArrowException) as error:
         raise ManifestError(f"input {storage.redact(input_uri)} cannot be read: {error}") from error
     if not rows.num_rows:
@@ -85,7 +88,8 @@ def build_manifest(input_uri: str, limit: int | None, left_aside: Counter[str] |
 def describe(left_aside: Counter[str]) -> str:
     """Say in one line which files are no input: `7 files of other endings were left aside (.heic 3, ...)`."""
     endings = Counter({key: count for key, count in left_aside.items() if key[0] == "." or key == NO_ENDING})
-    shown = [f"{key} {count}" for key, count in endings.most_common(_SHOWN)] + ["..."] * (len(endings) > _SHOWN)
+    most = sorted(endings.items(), key=lambda item: (-item[1], item[0]))
+    shown = [f"{key} {count}" for key, count in most[:_SHOWN]] + ["..."] * (len(most) > _SHOWN)
     parts = [f"{endings.total()} files of other endings were left aside ({', '.join(shown)})"] if endings else []
     parts += [f"{count} {key} were" for key, count in sorted((left_aside - endings).items())]
     return "; ".join(parts) or "nothing else is there"

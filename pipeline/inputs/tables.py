@@ -61,7 +61,7 @@ def read_entries(uri: str) -> Iterator[Entries]:
 def _parts(uri: str) -> list[str]:
     if not storage.is_folder(uri):
         return [uri]
-    endings = tuple(ending for ending in ENDINGS if uri.lower().endswith(ending)) or (".parquet",)
+    endings = tuple(ending for ending in ENDINGS if uri.rstrip("/").lower().endswith(ending)) or (".parquet",)
     parts = [file.uri for file in listing.list_files(uri, endings, hidden=(".", "_"))]
     if not parts:
         raise ManifestError(f"manifest {uri} is a folder without files ending in {endings[0]}")
@@ -69,12 +69,12 @@ def _parts(uri: str) -> list[str]:
 
 
 def _text(uri: str, data: bytes) -> str:
-    encoding = "utf-16" if data.startswith(_UTF16) else "utf-8-sig"
+    encoding = "UTF-16" if data.startswith(_UTF16) else "UTF-8"
     try:
-        text = data.decode(encoding)
+        text = data.decode(encoding).removeprefix("\ufeff")
     except UnicodeDecodeError as error:
         row = data[: error.start].count(b"\n")
-        raise ManifestError(f"manifest {uri}, row {max(row, 1)}: no {encoding[:6].upper()} text ({error.reason}); "
+        raise ManifestError(f"manifest {uri}, row {max(row, 1)}: no {encoding} text ({error.reason}); "
                          "save it as UTF-8") from None  # fmt: skip
     if "\0" in text:
         raise ManifestError(f"manifest {uri} is no text, or UTF-16 without a byte order mark; save it as UTF-8")
@@ -125,8 +125,8 @@ def _csv_rows(uri: str, text: str, suffix: str) -> Iterator[list[str | None]]:
                                  f"({swallowed}); close the quote")  # fmt: skip
             yield [row[column] for column in columns]
     except csv.Error as error:
-        raise ManifestError(f"manifest {uri}, row {number + 1}: {error}; is a quote never closed, or one too many there?"
-                         ) from None  # fmt: skip
+        cause = "a quote is never closed, or there is one too many"
+        raise ManifestError(f"manifest {uri}, row {number + 1}: {cause} ({error})") from None
 
 
 def _swallowed(row: list[str], uri_column: int, separator: str) -> str | None:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from pipeline import storage
 from pipeline.errors import ManifestError
 from pipeline.imaging.images import SUPPORTED
-from pipeline.inputs import manifest
+from pipeline.inputs import tables
 from pipeline.inputs.manifest import MANIFEST_SCHEMA, build_manifest, safe_id
 
 
@@ -170,9 +170,9 @@ def test_damaged_manifests_are_refused(tmp_path: Path, suffix: str, content: byt
         build_manifest(str(path), None)
 
 
-def test_a_folder_named_like_a_manifest_is_refused(tmp_path: Path):
+def test_an_empty_folder_named_like_a_manifest_is_refused(tmp_path: Path):
     (tmp_path / "m.parquet").mkdir()
-    with pytest.raises(ManifestError, match="cannot be read"):
+    with pytest.raises(ManifestError, match=r"a folder without files ending in \.parquet"):
         build_manifest(str(tmp_path / "m.parquet"), None)
 
 
@@ -269,7 +269,7 @@ def test_a_manifest_in_a_bucket(tmp_path: Path, s3_folder: str, suffix: str):
 
 
 def test_rows_are_counted_over_chunks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(manifest, "_ROWS_A_CHUNK", 3)
+    monkeypatch.setattr(tables, "_ROWS_A_CHUNK", 3)
     write_table(tmp_path / "m.parquet", {"uri": [f"{i}.jpg" for i in range(8)]})
     assert ids(tmp_path / "m.parquet", 7) == [f"{i}.jpg" for i in range(7)]
     write_table(tmp_path / "m.parquet", {"uri": [*(f"{i}.jpg" for i in range(8)), None]})

@@ -16,8 +16,9 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from botocore.exceptions import ClientError
 from conftest import free_port, use_s3
-from s3_server import FAULTS, S3Server, faulty_proxy, s3_server
+from s3_server import FAULTS, XML_FAULTS, S3Server, faulty_proxy, s3_server
 
 from pipeline import storage
 from pipeline.config import DecodeConfig
@@ -65,6 +66,81 @@ def test_every_kind_of_fault_is_survived_by_every_operation(
         storage.remove_folder(s3_folder)
         assert not storage.exists(s3_folder)
         assert storage.retries() > 0
+
+
+@pytest.mark.parametrize("refusal", ["batch_md5", "batch_501", "copy_501"])
+def test_a_store_that_knows_single_objects_only_can_do_everything(
+    refusal: str, s3: S3Server, s3_folder: str, monkeypatch: pytest.MonkeyPatch
+):
+    names = [f"{s3_folder}/run/{i % 3}/{i}.bin" for i in range(1005)]
+    with faulty_proxy(s3, rate=0, seed=0, refuse=[refusal]) as proxy, ThreadPoolExecutor(16) as pool:
+        use_s3(proxy, monkeypatch)
+        list(pool.map(lambda uri: storage.write_atomic(uri, uri.encode()), names))
+        storage.write_atomic(f"{s3_folder}/run-2/x.bin", b"1")
+        storage.move(names[0], f"{s3_folder}/run-2/moved.bin")
+        assert not storage.exists(names[0])
+        assert storage.read_bytes(f"{s3_folder}/run-2/moved.bin") == names[0].encode()
+        with pytest.raises(FileNotFoundError):
+            storage.move(f"{s3_folder}/absent", f"{s3_folder}/run-2/target")
+        storage.remove_folder(f"{s3_folder}/run")
+        left = [file.uri for file in listing.list_files(s3_folder, (".bin",))]
+        assert proxy.faults[refusal] <= 2  # asked once for each folder, not for each page
+    assert left == [f"{s3_folder}/run-2/moved.bin", f"{s3_folder}/run-2/x.bin"]
+    assert storage.retries(reset=True) == 0
+
+
+@pytest.mark.parametrize("kind", XML_FAULTS)
+def test_a_listing_that_says_nothing_is_asked_for_again(
+    kind: str, s3: S3Server, s3_folder: str, quick: None, monkeypatch: pytest.MonkeyPatch
+):
+    for name in ("a/1.jpg", "b/2.jpg"):
+        storage.write_atomic(f"{s3_folder}/{name}", b"1")
+    with faulty_proxy(s3, rate=0.5, seed=1, kinds=[kind]) as proxy:
+        use_s3(proxy, monkeypatch)
+        monkeypatch.setenv("AWS_MAX_ATTEMPTS", "30")
+        storage.retries(reset=True)
+        for _ in range(5):
+            assert [file.uri for file in listing.list_files(s3_folder, (".jpg",))] == [
+                f"{s3_folder}/a/1.jpg", f"{s3_folder}/b/2.jpg"]  # fmt: skip
+        assert storage.is_folder(f"{s3_folder}/a")
+        assert storage.retries() >= proxy.faults[kind] > 0
+    with faulty_proxy(s3, rate=1, seed=1, kinds=[kind]) as proxy:
+        use_s3(proxy, monkeypatch)
+        monkeypatch.setenv("AWS_MAX_ATTEMPTS", "3")
+        with pytest.raises(retrying.TransientError, match="attempt 3, the last"):
+            listing.list_files(s3_folder, (".jpg",))
+
+
+def test_the_payer_of_requests_is_said_if_the_user_says_it(
+    s3: S3Server, s3_folder: str, monkeypatch: pytest.MonkeyPatch
+):
+    said = []
+    s3_client._client_for.cache_clear()
+    for payer in ("", "requester"):
+        monkeypatch.setenv("AWS_REQUEST_PAYER", payer)
+        events = s3_client._client().meta.events
+        events.register("before-send.s3", lambda request, **_: said.append(request.headers.get("x-amz-request-payer")))
+        storage.write_atomic(f"{s3_folder}/x.bin", b"1")
+        assert storage.read_bytes(f"{s3_folder}/x.bin") == b"1"
+        assert len(listing.list_files(s3_folder, (".bin",))) == 1
+        said.append("next")
+    first, second = said[: said.index("next")], said[said.index("next") + 1 : -1]
+    assert set(first) == {None}
+    assert set(second) == {b"requester"}
+    refusal = {"Error": {"Code": "AccessDenied"}, "ResponseMetadata": {"HTTPStatusCode": 403}}
+    monkeypatch.delenv("AWS_REQUEST_PAYER")
+    error = s3_client._translated(ClientError(refusal, "GetObject"), "s3://bucket/x")
+    assert isinstance(error, PermissionError)
+    assert "AWS_REQUEST_PAYER=requester" in str(error)
+
+
+def test_an_error_of_arrow_is_not_its_own_cause():
+    def fail() -> None:
+        raise OSError("no such device")
+
+    with pytest.raises(OSError, match="no such device") as caught:
+        retrying.retrying_arrow(fail)
+    assert caught.value.__cause__ is None
 
 
 def test_thousands_of_requests_with_one_in_ten_faulty_lose_nothing(

@@ -83,6 +83,12 @@ def test_credentials_are_refused_and_never_repeated(uri):
     assert "AKIA" not in str(caught.value)
 
 
+def test_an_access_point_is_to_be_named_by_its_alias():
+    with pytest.raises(StorageError, match="-s3alias"):
+        storage.absolute("s3://arn:aws:s3:us-west-2:123456789012:accesspoint/photos/2026/x.jpg")
+    assert storage.absolute("s3://photos-abc-s3alias/2026") == "s3://photos-abc-s3alias/2026"
+
+
 def test_an_at_sign_in_a_key_is_no_credential():
     assert storage.absolute("s3://bucket/me@home.jpg") == "s3://bucket/me@home.jpg"
     assert storage.redact("s3://bucket/me@home.jpg") == "s3://bucket/me@home.jpg"
@@ -242,7 +248,8 @@ def test_links_are_followed_but_not_in_circles(tmp_path: Path):
     (tmp_path / "in" / "far").symlink_to(tmp_path / "elsewhere")
     (tmp_path / "in" / "dead.jpg").symlink_to(tmp_path / "nowhere.jpg")
     files = listing.list_files(str(tmp_path / "in"), (".jpg",))
-    assert relative(files, tmp_path / "in") == ["a/x.jpg", "far/y.jpg"]
+    assert relative(files, tmp_path / "in") == ["a/x.jpg", "dead.jpg", "far/y.jpg"]
+    assert [file.size for file in files] == [10, 0, 15]
 
 
 def test_a_name_that_is_not_utf8_is_named(tmp_path: Path):
