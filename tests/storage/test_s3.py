@@ -75,6 +75,7 @@ def test_a_store_that_knows_single_objects_only_can_do_everything(
     names = [f"{s3_folder}/run/{i % 3}/{i}.bin" for i in range(1005)]
     with faulty_proxy(s3, rate=0, seed=0, refuse=[refusal]) as proxy, ThreadPoolExecutor(16) as pool:
         use_s3(proxy, monkeypatch)
+        storage.retries(reset=True)
         list(pool.map(lambda uri: storage.write_atomic(uri, uri.encode()), names))
         storage.write_atomic(f"{s3_folder}/run-2/x.bin", b"1")
         storage.move(names[0], f"{s3_folder}/run-2/moved.bin")
