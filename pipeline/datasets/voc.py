@@ -70,7 +70,7 @@ def files_by_name(folder: str, suffixes: tuple[str, ...], names: Collection[str]
         ValueError: two files have one name, such as a.jpg and a.png.
     """
     found: dict[str, str] = {}
-    for file in listing.list_files(folder, suffixes, hidden=(".",)):
+    for file in listing.list_files(folder, suffixes):
         path = file.uri.removeprefix(f"{folder}/")
         name = unicodedata.normalize("NFC", path.rpartition(".")[0])
         if "/." in f"/{path}" or (names is not None and name not in names):
