@@ -149,13 +149,6 @@ def test_other_endings_are_counted_and_named(store: str):
         build_manifest(f"{store}/e*", None)
 
 
-def test_names_of_macos_are_no_masks(tmp_path: Path):
-    from pipeline.evaluation.results import truth_uris
-
-    make(tmp_path, "SegmentationClass/x.png", "SegmentationClass/._x.png")
-    assert truth_uris(str(tmp_path)) == {"x": f"{tmp_path}/SegmentationClass/x.png"}
-
-
 NAMES = st.sampled_from(
     ["a.jpg", "B.JPG", "c.heic", "none", ".h.png", "_x.png", "._a.jpg", "\N{LATIN SMALL LETTER E WITH ACUTE}.png",
      "e\N{COMBINING ACUTE ACCENT}.png", "x.jfif", "d.tar.gz", "w w.webp", "q?*.png", "new\nline.png", "sub", "masks",
