@@ -128,6 +128,9 @@ class RefineConfig:
     label_threshold: float = 0.1
     """Classes whose probability stays below this in the whole image are left out of the CRF,
     which costs time per class. Background always stays. 0: keep all."""
+    mask_format: Literal["palette", "grey"] = "palette"
+    """PNG of the masks. `palette` shows VOC's colours in a viewer; `grey` is what every library reads as class numbers,
+    OpenCV too."""
 
     def __post_init__(self) -> None:
         require(self.crf_iterations >= 1, "crf_iterations", self.crf_iterations, "must be at least 1")
@@ -226,6 +229,8 @@ class SegmentConfig:
         settings = {"input": self.input, "masks": self.masks}
         for stage in ("decode", "propose", "predict", "refine"):
             settings |= {f"{stage}.{name}": value for name, value in asdict(getattr(self, stage)).items()}
+        if self.refine.mask_format == "palette":  # outputs of before there was a choice go on
+            del settings["refine.mask_format"]
         if self.ensemble.fcn is not None:  # which file it is, its fingerprint says
             settings["ensemble.rule"] = self.ensemble.ensemble
             settings["ensemble.weight"] = self.ensemble.ensemble_weight

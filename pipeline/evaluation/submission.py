@@ -7,7 +7,8 @@ from collections import Counter
 from pipeline import storage
 from pipeline.errors import EvaluationError
 from pipeline.evaluation.truths import truth_name
-from pipeline.imaging.classes import VOC_CLASSES
+from pipeline.imaging.classes import VOC_CLASSES, voc_palette
+from pipeline.imaging.images import decode_mask, encode_mask
 from pipeline.outputs.results import read_class_names, scan_results
 
 FOLDER = ("results", "VOC2012", "Segmentation", "comp6_test_cls")
@@ -19,7 +20,7 @@ paper's figures are comp6's too."""
 def write_submission(output_uri: str, target_uri: str) -> tuple[str, ...]:
     """Copy a run's masks to TARGET/results/VOC2012/Segmentation/comp6_test_cls/<name>.png; no ground truth is needed.
 
-    The masks are palette PNGs with the VOC colour map at the size of the images already, as the server wants them.
+    The masks are written as palette PNGs with the VOC colour map, at the size of the images, as the server wants them.
 
     Returns:
         The names written.
@@ -41,5 +42,6 @@ def write_submission(output_uri: str, target_uri: str) -> tuple[str, ...]:
         raise EvaluationError(f"{folder} is there already; remove it or choose another folder, so that the masks of "
                               "two runs never mix")  # fmt: skip
     for row in scan_results(output_uri, ["image_id", "mask"]):
-        storage.write_atomic(storage.join(folder, f"{truth_name(row['image_id'])}.png"), row["mask"])
+        png = encode_mask(decode_mask(row["mask"]), voc_palette())  # the run's may be grey
+        storage.write_atomic(storage.join(folder, f"{truth_name(row['image_id'])}.png"), png)
     return tuple(sorted(names))

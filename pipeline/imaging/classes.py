@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +31,12 @@ def voc_palette() -> NDArray[np.uint8]:
     for bit in range(8):
         colours[:, bit % 3] |= ((labels >> bit & 1) << (7 - bit // 3)).astype(np.uint8)
     return colours
+
+
+def class_table(names: Iterable[str]) -> list[dict[str, Any]]:
+    """Number, name and colour (RGB, 0..255, of palette masks) of each class, as JSON values."""
+    colours = voc_palette()
+    return [{"number": i, "name": name, "colour": colours[i].tolist()} for i, name in enumerate(names)]
 
 
 def check_classes(names: Iterable[str]) -> tuple[str, ...]:

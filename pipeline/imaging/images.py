@@ -135,22 +135,23 @@ def working_size(image_HW3: NDArray[np.uint8], max_side: int) -> NDArray[np.uint
     return np.asarray(cv2.resize(image_HW3, size, interpolation=cv2.INTER_AREA), dtype=np.uint8)
 
 
-def encode_mask(labels_HW: NDArray[np.uint8], palette: NDArray[np.uint8]) -> bytes:
-    """Encode a label map as a palette PNG whose pixel values are the labels.
+def encode_mask(labels_HW: NDArray[np.uint8], palette: NDArray[np.uint8] | None) -> bytes:
+    """Encode a label map as a palette or 8-bit grey PNG whose pixel values are the labels.
 
     Args:
         labels_HW: uint8 `[H, W]`.
-        palette: RGB colours, uint8 `[256, 3]`.
+        palette: RGB colours, uint8 `[256, 3]`; None: grey.
 
     Raises:
         ValueError: another shape or dtype.
     """
     if labels_HW.ndim != 2 or labels_HW.dtype != np.uint8 or labels_HW.size == 0:
         raise ValueError(f"a label map is uint8 [H, W], not {labels_HW.dtype} {list(labels_HW.shape)}")
-    if palette.shape != (256, 3) or palette.dtype != np.uint8:
+    if palette is not None and (palette.shape != (256, 3) or palette.dtype != np.uint8):
         raise ValueError(f"a palette is uint8 [256, 3], not {palette.dtype} {list(palette.shape)}")
     image = Image.fromarray(labels_HW)
-    image.putpalette(palette.tobytes())
+    if palette is not None:
+        image.putpalette(palette.tobytes())
     with BytesIO() as png:
         image.save(png, "PNG")
         return png.getvalue()

@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 from pipeline import storage
 from pipeline.config import SegmentConfig
 from pipeline.errors import FolderError, TooManyErrors
+from pipeline.imaging.classes import class_table
 from pipeline.outputs.lease import Lease, take_lease
 from pipeline.outputs.results import Audit, audit, finished_ids, forget_errors
 from pipeline.stages.rows import STAGES
@@ -135,6 +136,8 @@ def open_run(
         forget_errors(config.output)
     content = {"identity": identity, "classes": class_names, "settings": asdict(config)}
     storage.write_atomic(_config_uri(config.output), json.dumps(content, indent=1).encode())
+    table = json.dumps(class_table(class_names), indent=1, ensure_ascii=False).encode()
+    storage.write_atomic(storage.join(config.output, "run", "classes.json"), table)
     storage.write_parquet(storage.join(config.output, "run", "manifest.parquet"), manifest)
     return RunRecord(storage.absolute(config.output), manifest, _earlier_calls(config.output), lease)
 

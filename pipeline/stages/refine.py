@@ -52,7 +52,8 @@ def refine_stage(table: pa.Table, config: RefineConfig, num_classes: int, device
         ]
         with ending_with_its_gpu(device):
             refined = refine_batch(images, probabilities, config, device)
-        return [_labelled(*one, num_classes) for one in zip(rows, class_ids, refined, strict=True)]
+        palette = voc_palette() if config.mask_format == "palette" else None
+        return [_labelled(*one, num_classes, palette) for one in zip(rows, class_ids, refined, strict=True)]
 
     if config.crf == "torch":
         return r.run_together(table, "refine", work)
@@ -60,7 +61,11 @@ def refine_stage(table: pa.Table, config: RefineConfig, num_classes: int, device
 
 
 def _labelled(
-    row: Row, class_ids_K: NDArray[np.int64], refined_KHW: NDArray[np.float32], num_classes: int
+    row: Row,
+    class_ids_K: NDArray[np.int64],
+    refined_KHW: NDArray[np.float32],
+    num_classes: int,
+    palette: NDArray[np.uint8] | None,
 ) -> dict[str, Any]:
     labels_HW = class_ids_K[refined_KHW.argmax(axis=0)].astype(np.uint8)
     confidence_HW = refined_KHW.max(axis=0)
@@ -69,7 +74,7 @@ def _labelled(
         "mean_confidence": float(confidence_HW.mean()),
         "mean_probability": mean_per_class(labels_HW, confidence_HW, num_classes),
         "pixel_counts": np.bincount(full_HW.ravel(), minlength=num_classes).tolist(),
-        "mask": encode_mask(full_HW, voc_palette()),
+        "mask": encode_mask(full_HW, palette),
     }
 
 

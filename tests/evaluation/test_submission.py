@@ -10,6 +10,8 @@ from PIL import Image
 from pipeline.errors import EvaluationError
 from pipeline.evaluation.submission import write_submission
 from pipeline.imaging.classes import VOC_CLASSES, voc_palette
+from pipeline.imaging.images import encode_mask
+from pipeline.outputs.results import OK, write_rows
 
 
 def test_masks_come_back_as_the_server_reads_them(tmp_path: Path):
@@ -25,6 +27,15 @@ def test_masks_come_back_as_the_server_reads_them(tmp_path: Path):
             colours = np.array(png.getpalette()).reshape(-1, 3)
             np.testing.assert_array_equal(colours[:21], voc_palette()[:21])
             assert np.asarray(png.convert("RGB"))[0, -1].tolist() == voc_palette()[mask[0, -1]].tolist()
+
+
+def test_grey_masks_get_the_servers_colours(tmp_path: Path):
+    mask = encode_mask(labels([0, 15]), None)
+    row = {"image_id": "a.jpg", "status": OK, "mask": mask, "pixel_counts": [1] * 21, "mean_probability": [0.5] * 21}
+    write_rows(str(tmp_path / "run"), [row], VOC_CLASSES)
+    write_submission(str(tmp_path / "run"), str(tmp_path / "new"))
+    with Image.open(tmp_path / "new/results/VOC2012/Segmentation/comp6_test_cls/a.png") as png:
+        assert np.asarray(png.convert("RGB"))[0].tolist() == voc_palette()[[0, 15]].tolist()
 
 
 def test_what_the_server_would_misread_is_refused(tmp_path: Path):

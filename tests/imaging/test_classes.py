@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from pipeline.datasets.class_list import read_class_list
-from pipeline.imaging.classes import VOC_CLASSES, VOID, check_classes, voc_palette
+from pipeline.imaging.classes import VOC_CLASSES, VOID, check_classes, class_table, voc_palette
 
 
 def test_the_palette_holds_the_published_colours():
@@ -86,3 +86,7 @@ def test_a_bad_class_list_names_its_file(tmp_path: Path, content: bytes):
 def test_a_missing_class_list_is_said(tmp_path: Path):
     with pytest.raises(FileNotFoundError, match=r"absent\.txt"):
         read_class_list(str(tmp_path / "absent.txt"))
+
+
+def test_the_table_of_classes_has_number_name_and_colour():
+    assert class_table(VOC_CLASSES)[15] == {"number": 15, "name": "person", "colour": [192, 128, 128]}

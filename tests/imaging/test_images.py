@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from fractions import Fraction
 from io import BytesIO
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -363,6 +364,33 @@ def test_masks_keep_every_label():
     with Image.open(BytesIO(png)) as image:
         assert image.mode == "P"
         np.testing.assert_array_equal(np.asarray(image.convert("RGB")), voc_palette()[labels])
+
+
+def how_to_read_masks() -> list[str]:
+    """The lines of docs/segmenting.md, one a library."""
+    text = (Path(__file__).parents[2] / "docs" / "segmenting.md").read_text()
+    return [line for line in text.splitlines() if line.startswith("labels = ")]
+
+
+@pytest.mark.parametrize("line", how_to_read_masks())
+@pytest.mark.parametrize("palette", [None, voc_palette()])
+def test_the_documented_lines_read_masks(line, palette, tmp_path):
+    import torchvision
+
+    labels = np.arange(256, dtype=np.uint8).reshape(8, 32)
+    file = tmp_path / "mask.png"
+    file.write_bytes(encode_mask(labels, palette))
+    names = {"np": np, "Image": Image, "cv2": cv2, "torchvision": torchvision, "mask": str(file)}
+    exec(line, names)
+    read_rightly = np.array_equal(names["labels"], labels)
+    assert read_rightly == (palette is None or "both formats" in line)
+    np.testing.assert_array_equal(decode_mask(file.read_bytes()), labels)
+
+
+def test_there_is_a_line_for_each_library():
+    assert [word for line in how_to_read_masks() for word in ("Pillow", "OpenCV", "torchvision") if word in line] == [
+        "Pillow", "OpenCV", "torchvision",
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("bits", [2, 4, 8])

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pyarrow as pa
 import pytest
@@ -66,6 +67,22 @@ def test_another_runs_results_are_refused_with_the_difference(config, change, fi
         open_run(replace(config, **change), fingerprint, CLASSES, manifest("a"))
     assert named in str(refused.value)
     assert "--overwrite" in str(refused.value)
+
+
+def test_the_format_of_masks_is_part_of_a_run_and_older_runs_go_on_with_palettes(config):
+    open_run(config, "f", CLASSES, manifest("a"))
+    recorded = json.loads(Path(config.output, "run", "config.json").read_text())["identity"]
+    assert "refine.mask_format" not in recorded  # as in outputs of before there was a choice
+    grey = replace(config, refine=replace(config.refine, mask_format="grey"))
+    with pytest.raises(FolderError, match="mask_format"):
+        open_run(grey, "f", CLASSES, manifest("a"))
+
+
+def test_the_classes_stand_beside_the_masks(config):
+    open_run(config, "f", CLASSES, manifest("a"))
+    table = json.loads(Path(config.output, "run", "classes.json").read_text())
+    assert table[1] == {"number": 1, "name": CLASSES[1], "colour": [128, 0, 0]}
+    assert [one["name"] for one in table] == list(CLASSES)
 
 
 def test_settings_that_do_not_change_results_may_differ(config):

@@ -4,8 +4,10 @@ import subprocess
 import sys
 from dataclasses import replace
 from functools import partial
+from io import BytesIO
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -74,6 +76,20 @@ def test_rows_go_through_in_order_and_bad_ones_say_where_they_failed(manifest, p
         assert row["probabilities"] is None
         assert all(row[f"seconds_{stage}"] > 0 for stage in ("decode", "propose", "predict", "refine"))
     assert rows[1]["seconds_propose"] is None  # a failed row is not worked on
+
+
+def test_grey_masks_hold_the_labels_that_palette_masks_hold(manifest, predict):
+    table = decode_stage(start_rows(manifest), DecodeConfig(max_side=64))
+    predicted = predict(propose_stage(table, ProposeConfig(proposals=3)))
+    coloured, grey = (
+        [row["mask"] for row in refine_stage(predicted, RefineConfig(mask_format=kind), len(CLASSES)).to_pylist()]
+        for kind in ("palette", "grey")
+    )
+    assert sum(mask is not None for mask in grey) > 1
+    for one, other in zip(coloured, grey, strict=True):
+        if one is not None:
+            assert (Image.open(BytesIO(one)).mode, Image.open(BytesIO(other)).mode) == ("P", "L")
+            np.testing.assert_array_equal(cv2.imdecode(np.frombuffer(other, np.uint8), -1), decode_mask(one))
 
 
 def test_every_stage_keeps_the_schema(manifest, predict):
