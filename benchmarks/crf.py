@@ -19,7 +19,7 @@ from torch.nn.functional import interpolate
 
 from benchmarks.config import Crf
 from pipeline.config import ConfigError, DecodeConfig, RefineConfig
-from pipeline.crf.refine import check_backend, refine_batch
+from pipeline.crf.refine import check_backend, refine_batch, refine_logs
 from pipeline.inference.predictor import Prediction, prune
 
 THRESHOLDS = (0.0, 0.003, 0.01, 0.03, 0.1, 0.2, 0.3, 0.5)
@@ -56,7 +56,7 @@ def run(config: Crf) -> list[dict[str, Any]]:
     reference_seconds = 0.0
     reference: list[NDArray[np.int64]] = []
     for form, threshold in plans:
-        kept = [prune(scores_CHW, threshold) for scores_CHW in scores]
+        kept = [prune(scores_CHW, threshold, log_probabilities=config.refine.exact_unaries) for scores_CHW in scores]
         labels, seconds = _measure(images, kept, replace(config.refine, crf=form.crf), form)
         reference, reference_seconds = reference or labels, reference_seconds or sum(seconds)
         equal = [float((a == b).mean()) for a, b in zip(labels, reference, strict=True)]
@@ -90,15 +90,23 @@ def _measure(
     labels, seconds = [], []
     for start in range(0, len(images), form.batch):
         part = slice(start, start + form.batch)
-        probabilities = [one.probabilities_KHW for one in kept[part]]
         if start == 0 and form.device == "cuda":
-            refine_batch(images[part], probabilities, config, form.device)  # loads the kernels
+            _refine(images[part], kept[part], config, form.device)  # loads the kernels
         started = time.perf_counter()
-        refined = refine_batch(images[part], probabilities, config, form.device)
+        refined = _refine(images[part], kept[part], config, form.device)
         taken = (time.perf_counter() - started) / len(refined)
         seconds += [taken] * len(refined)
         labels += [one.class_ids_K[r.argmax(axis=0)] for one, r in zip(kept[part], refined, strict=True)]
     return labels, seconds
+
+
+def _refine(
+    images: Sequence[Image], kept: Sequence[Prediction], config: RefineConfig, device: str
+) -> list[NDArray[np.float32]]:
+    logs = [one.log_probabilities_KHW for one in kept if one.log_probabilities_KHW is not None]
+    if config.exact_unaries:
+        return refine_logs(images, logs, config, device)
+    return refine_batch(images, [one.probabilities_KHW for one in kept], config, device)
 
 
 def _made_up(count: int) -> Iterator[tuple[Image, Tensor]]:

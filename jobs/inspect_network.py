@@ -86,7 +86,8 @@ def segmented(config: SegmentConfig, num_classes: int) -> UInt8Array:
         ImageError: a stage failed.
     """
     # What the CRF starts from is made once for all results that differ in the CRF only.
-    table = predicted(replace(config, refine=replace(config.refine, crf="none")))
+    start = replace(config.refine, crf="none", crf_normalization="symmetric")
+    table = predicted(replace(config, refine=start, save_probabilities=True))
     (row,) = refine_stage(table, config.refine, num_classes).to_pylist()
     if row["status"] != OK:
         raise ImageError("unreadable", f"{config.input}: {row['error_stage']} failed: {row['error_message']}")

@@ -5,7 +5,7 @@
 // - A lattice point gathers its pixels (an array of them, point by point) instead of pixels being scattered over points.
 // - Blurring walks along chains of neighbours in place. A point without neighbours in a direction is not touched.
 // - Each lattice point looks up one neighbour a direction, not two, through keys packed into 64 bits.
-// - Kernel weights and normalisation are folded into the barycentric weights, exp is computed four labels at a time.
+// - Kernel weights and normalisation (if any) are folded into the barycentric weights, exp takes four labels at a time.
 //
 // Every label goes through the same operations. Where nothing tells them apart (no proposal, all probabilities equal) they
 // stay equal to the last bit: the mean field would make any difference grow until it shows.
@@ -17,6 +17,7 @@
 #include <cstdint>
 #include <limits>
 #include <stdexcept>
+#include <string>
 #include <vector>
 
 #include <pybind11/numpy.h>
@@ -78,7 +79,7 @@ public:
     static constexpr int POINTS = D + 1;
 
     template <class Features>  // void(size_t pixel, float features[D])
-    Lattice(size_t n, float kernel_weight, Features features) : n_(n) {
+    Lattice(size_t n, float kernel_weight, bool normalized, Features features) : n_(n) {
         const size_t placed = n + (n % PIXELS_AT_ONCE != 0);
         points_.resize(placed * POINTS);
         weights_.resize(placed * POINTS);
@@ -86,7 +87,7 @@ public:
         points_.resize(n * POINTS);
         weights_.resize(n * POINTS);
         gather_pixels();
-        normalise(kernel_weight);
+        scale(kernel_weight, normalized);
     }
 
     // Add the filtered values to `out`; a pixel's are V in a row, pixels are `stride` apart.
@@ -233,12 +234,15 @@ private:
         }
     }
 
-    // Divide by the roots of the kernel's sums at both pixels.
-    void normalise(float kernel_weight) {
+    // By the kernel's weight and, where it is normalised, by one over the roots of the kernel's sums at both pixels.
+    void scale(float kernel_weight, bool normalized) {
         for (float& weight : weights_) weight /= 1 + std::pow(2.0f, float(-D));  // the lattice's own gain
-        std::vector<float> root(n_, 1.0f), sums(n_, 0.0f);
-        filter<float, 1>(root.data(), 1, sums.data());
-        for (size_t pixel = 0; pixel < n_; pixel++) root[pixel] = float(1.0 / std::sqrt(sums[pixel] + 1e-20));
+        std::vector<float> root(n_, 1.0f);
+        if (normalized) {
+            std::vector<float> sums(n_, 0.0f);
+            filter<float, 1>(root.data(), 1, sums.data());
+            for (size_t pixel = 0; pixel < n_; pixel++) root[pixel] = float(1.0 / std::sqrt(sums[pixel] + 1e-20));
+        }
         for (size_t at = 0; at < pixels_.size(); at++) pixel_weights_[at] *= root[pixels_[at]];
         for (size_t at = 0; at < weights_.size(); at++) weights_[at] *= root[at / POINTS] * kernel_weight;
     }
@@ -333,6 +337,7 @@ struct Problem {
     size_t labels, height, width;
     float gaussian_sxy, gaussian_weight, bilateral_sxy, bilateral_srgb, bilateral_weight;
     int iterations;
+    bool normalized;
 };
 
 void mean_field(const Problem& of, float* marginals) {
@@ -342,8 +347,8 @@ void mean_field(const Problem& of, float* marginals) {
         f[1] = float(pixel / of.width) / sxy;
     };
     const Lattice<2> gaussian(
-        n, of.gaussian_weight, [&](size_t pixel, float* f) { position(pixel, of.gaussian_sxy, f); });
-    const Lattice<5> bilateral(n, of.bilateral_weight, [&](size_t pixel, float* f) {
+        n, of.gaussian_weight, of.normalized, [&](size_t pixel, float* f) { position(pixel, of.gaussian_sxy, f); });
+    const Lattice<5> bilateral(n, of.bilateral_weight, of.normalized, [&](size_t pixel, float* f) {
         position(pixel, of.bilateral_sxy, f);
         for (int c = 0; c < 3; c++) f[2 + c] = float(of.image[pixel * 3 + c]) / of.bilateral_srgb;
     });
@@ -378,13 +383,15 @@ void check(const Problem& of) {
 py::array_t<float> marginals(py::array_t<uint8_t, py::array::c_style> image,
                              py::array_t<float, py::array::c_style> log_probabilities, float gaussian_sxy,
                              float gaussian_weight, float bilateral_sxy, float bilateral_srgb, float bilateral_weight,
-                             int iterations) {
+                             int iterations, const std::string& normalization) {
     if (image.ndim() != 3 || image.shape(2) != 3 || log_probabilities.ndim() != 3 ||
         image.shape(0) != log_probabilities.shape(1) || image.shape(1) != log_probabilities.shape(2))
         throw std::invalid_argument("an image (H, W, 3) and log probabilities (K, H, W) are needed");
+    if (normalization != "symmetric" && normalization != "none")
+        throw std::invalid_argument("the normalization is symmetric or none");
     const Problem problem = {image.data(), log_probabilities.data(), size_t(log_probabilities.shape(0)),
                              size_t(image.shape(0)), size_t(image.shape(1)), gaussian_sxy, gaussian_weight,
-                             bilateral_sxy, bilateral_srgb, bilateral_weight, iterations};
+                             bilateral_sxy, bilateral_srgb, bilateral_weight, iterations, normalization == "symmetric"};
     check(problem);
     py::array_t<float> out({log_probabilities.shape(0), log_probabilities.shape(1), log_probabilities.shape(2)});
     float* values = out.mutable_data();
@@ -399,8 +406,11 @@ PYBIND11_MODULE(densecrf_lattice, module) {
     module.doc() = "Mean field of the fully connected CRF through the permutohedral lattice.";
     module.def("marginals", &marginals,
                "Marginals, float32 (K, H, W), of an RGB image (H, W, 3), uint8, and log probabilities (K, H, W), float32, "
-               "finite, K at least 2.\n\nThe GIL is released. Raises ValueError for what cannot be computed.",
+               "K at least 2; minus infinity for an impossible label, one label of a pixel finite.\n\n`normalization`: "
+               "with `symmetric` the kernels are divided by the roots of their sums at both pixels, with `none` they stay as "
+               "they are.\n\nThe GIL is released. Raises ValueError for what cannot be computed.",
                py::arg("image").noconvert(), py::arg("log_probabilities").noconvert(), py::kw_only(),
                py::arg("gaussian_sxy"), py::arg("gaussian_weight"), py::arg("bilateral_sxy"), py::arg("bilateral_srgb"),
-               py::arg("bilateral_weight"), py::arg("iterations"));
+               py::arg("bilateral_weight"), py::arg("iterations"), py::arg("normalization") = "symmetric");
+    module.attr("NORMALIZATIONS") = py::make_tuple("symmetric", "none");
 }

@@ -52,7 +52,7 @@ def real_works(config: SegmentConfig, num_classes: int, pools: Pools) -> Works:
         decode=partial(decode_stage, config=config.decode),
         propose=partial(propose_stage, config=config.propose),
         make_predict=partial(_load_predict, config, pools.predict_gpus),
-        make_refine=partial(load_refine, config.refine, num_classes, pools.refine_gpus),
+        make_refine=partial(load_refine, config.refine, num_classes, pools.refine_gpus, save=config.save_probabilities),
     )
 
 

@@ -70,6 +70,7 @@ def release(config: SegmentConfig) -> SegmentConfig:
         ensemble=replace(config.ensemble, ensemble="product"),
         refine=replace(
             config.refine,
+            crf_normalization="none",
             crf_iterations=10,
             gaussian_sxy=3.0,
             gaussian_weight=3.0,

@@ -107,12 +107,19 @@ class EnsembleConfig:
 
 @dataclass(frozen=True)
 class RefineConfig:
-    """Fully connected CRF (Kraehenbuehl and Koltun 2011); the defaults are the DeconvNet release's."""
+    """Fully connected CRF (Kraehenbuehl and Koltun 2011).
+
+    Iterations, kernels and weights are the DeconvNet release's, the normalisation is not: the release has none.
+    """
 
     crf: Literal["native", "pydensecrf", "torch", "none"] = "native"
     """CRF backend. `native`: this project's compiled one; `pydensecrf`: the authors';
     `torch`: several images at once on a GPU (`refine-gpus`). All three compute the same.
     `none` takes the most probable class of each pixel."""
+    crf_normalization: Literal["symmetric", "none"] = "symmetric"
+    """Of the kernels. `symmetric`: divided by the roots of their sums at both pixels, so that a weight counts the same
+    whatever its kernel's width. `none` (the DeconvNet release): the weights stand before sums over tens to thousands
+    of pixels. No weights fit both; `jobs/tune_crf.py` finds some for your network."""
     crf_iterations: int = 10
     """Mean-field iterations."""
     gaussian_sxy: float = 3.0
@@ -140,6 +147,14 @@ class RefineConfig:
             require(getattr(self, name) >= 0, name, getattr(self, name), "must be 0 or more")
         require(0 <= self.label_threshold < 0.5, "label_threshold", self.label_threshold, "must lie in 0..0.5")
 
+    @property
+    def exact_unaries(self) -> bool:
+        """Whether the CRF starts from log-probabilities in float32, not from probabilities in float16.
+
+        Sums over thousands of pixels bring labels back that float16 has as 0.
+        """
+        return self.crf != "none" and self.crf_normalization == "none"
+
 
 @dataclass(frozen=True)
 class SegmentConfig:
@@ -162,6 +177,9 @@ class SegmentConfig:
     """Take only the first so many images of the sorted input."""
     masks: bool = True
     """Also write each mask as OUTPUT/masks/<image id>.png; the masks are in the Parquet results either way."""
+    save_probabilities: bool = False
+    """Also write what the CRF starts from, OUTPUT/probabilities/<image id>.npz: log-probabilities (float16, at working
+    size) of the classes that can still win. 1 to 3 MB an image; jobs/tune_crf.py reads them."""
     overwrite: bool = False
     """Delete what another run left in OUTPUT before starting."""
     retry_failed: bool = False
@@ -226,7 +244,7 @@ class SegmentConfig:
 
     def result_settings(self) -> dict[str, Any]:
         """The settings that change what is in the results; two runs may share an output only if these agree."""
-        settings = {"input": self.input, "masks": self.masks}
+        settings = {"input": self.input, "masks": self.masks, "save_probabilities": self.save_probabilities}
         for stage in ("decode", "propose", "predict", "refine"):
             settings |= {f"{stage}.{name}": value for name, value in asdict(getattr(self, stage)).items()}
         if self.refine.mask_format == "palette":  # outputs of before there was a choice go on

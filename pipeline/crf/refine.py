@@ -29,19 +29,25 @@ def check_backend(config: RefineConfig) -> None:
     """Make sure that the CRF can run in this process, before a million images fail one by one.
 
     Raises:
-        ConfigError: its backend is not installed; the message says what to do.
+        ConfigError: its backend is not installed, or too old; the message says what to do.
     """
-    module = _MODULES.get(config.crf)
-    if module is None:
+    name = _MODULES.get(config.crf)
+    if name is None:
         return
+    others = " or ".join(f"--crf {other}" for other in _MODULES if other != config.crf)
+    advice = (
+        "install the project again with a C++ compiler at hand "
+        f"(`make setup`, or `pip install .` with {others} until then)"
+    )
     try:
-        importlib.import_module(module)
+        module = importlib.import_module(name)
     except ImportError as error:
-        others = " or ".join(f"--crf {name}" for name in _MODULES if name != config.crf)
+        raise ConfigError(f"crf is {config.crf}, which needs the module {name} ({error}): {advice}") from error
+    if config.crf == "native" and config.crf_normalization not in getattr(module, "NORMALIZATIONS", ("symmetric",)):
         raise ConfigError(
-            f"crf is {config.crf}, which needs the module {module} ({error}): install the project again with a C++ "
-            f"compiler at hand (`make setup`, or `pip install .` with {others} until then)"
-        ) from error
+            f"the compiled module {name} ({module.__file__}) is too old for --crf-normalization "
+            f"{config.crf_normalization}: {advice}"
+        )
 
 
 def refine(image_HW3: Image, probabilities_KHW: Probabilities, config: RefineConfig) -> NDArray[np.float32]:
@@ -53,16 +59,42 @@ def refine(image_HW3: Image, probabilities_KHW: Probabilities, config: RefineCon
 def refine_batch(
     images: Sequence[Image], probabilities: Sequence[Probabilities], config: RefineConfig, device: str = "cpu"
 ) -> list[NDArray[np.float32]]:
-    """Marginal class probabilities of the fully connected CRF, or just the normalised input for `crf none`.
-
-    The unary energy is -log p. Two Potts terms pull pixels together: a Gaussian over position and a bilateral over
-    position and colour, each normalised symmetrically (pydensecrf's default: the kernel is divided by the roots of its
-    sums at both pixels, so a weight counts the same whatever its kernel's width or the image's size).
+    """`refine_logs` of probabilities, those below `SMALLEST_PROBABILITY` raised to it.
 
     Args:
-        images: RGB `[H, W, 3]`, at the size of the probabilities; sizes may differ.
+        images: as for `refine_logs`.
         probabilities: `[K, H, W]` of each image, K of its own, any floating type, 0 or more. They need not sum to 1
             (classes may have been left out); a pixel where all are 0 counts as undecided, 1/K each.
+        config: as for `refine_logs`; with `crf none` the normalised probabilities come back.
+        device: as for `refine_logs`.
+
+    Raises:
+        ValueError: as `refine_logs`, or a probability is NaN, infinite or below 0.
+    """
+    for image_HW3, probabilities_KHW in zip(images, probabilities, strict=True):
+        _check(image_HW3, probabilities_KHW)
+        _check_probabilities(probabilities_KHW)
+    normalised = [_normalise(probabilities_KHW) for probabilities_KHW in probabilities]
+    if config.crf == "none":
+        return normalised
+    return refine_logs(images, [np.log(np.maximum(p, SMALLEST_PROBABILITY)) for p in normalised], config, device)
+
+
+def refine_logs(
+    images: Sequence[Image], logs: Sequence[Probabilities], config: RefineConfig, device: str = "cpu"
+) -> list[NDArray[np.float32]]:
+    """Marginal class probabilities of the fully connected CRF, or just the softmax of the input for `crf none`.
+
+    The unary energy is -log p. Two Potts terms pull pixels together: a Gaussian over position and a bilateral over
+    position and colour. `crf_normalization symmetric`: the kernel is divided by the roots of its sums at both pixels
+    (pydensecrf's default), so a weight counts the same whatever its kernel's width or the image's size. `none`: a
+    weight counts as often as the kernel finds like pixels (the DeconvNet release). The lattice's kernels then sum to a
+    little less than Gaussians do: 0.88 of it for the first, 0.71 for the second where colours vary.
+
+    Args:
+        images: RGB `[H, W, 3]`, at the size of the logarithms; sizes may differ.
+        logs: log-probabilities `[K, H, W]` of each image, K of its own, any floating type, up to a number for each
+            pixel. Minus infinity: impossible there, for some of the labels.
         config: kernels, iterations and backend.
         device: where `crf torch` computes all images together; the others take one after the other on the CPU.
 
@@ -70,16 +102,18 @@ def refine_batch(
         For each image float32 `[K, H, W]`, 0..1, summing to 1 over K.
 
     Raises:
-        ValueError: an image is not uint8 RGB, sizes differ, nothing is given, a probability is NaN, infinite or below
-            0, or the kernels are too narrow for the lattice.
+        ValueError: an image is not uint8 RGB, sizes differ, nothing is given, a logarithm is NaN or infinity, a pixel
+            has no possible label, or the kernels are too narrow for the lattice.
     """
-    for image_HW3, probabilities_KHW in zip(images, probabilities, strict=True):
-        _check(image_HW3, probabilities_KHW)
-    refined = [_normalise(probabilities_KHW) for probabilities_KHW in probabilities]
-    open_to_change = [i for i, p_KHW in enumerate(refined) if config.crf != "none" and len(p_KHW) > 1]
-    chosen = [images[i] for i in open_to_change]
-    logs = [np.log(np.maximum(refined[i], SMALLEST_PROBABILITY)) for i in open_to_change]
-    for i, marginals_KHW in zip(open_to_change, _mean_fields(chosen, logs, config, device), strict=True):
+    for image_HW3, log_KHW in zip(images, logs, strict=True):
+        _check(image_HW3, log_KHW)
+        if not np.isfinite(np.max(log_KHW, axis=0)).all():
+            raise ValueError("log-probabilities hold NaN or infinity, or a pixel has no possible label")
+    exact = [np.ascontiguousarray(log_KHW, dtype=np.float32) for log_KHW in logs]
+    refined = [_softmax(log_KHW) for log_KHW in exact]
+    open_to_change = [i for i, log_KHW in enumerate(exact) if config.crf != "none" and len(log_KHW) > 1]
+    found = _mean_fields([images[i] for i in open_to_change], [exact[i] for i in open_to_change], config, device)
+    for i, marginals_KHW in zip(open_to_change, found, strict=True):
         refined[i] = marginals_KHW
     return refined
 
@@ -107,22 +141,25 @@ def _native(image_HW3: Image, log_KHW: NDArray[np.float32], config: RefineConfig
         bilateral_srgb=config.bilateral_srgb,
         bilateral_weight=config.bilateral_weight,
         iterations=config.crf_iterations,
+        **({} if config.crf_normalization == "symmetric" else {"normalization": config.crf_normalization}),
     )
     return found
 
 
 def _pydensecrf(image_HW3: Image, log_KHW: NDArray[np.float32], config: RefineConfig) -> NDArray[np.float32]:
-    from pydensecrf.densecrf import DenseCRF2D
+    from pydensecrf.densecrf import NO_NORMALIZATION, NORMALIZE_SYMMETRIC, DenseCRF2D
 
+    normalization = NORMALIZE_SYMMETRIC if config.crf_normalization == "symmetric" else NO_NORMALIZATION
     classes, height, width = log_KHW.shape
     crf = DenseCRF2D(width, height, classes)
     crf.setUnaryEnergy(-log_KHW.reshape(classes, -1))
-    crf.addPairwiseGaussian(sxy=config.gaussian_sxy, compat=config.gaussian_weight)
+    crf.addPairwiseGaussian(sxy=config.gaussian_sxy, compat=config.gaussian_weight, normalization=normalization)
     crf.addPairwiseBilateral(
         sxy=config.bilateral_sxy,
         srgb=config.bilateral_srgb,
         rgbim=np.require(image_HW3, requirements=["C", "W"]),  # pydensecrf refuses the read-only views that Arrow gives
         compat=config.bilateral_weight,
+        normalization=normalization,
     )
     marginals = np.asarray(crf.inference(config.crf_iterations), dtype=np.float32)
     return marginals.reshape(classes, height, width)
@@ -138,6 +175,9 @@ def _check(image_HW3: NDArray[np.uint8], probabilities_KHW: NDArray[np.floating[
         )
     if probabilities_KHW.size == 0:
         raise ValueError(f"probabilities of shape {probabilities_KHW.shape} are empty; a class and a pixel are needed")
+
+
+def _check_probabilities(probabilities_KHW: NDArray[np.floating[Any]]) -> None:
     if not np.isfinite(probabilities_KHW).all():
         raise ValueError("probabilities hold NaN or infinity; did the network overflow?")
     if probabilities_KHW.min() < 0:
@@ -150,3 +190,8 @@ def _normalise(probabilities_KHW: NDArray[np.floating[Any]]) -> NDArray[np.float
     normalised_KHW = np.full_like(raw_KHW, 1 / len(raw_KHW))  # stays where there is nothing to divide by
     np.divide(raw_KHW, total_HW, out=normalised_KHW, where=total_HW > 0)
     return normalised_KHW
+
+
+def _softmax(log_KHW: NDArray[np.float32]) -> NDArray[np.float32]:
+    exponentials_KHW = np.exp(log_KHW - log_KHW.max(axis=0))
+    return exponentials_KHW / exponentials_KHW.sum(axis=0)  # type: ignore[no-any-return]

@@ -71,7 +71,7 @@ def mean_fields(
 
     Args:
         images: RGB `[H, W, 3]`.
-        logs: log probabilities `[K, H, W]`, finite.
+        logs: log probabilities `[K, H, W]`; minus infinity for an impossible label, one label of a pixel finite.
         config: kernels and iterations.
         device: any torch device.
 
@@ -92,9 +92,11 @@ def mean_fields(
             log_NK[start:end, : len(log_KHW)] = torch.from_numpy(log_KHW).flatten(1).T
             spans.append(slice(start, end))
         log_NK = log_NK.to(device)
+        widths = (config.gaussian_sxy,), (config.bilateral_sxy, config.bilateral_srgb)
+        normalized = config.crf_normalization == "symmetric"
         kernels = [
-            _lattice(_features(images, (config.gaussian_sxy,), device), config.gaussian_weight),
-            _lattice(_features(images, (config.bilateral_sxy, config.bilateral_srgb), device), config.bilateral_weight),
+            _lattice(_features(images, of_kernel, device), weight, normalized)
+            for of_kernel, weight in zip(widths, (config.gaussian_weight, config.bilateral_weight), strict=True)
         ]
         q_NK = log_NK.softmax(dim=1)
         for _ in range(config.crf_iterations):
@@ -139,16 +141,17 @@ def _features(images: Sequence[NDArray[np.uint8]], widths: tuple[float, ...], de
     return _Features(torch.cat(values).to(device), image_N.to(device), real_N.to(device))
 
 
-def _lattice(features: _Features, weight: float) -> Lattice:
+def _lattice(features: _Features, weight: float, normalized: bool) -> Lattice:
     keys_NP, weights_NP, steps = _simplices(features)
     real_N = features.real_N
     keys_M, points_NP = keys_NP.unique(return_inverse=True)
     points_NP, weights_NP = points_NP[real_N], weights_NP[real_N]
     blur = tuple(_neighbours(keys_M, step) for step in steps)
     gain = 1 + 2.0 ** -(points_NP.shape[1] - 1)
-    plain = Lattice(_pixels_of(points_NP, weights_NP, len(keys_M)), blur, _rows(points_NP, weights_NP / gain))
-    sums_N1 = plain.filter(torch.ones(len(points_NP), 1, device=points_NP.device))
-    weights_NP = weights_NP / (sums_N1 + 1e-20).sqrt()
+    if normalized:
+        plain = Lattice(_pixels_of(points_NP, weights_NP, len(keys_M)), blur, _rows(points_NP, weights_NP / gain))
+        sums_N1 = plain.filter(torch.ones(len(points_NP), 1, device=points_NP.device))
+        weights_NP = weights_NP / (sums_N1 + 1e-20).sqrt()
     return Lattice(_pixels_of(points_NP, weights_NP, len(keys_M)), blur, _rows(points_NP, weights_NP * (weight / gain)))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import groupby
 from threading import Lock
 from typing import TYPE_CHECKING, Any
@@ -32,10 +33,12 @@ Image = NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class Prediction:
-    """What leaves the device for one image: only the classes that can still win (`crf.labels.keep_labels`)."""
+    """What leaves the device for one image: only the classes that can still win (`keep_labels`)."""
 
     class_ids_K: NDArray[np.int64]
     probabilities_KHW: NDArray[np.float16]
+    log_probabilities_KHW: NDArray[np.float32] | None = None
+    """Their logarithms, where they were asked for: float16 has no probability below 6e-8 but 0."""
 
 
 class Predictor:
@@ -46,7 +49,13 @@ class Predictor:
     """
 
     def __init__(
-        self, checkpoint: Checkpoint, config: PredictConfig, label_threshold: float, ensemble: Ensemble | None = None
+        self,
+        checkpoint: Checkpoint,
+        config: PredictConfig,
+        label_threshold: float,
+        ensemble: Ensemble | None = None,
+        *,
+        log_probabilities: bool = False,
     ) -> None:
         self.device = choose_device(config.device)
         self.num_classes = checkpoint.info.num_classes
@@ -58,7 +67,7 @@ class Predictor:
         self._config = config
         self.micro_batch = config.micro_batch
         """Crops that go through the network at once; halved when a GPU's memory runs out."""
-        self._label_threshold = label_threshold
+        self._prune = partial(prune, label_threshold=label_threshold, log_probabilities=log_probabilities)
         self._ensemble = ensemble and ensemble.to(self.device, self._dtype)
 
     @torch.inference_mode()
@@ -71,11 +80,11 @@ class Predictor:
                 scores = [self._ensemble(*one) for one in zip(pixels, scores, strict=True)]
             queued = torch.cuda.current_stream().record_event() if self._fetching else None
         if self._fetching is None or queued is None:
-            return [prune(scores_CHW, self._label_threshold) for scores_CHW in scores]
+            return [self._prune(scores_CHW) for scores_CHW in scores]
         # On a stream of its own, so that what waits for these results does not wait for the batch queued after them.
         self._fetching.wait_event(queued)
         with torch.cuda.stream(self._fetching):
-            pruned = [prune(scores_CHW, self._label_threshold) for scores_CHW in scores]
+            pruned = [self._prune(scores_CHW) for scores_CHW in scores]
             self._fetching.synchronize()  # before `scores` may be overwritten and `pruned` read
         return pruned
 
@@ -161,11 +170,18 @@ def fastest_form(net: DeconvNet, device: torch.device, dtype: torch.dtype) -> Ca
     return GraphedNet(form) if device.type == "cuda" else form
 
 
-def prune(scores_CHW: Tensor, label_threshold: float) -> Prediction:
-    """Probabilities of an aggregated score map, without the classes that cannot win (`crf.labels.keep_labels`)."""
+def prune(scores_CHW: Tensor, label_threshold: float, *, log_probabilities: bool = False) -> Prediction:
+    """Probabilities of an aggregated score map, without the classes that cannot win (`inference.labels.keep_labels`).
+
+    Args:
+        scores_CHW: float32.
+        label_threshold: as for `keep_labels`.
+        log_probabilities: whether their logarithms are wanted, too.
+    """
     probabilities_CHW = probabilities(scores_CHW)
     kept_K = keep_labels(probabilities_CHW, (scores_CHW > 0).any(dim=0), label_threshold)
-    return Prediction(_to_host(kept_K), _to_host(probabilities_CHW[kept_K].half()))
+    logs_KHW = _to_host(scores_CHW.log_softmax(dim=0)[kept_K]) if log_probabilities else None
+    return Prediction(_to_host(kept_K), _to_host(probabilities_CHW[kept_K].half()), logs_KHW)
 
 
 def _to_host(tensor: Tensor) -> NDArray[Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from threading import Lock
 
 import numpy as np
@@ -19,11 +20,13 @@ from pipeline.models.members import Member
 class WholeImages:
     """A network that sees an image at once, on one device; several threads may call `predict`."""
 
-    def __init__(self, member: Member, config: PredictConfig, label_threshold: float) -> None:
+    def __init__(
+        self, member: Member, config: PredictConfig, label_threshold: float, *, log_probabilities: bool = False
+    ) -> None:
         self.device = choose_device(config.device)
         self.num_classes = member.num_classes
         self._member = member.to(self.device, torch.bfloat16 if config.precision == "bfloat16" else torch.float32)
-        self._label_threshold = label_threshold
+        self._prune = partial(prune, label_threshold=label_threshold, log_probabilities=log_probabilities)
         self._turn = Lock()
 
     def predict(self, images: Sequence[Image], boxes: Sequence[NDArray[np.floating]]) -> list[Prediction]:
@@ -35,7 +38,7 @@ class WholeImages:
         """
         del boxes
         with self._turn:
-            return [prune(self.scores(image_HW3), self._label_threshold) for image_HW3 in images]
+            return [self._prune(self.scores(image_HW3)) for image_HW3 in images]
 
     @torch.inference_mode()
     def scores(self, image_HW3: Image) -> Tensor:

@@ -23,7 +23,7 @@ from pipeline.outputs.lease import Lease, take_lease
 from pipeline.outputs.results import Audit, audit, finished_ids, forget_errors
 from pipeline.stages.rows import STAGES
 
-RESULT_FOLDERS = ("results", "errors", "masks")
+RESULT_FOLDERS = ("results", "errors", "masks", "probabilities")
 ERRORS_BEFORE_STOPPING = 10  # fewer failures than this say nothing about a rate
 
 

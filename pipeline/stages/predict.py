@@ -37,6 +37,9 @@ class PredictStage:
             {
                 "class_ids": pack(prediction.class_ids_K),
                 "probabilities": pack(prediction.probabilities_KHW),
+                "log_probabilities": (
+                    None if prediction.log_probabilities_KHW is None else pack(prediction.log_probabilities_KHW)
+                ),
                 "model_fingerprint": self._fingerprint,
                 "boxes": None,
             }
@@ -60,17 +63,18 @@ def load_predict(config: SegmentConfig, gpus: float) -> PredictStage:
     # One thread: threads of several processes on one core wait for each other at every layer.
     torch.set_num_threads(1)
     data, threshold = storage.read_bytes(config.weights), config.refine.label_threshold
+    logs = config.save_probabilities or config.refine.exact_unaries
     info = read_info(data, config.weights)
     check_network(info, config.weights, whole_images=config.whole_images)
     if config.whole_images:
         alone = load_member(data, config.weights)
-        return PredictStage(WholeImages(alone, config.predict, threshold), alone.fingerprint)
+        return PredictStage(WholeImages(alone, config.predict, threshold, log_probabilities=logs), alone.fingerprint)
     checkpoint = load_checkpoint(data, config.weights)
     member = load_other(config, info)
     rule, weight = config.ensemble.ensemble, config.ensemble.ensemble_weight
     ensemble = Ensemble(member, rule, weight) if member is not None else None
     names = joint_fingerprint(checkpoint.fingerprint, member.fingerprint if member is not None else None)
-    return PredictStage(Predictor(checkpoint, config.predict, threshold, ensemble), names)
+    return PredictStage(Predictor(checkpoint, config.predict, threshold, ensemble, log_probabilities=logs), names)
 
 
 def load_other(config: SegmentConfig, info: CheckpointInfo) -> Member | None:

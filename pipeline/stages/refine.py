@@ -7,24 +7,26 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from pipeline.config import RefineConfig
-from pipeline.crf.refine import check_backend, refine_batch
+from pipeline.crf.refine import check_backend, refine_batch, refine_logs
 from pipeline.imaging.classes import voc_palette
 from pipeline.imaging.images import encode_mask, resize_labels
+from pipeline.outputs.probabilities import encode_probabilities
 from pipeline.stages import rows as r
 from pipeline.stages.device import check_gpu, ending_with_its_gpu
 from pipeline.stages.rows import Row, Work, unpack
 
 
-def load_refine(config: RefineConfig, num_classes: int, gpus: float) -> Work:
+def load_refine(config: RefineConfig, num_classes: int, gpus: float, *, save: bool = False) -> Work:
     """`refine_stage` for a process that shares the machine with others.
 
     Args:
         config: the CRF's settings.
         num_classes: background included.
         gpus: what the process was given.
+        save: as for `refine_stage`.
 
     Raises:
         ConfigError: the CRF's backend is not installed here.
@@ -37,27 +39,49 @@ def load_refine(config: RefineConfig, num_classes: int, gpus: float) -> Work:
         check_gpu(gpus, "--refine-gpus 0")
         torch.set_num_threads(1)
     device = "cuda" if gpus else "cpu"
-    return partial(refine_stage, config=config, num_classes=num_classes, device=device)
+    return partial(refine_stage, config=config, num_classes=num_classes, device=device, save=save)
 
 
-def refine_stage(table: pa.Table, config: RefineConfig, num_classes: int, device: str = "cpu") -> pa.Table:
-    """Refine each image with the CRF and label its pixels at full size; `crf torch` takes all images together."""
+def refine_stage(
+    table: pa.Table, config: RefineConfig, num_classes: int, device: str = "cpu", *, save: bool = False
+) -> pa.Table:
+    """Refine each image with the CRF and label its pixels at full size; `crf torch` takes all images together.
+
+    Args:
+        table: the rows.
+        config: the CRF's settings.
+        num_classes: background included.
+        device: of `crf torch`.
+        save: whether what the CRF starts from is kept, as a file in the row.
+    """
 
     def work(rows: list[Row]) -> list[Row]:
         images = [r.image_of(row) for row in rows]
-        class_ids = [unpack(row["class_ids"], np.int64, -1) for row in rows]
-        probabilities = [
-            unpack(row["probabilities"], np.float16, len(class_ids_K), *image_HW3.shape[:2])
-            for row, class_ids_K, image_HW3 in zip(rows, class_ids, images, strict=True)
-        ]
         with ending_with_its_gpu(device):
-            refined = refine_batch(images, probabilities, config, device)
+            if config.exact_unaries:
+                refined = refine_logs(images, _of_classes(rows, "log_probabilities", np.float32), config, device)
+            else:
+                refined = refine_batch(images, _of_classes(rows, "probabilities", np.float16), config, device)
         palette = voc_palette() if config.mask_format == "palette" else None
-        return [_labelled(*one, num_classes, palette) for one in zip(rows, class_ids, refined, strict=True)]
+        return [
+            _labelled(row, unpack(row["class_ids"], np.int64, -1), refined_KHW, num_classes, palette)
+            | {"saved_probabilities": _saved(row) if save else None}
+            for row, refined_KHW in zip(rows, refined, strict=True)
+        ]
 
     if config.crf == "torch":
         return r.run_together(table, "refine", work)
     return r.run_rows(table, "refine", lambda row: row.update(work([row])[0]))
+
+
+def _of_classes(rows: list[Row], column: str, dtype: DTypeLike) -> list[NDArray[Any]]:
+    """The maps `[K, H, W]` of each row, K of its own."""
+    return [unpack(row[column], dtype, -1, row["work_height"], row["work_width"]) for row in rows]
+
+
+def _saved(row: Row) -> bytes:
+    (log_KHW,) = _of_classes([row], "log_probabilities", np.float32)
+    return encode_probabilities(unpack(row["class_ids"], np.int64, -1), log_KHW)
 
 
 def _labelled(

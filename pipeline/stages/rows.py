@@ -33,6 +33,8 @@ WORKING_COLUMNS = pa.schema(
         ("boxes", pa.large_binary()),  # float32 [num_proposals, 4], extended
         ("class_ids", pa.large_binary()),  # int64 [K], the classes that can still win
         ("probabilities", pa.large_binary()),  # float16 [K, work_height, work_width]
+        ("log_probabilities", pa.large_binary()),  # float32 [K, work_height, work_width], where they are needed
+        ("saved_probabilities", pa.large_binary()),  # a file for whoever tunes the CRF, where it is asked for
     ]
 )
 

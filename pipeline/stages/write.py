@@ -9,6 +9,7 @@ import pyarrow.compute as pc
 
 from pipeline import storage
 from pipeline.outputs.lease import Lease
+from pipeline.outputs.probabilities import probabilities_uri
 from pipeline.outputs.results import OK, write_mask, write_rows
 from pipeline.stages import rows as r
 
@@ -27,11 +28,14 @@ def write_stage(table: pa.Table, lease: Lease, class_names: tuple[str, ...], *, 
         LeaseError: another run took the output over; it may be making other masks.
     """
     rows = table.to_pylist()
-    if masks:  # before the rows: an image in the results has its mask
+    good = [row for row in rows if row["status"] == OK]
+    saved = [row for row in good if row["saved_probabilities"] is not None]
+    if masks or saved:  # before the rows: an image in the results has its files
         lease.check()
-        for row in rows:
-            if row["status"] == OK:
-                write_mask(lease.output, row["image_id"], row["mask"])
+    for row in good if masks else []:
+        write_mask(lease.output, row["image_id"], row["mask"])
+    for row in saved:
+        storage.write_atomic(probabilities_uri(lease.output, row["image_id"]), row["saved_probabilities"])
     written = write_rows(lease.staged, rows, class_names)
     counts: dict[str, Any] = written._asdict() | {"requests_repeated": storage.retries(reset=True)}
     for stage in r.STAGES:

@@ -11,12 +11,13 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from pipeline.config import ConfigError, RefineConfig
-from pipeline.crf.refine import SMALLEST_PROBABILITY, check_backend, refine, refine_batch
+from pipeline.crf.refine import SMALLEST_PROBABILITY, check_backend, refine, refine_batch, refine_logs
 from pipeline.inference.labels import keep_labels
 
 CONFIG = RefineConfig()
 PYDENSECRF, TORCH = replace(CONFIG, crf="pydensecrf"), replace(CONFIG, crf="torch")
 NO_CRF = replace(CONFIG, crf="none")
+BACKENDS = ("native", "pydensecrf", "torch")
 
 
 def noise_image(height, width, seed=0):
@@ -50,8 +51,18 @@ def smooth_scene(classes=21, height=90, width=120, present=4):
     return noisy, softmax(scores)
 
 
+def lattice_gain(dimensions):
+    """What the lattice's kernel sums to, of a Gaussian's (2 pi)^(d/2), worked out from its geometry.
+
+    Blurring doubles a value in each of d + 1 directions, slicing divides by 1 + 2^-d, and a point of the lattice stands
+    for a volume of 1.5^(d/2) / sqrt(d + 1) standard deviations. Normalisation divides this out.
+    """
+    d = dimensions
+    return 2 ** (d + 1) / (1 + 2**-d) * 1.5 ** (d / 2) / np.sqrt(d + 1) / (2 * np.pi) ** (d / 2)
+
+
 def exact_mean_field(image_HW3, probabilities_KHW, config):
-    """Kraehenbuehl and Koltun's algorithm 1 with dense kernel matrices, each normalised symmetrically."""
+    """Kraehenbuehl and Koltun's algorithm 1 with dense kernel matrices, normalised symmetrically or as they are."""
     classes, height, width = probabilities_KHW.shape
     rows, columns = np.divmod(np.arange(height * width), width)
     position = np.stack([rows, columns], axis=1).astype(float)
@@ -63,8 +74,11 @@ def exact_mean_field(image_HW3, probabilities_KHW, config):
     kernels = []
     for weight, f in features:
         kernel = np.exp(-0.5 * np.square(f[:, None] - f[None]).sum(axis=2))
-        root = np.sqrt(kernel.sum(axis=1))
-        kernels.append(weight * kernel / root[:, None] / root[None])
+        if config.crf_normalization == "symmetric":
+            root = np.sqrt(kernel.sum(axis=1))
+            kernels.append(weight * kernel / root[:, None] / root[None])
+        else:
+            kernels.append(weight * lattice_gain(f.shape[1]) * kernel)
     log_p = np.log(probabilities_KHW.reshape(classes, -1).astype(float))
     q = probabilities_KHW.reshape(classes, -1).astype(float)
     for _ in range(config.crf_iterations):
@@ -72,13 +86,15 @@ def exact_mean_field(image_HW3, probabilities_KHW, config):
     return q.reshape(probabilities_KHW.shape)
 
 
-@pytest.mark.parametrize("backend", ["native", "pydensecrf", "torch"])
-def test_with_all_labels_it_is_pydensecrf_called_directly(backend):
-    from pydensecrf.densecrf import DenseCRF2D
+@pytest.mark.parametrize("normalization", ["symmetric", "none"])
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_with_all_labels_it_is_pydensecrf_called_directly(backend, normalization):
+    from pydensecrf.densecrf import NO_NORMALIZATION, NORMALIZE_SYMMETRIC, DenseCRF2D
 
     image, probabilities = noise_image(30, 41), random_probabilities(5, 30, 41)
     config = RefineConfig(
         crf=backend,
+        crf_normalization=normalization,
         crf_iterations=4,
         gaussian_sxy=2.0,
         gaussian_weight=1.5,
@@ -88,8 +104,9 @@ def test_with_all_labels_it_is_pydensecrf_called_directly(backend):
     )
     crf = DenseCRF2D(41, 30, 5)
     crf.setUnaryEnergy(-np.log(probabilities).reshape(5, -1))
-    crf.addPairwiseGaussian(sxy=2.0, compat=1.5)
-    crf.addPairwiseBilateral(sxy=11.0, srgb=23.0, rgbim=image, compat=2.5)
+    kind = {"symmetric": NORMALIZE_SYMMETRIC, "none": NO_NORMALIZATION}[normalization]
+    crf.addPairwiseGaussian(sxy=2.0, compat=1.5, normalization=kind)
+    crf.addPairwiseBilateral(sxy=11.0, srgb=23.0, rgbim=image, compat=2.5, normalization=kind)
     expected = np.array(crf.inference(4)).reshape(5, 30, 41)
     np.testing.assert_allclose(refine(image, probabilities, config), expected, atol=1e-5)
 
@@ -99,14 +116,19 @@ def test_with_all_labels_it_is_pydensecrf_called_directly(backend):
     st.integers(1, 23),
     st.sampled_from([2, 3, 5, 6, 9, 26, 255]),
     st.sampled_from([3.0, 40.0]),
+    st.sampled_from([("symmetric", 3.0, 5.0), ("none", 0.1, 0.1)]),
     st.integers(0, 2**20),
 )
-def test_both_lattices_of_ours_are_pydensecrfs_at_any_size(height, width, classes, srgb, seed):
+def test_both_lattices_of_ours_are_pydensecrfs_at_any_size(height, width, classes, srgb, kernels, seed):
     """Three iterations: from noise, ten make a visible difference of the last digit."""
+    normalization, gaussian_weight, bilateral_weight = kernels
     rng = np.random.default_rng(seed)
     image = np.clip(rng.integers(0, 200) + rng.normal(0, 20, (height, width, 3)), 0, 255).astype(np.uint8)
     probabilities = random_probabilities(classes, height, width, seed)
-    config = replace(PYDENSECRF, crf_iterations=3, bilateral_srgb=srgb)
+    config = replace(
+        PYDENSECRF, crf_iterations=3, bilateral_srgb=srgb, crf_normalization=normalization,
+        gaussian_weight=gaussian_weight, bilateral_weight=bilateral_weight,
+    )  # fmt: skip
     expected = refine(image, probabilities, config)
     for backend in ("native", "torch"):
         np.testing.assert_allclose(refine(image, probabilities, replace(config, crf=backend)), expected, atol=1e-4)
@@ -181,6 +203,13 @@ def test_the_compiled_module_reads_nothing_beyond_its_arrays(image, logs, error)
 
 def test_a_backend_that_is_not_installed_is_told_with_a_way_out(monkeypatch):
     check_backend(CONFIG)
+    import densecrf_lattice
+
+    check_backend(replace(CONFIG, crf_normalization="none"))
+    monkeypatch.delattr(densecrf_lattice, "NORMALIZATIONS")  # as in a module that was compiled before there were any
+    check_backend(CONFIG)
+    with pytest.raises(ConfigError, match=r"too old for --crf-normalization none: .*make setup"):
+        check_backend(replace(CONFIG, crf_normalization="none"))
     monkeypatch.setitem(sys.modules, "densecrf_lattice", None)
     with pytest.raises(ConfigError, match=r"make setup.*--crf pydensecrf"):
         check_backend(CONFIG)
@@ -188,9 +217,15 @@ def test_a_backend_that_is_not_installed_is_told_with_a_way_out(monkeypatch):
     check_backend(NO_CRF)
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize(("normalization", "weights"), [("symmetric", (1.0, 2.0)), ("none", (0.02, 0.03))])
 @pytest.mark.parametrize("seed", range(3))
-def test_an_exact_mean_field_agrees(seed):
-    """The CRF filters through a permutohedral lattice, an approximation: labels agree, marginals nearly."""
+def test_an_exact_mean_field_agrees(seed, normalization, weights, backend):
+    """The CRF filters through a permutohedral lattice, an approximation: labels agree, marginals nearly.
+
+    Weights are moderate: with larger ones unnormalised kernels decide all pixels together, and near the point where
+    they do so an approximation may decide otherwise.
+    """
     image = np.full((12, 10, 3), (60, 90, 200), np.uint8)
     image[3:9, 2:7] = (180, 80, 40)
     rng = np.random.default_rng(seed)
@@ -198,11 +233,71 @@ def test_an_exact_mean_field_agrees(seed):
     scores = rng.normal(0, 1, (3, 12, 10))
     scores[1, 3:9, 2:7] += 1.5
     probabilities = softmax(scores)
-    config = replace(CONFIG, bilateral_sxy=8.0, bilateral_srgb=13.0, gaussian_weight=1.0, bilateral_weight=2.0)
+    config = replace(
+        CONFIG, crf=backend, crf_normalization=normalization, bilateral_sxy=8.0, bilateral_srgb=13.0,
+        gaussian_weight=weights[0], bilateral_weight=weights[1],
+    )  # fmt: skip
     ours, exact = refine(image, probabilities, config), exact_mean_field(image, probabilities, config)
+    off = np.abs(ours - exact).mean()
     assert (ours.argmax(0) == exact.argmax(0)).mean() >= 0.98
-    assert np.abs(ours - exact).mean() < 0.006
-    assert (probabilities.argmax(0) != exact.argmax(0)).mean() > 0.05, "the CRF had nothing to do"
+    assert off < 0.007
+    assert (probabilities.argmax(0) != exact.argmax(0)).mean() >= 0.04, "the CRF had nothing to do"
+    other = replace(config, crf_normalization={"symmetric": "none", "none": "symmetric"}[normalization])
+    assert np.abs(ours - exact_mean_field(image, probabilities, other)).mean() > 2.5 * off
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("width", [3.0, 6.0])
+def test_a_kernel_that_is_not_normalised_sums_over_all_pixels(backend, width):
+    """With one label nearly everywhere, an undecided pixel's message is the kernel's sum: 2 pi s^2 pixels inside."""
+    logs = np.zeros((2, 80, 80), np.float32)
+    logs[0] = 30.0
+    logs[:, 40, 40] = 0.0
+    config = replace(
+        CONFIG, crf=backend, crf_normalization="none", crf_iterations=1, gaussian_sxy=width, gaussian_weight=0.02,
+        bilateral_weight=0.0,
+    )  # fmt: skip
+    (refined,) = refine_logs([noise_image(80, 80)], [logs - np.logaddexp(*logs)], config)
+    message = np.log(refined[0, 40, 40] / refined[1, 40, 40]) / 0.02
+    assert message == pytest.approx(2 * np.pi * width**2 * lattice_gain(2), rel=0.02)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_label_far_below_the_smallest_probability_comes_back_if_its_surroundings_want_it(backend):
+    """Log-probabilities are taken as they are: the same pixel with 1e-8 for its label would be decided otherwise."""
+    image = np.full((21, 21, 3), 90, np.uint8)
+    logs = np.tile(np.float32([0, -200])[:, None, None], (1, 21, 21))
+    logs[:, 8:13, 8:13] = np.float32([-60, 0])[:, None, None]
+    config = replace(CONFIG, crf=backend, crf_normalization="none", gaussian_weight=1.0, bilateral_weight=0.0)
+    patch = (slice(8, 13), slice(8, 13))
+    exact = refine_logs([image], [logs], config)[0].argmax(0)
+    clamped = refine(image, softmax(logs), config).argmax(0)
+    assert (exact[patch] == 1).all()
+    assert (clamped[patch] == 0).all()
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_an_impossible_label_stays_impossible(backend):
+    logs = np.log(random_probabilities(3, 9, 11))
+    logs[2, 4, 5] = -np.inf
+    refined = refine_logs([noise_image(9, 11)], [logs], replace(CONFIG, crf=backend))[0]
+    assert refined[2, 4, 5] == 0
+    np.testing.assert_allclose(refined.sum(axis=0), 1, atol=1e-5)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_log_probabilities_without_a_number_are_refused(bad):
+    logs = np.zeros((2, 4, 5), np.float32)
+    logs[:, 1, 2] = bad
+    with pytest.raises(ValueError, match="no possible label"):
+        refine_logs([noise_image(4, 5)], [logs], CONFIG)
+
+
+@pytest.mark.parametrize("config", [CONFIG, NO_CRF])
+def test_logarithms_give_what_their_probabilities_give(config):
+    image, probabilities = noise_image(12, 15), random_probabilities(4, 12, 15)
+    from_logs = refine_logs([image], [np.log(probabilities)], config)[0]
+    np.testing.assert_allclose(from_logs, refine(image, probabilities, config), atol=1e-5)
 
 
 @pytest.mark.parametrize("threshold", [0.01, CONFIG.label_threshold])

@@ -1,0 +1,53 @@
+"""What the CRF of an image starts from, as a file: OUTPUT/probabilities/<image id>.npz (`--save-probabilities`).
+
+The file holds `class_ids`, uint8 `[K]`, the classes that can still win, background first, and `log_probabilities`,
+float16 `[K, H, W]`, at the size that the image was worked on. Logarithms, because float16 has no probability below 6e-8
+but 0, and a CRF whose kernels are not normalised tells those apart.
+"""
+
+from __future__ import annotations
+
+import io
+import zipfile
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline import storage
+from pipeline.outputs.results import ResultsError
+
+FOLDER = "probabilities"
+
+
+def encode_probabilities(class_ids_K: NDArray[np.integer], log_KHW: NDArray[np.floating]) -> bytes:
+    """The file of an image."""
+    buffer = io.BytesIO()
+    lowest = np.finfo(np.float16).min  # what is less probable is not told apart from impossible
+    np.savez_compressed(
+        buffer, class_ids=class_ids_K.astype(np.uint8), log_probabilities=log_KHW.clip(lowest).astype(np.float16)
+    )
+    return buffer.getvalue()
+
+
+def probabilities_uri(output_uri: str, image_id: str) -> str:
+    """Where the file of an image is; the id is a manifest's, so it stays below the folder."""
+    return storage.join(output_uri, FOLDER, f"{image_id}.npz")
+
+
+def read_probabilities(output_uri: str, image_id: str) -> tuple[NDArray[np.uint8], NDArray[np.float16]]:
+    """Classes `[K]` and log-probabilities `[K, H, W]` of an image.
+
+    Raises:
+        ResultsError: there is no such file, or it is damaged or foreign.
+    """
+    uri = probabilities_uri(output_uri, image_id)
+    try:
+        with np.load(io.BytesIO(storage.read_bytes(uri)), allow_pickle=False) as arrays:
+            class_ids_K, log_KHW = arrays["class_ids"], arrays["log_probabilities"]
+    except FileNotFoundError as error:
+        raise ResultsError(f"there is no {uri}; segment with --save-probabilities") from error
+    except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise ResultsError(f"{uri} holds no log-probabilities of this project: {error}") from error
+    if log_KHW.dtype != np.float16 or log_KHW.ndim != 3 or class_ids_K.shape != log_KHW.shape[:1]:
+        raise ResultsError(f"{uri} holds arrays of other shapes or types than this project writes")
+    return class_ids_K, log_KHW
