@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import sys
+from typing import Any
 
 import tyro
 from rich.console import Console
@@ -21,7 +22,7 @@ from rich.table import Table
 from pipeline import storage
 from pipeline.config import EvaluateConfig
 from pipeline.errors import EvaluationError, ImageError, ResultsError
-from pipeline.evaluation.results import PUBLISHED, Evaluation, evaluate_results
+from pipeline.evaluation.results import PUBLISHED, PUBLISHED_CLASSES, Evaluation, evaluate_results
 from pipeline.evaluation.submission import write_submission
 from pipeline.imaging.classes import VOC_CLASSES
 from pipeline.outputs.results import read_errors
@@ -111,10 +112,7 @@ def show(evaluation: Evaluation, target: str) -> None:
     console.print(f"{evaluation.images} images: mean IoU {content['mean_iou']:.4f}, "
                   f"pixel accuracy {content['pixel_accuracy']:.4f}")  # fmt: skip
     if evaluation.class_names == VOC_CLASSES:
-        table = Table("the paper, on VOC 2012 test", "mean IoU", box=None)
-        for name, percent in PUBLISHED.items():
-            table.add_row(name, f"{percent / 100:.3f}")
-        console.print(table)
+        show_published(content)
     for names, what in (
         (evaluation.missing, "ground truths have no result and are not in these figures"),
         (evaluation.without_truth, "results have no ground truth"),
@@ -124,6 +122,19 @@ def show(evaluation: Evaluation, target: str) -> None:
         if names:
             console.print(f"{len(names)} {what}: {', '.join(names[:3])}{', ...' if len(names) > 3 else ''}")
     console.print(f"figures: {target}")
+
+
+def show_published(content: dict[str, Any]) -> None:
+    """Print the paper's table beside the figures of VOC's classes."""
+    table = Table("class", box=None, padding=(0, 1, 0, 0), caption="the paper's are of VOC 2012 test")
+    for heading in ("here", *PUBLISHED):
+        table.add_column(heading, justify="right")
+    ours = [*((one["name"], one["iou"]) for one in content["classes"]), ("mean", content["mean_iou"])]
+    theirs = zip(*((*PUBLISHED_CLASSES[name], mean) for name, mean in PUBLISHED.items()), strict=True)
+    for (name, iou), percents in zip(ours, theirs, strict=True):
+        here = "-" if iou is None else f"{iou:.3f}"
+        table.add_row(name, here, *(f"{percent / 100:.3f}" for percent in percents))
+    console.print(table)
 
 
 if __name__ == "__main__":

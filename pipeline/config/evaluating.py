@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from pipeline.config.checks import require
 
@@ -44,3 +45,33 @@ class EvaluateConfig:
         )
         for name in ("split", "json", "trimap", "require_all"):
             require(not getattr(self, name), name, getattr(self, name), "it needs `ground-truth`")
+
+
+@dataclass(frozen=True)
+class TuneCrfConfig:
+    """A search for the CRF's parameters."""
+
+    results: str
+    """Output folder of a run with `save-probabilities`."""
+    ground_truth: str
+    """Folder in VOC's layout: SegmentationClass/<name>.png, and ImageSets/Segmentation/<split>.txt for `split`."""
+    split: str | None = None
+    """Take only the images of this list. Default: all that have a mask."""
+    limit: int | None = None
+    """Take only the first so many of them."""
+    normalizations: tuple[Literal["symmetric", "none"], ...] = ("symmetric", "none")
+    """Of the kernels; each is searched for itself."""
+    trials: int = 40
+    """Sets of parameters to try for each: the defaults, then half at random, then around the best."""
+    seed: int = 0
+    """Of the random draws."""
+    threads: int = 0
+    """Images that are worked on at once. 0: one a core."""
+    json: str | None = None
+    """File for all trials."""
+
+    def __post_init__(self) -> None:
+        require(self.trials >= 1, "trials", self.trials, "must be at least 1")
+        require(self.threads >= 0, "threads", self.threads, "must be 0 or more")
+        require(self.limit is None or self.limit >= 1, "limit", self.limit, "must be at least 1")
+        require(len(self.normalizations) > 0, "normalizations", self.normalizations, "symmetric, none or both")

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline import storage
-from pipeline.outputs.results import ResultsError
+from pipeline.errors import ResultsError
 
 FOLDER = "probabilities"
 

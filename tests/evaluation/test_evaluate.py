@@ -9,6 +9,7 @@ from evaluation_files import labels, write_results, write_truth
 from PIL import Image
 
 from jobs import evaluate
+from pipeline.evaluation.results import PUBLISHED, PUBLISHED_CLASSES
 from pipeline.imaging.classes import VOC_CLASSES
 
 
@@ -92,3 +93,9 @@ def test_the_papers_figures_stand_beside_those_of_vocs_classes(monkeypatch, caps
     printed = capsys.readouterr().out
     assert "EDeconvNet+CRF" in printed
     assert "0.725" in printed
+    lines = [line.split() for line in printed.splitlines()]
+    *_, sofa = (line for line in lines if line[:1] == ["sofa"])
+    assert sofa[-5:] == ["0.374", "0.529", "0.550", "0.523", "0.543"]
+    for name, percents in PUBLISHED_CLASSES.items():
+        assert len(percents) == len(VOC_CLASSES)
+        assert sum(percents) / 21 == pytest.approx(PUBLISHED[name], abs=0.051)  # both are rounded

@@ -1,0 +1,78 @@
+"""Search the CRF's parameters on a validation set, from the probabilities that a run has saved.
+
+    python jobs/segment_dataset.py --input data/demo/JPEGImages --output runs/demo --save-probabilities
+    python jobs/tune_crf.py --results runs/demo --ground-truth data/demo --split val
+
+Prints mean IoU without a CRF, with the default parameters and with the best that were found for each normalisation of
+the kernels, and these as options for segment_dataset.py. Choose on one part of the data and report on another. The
+network is not run again, so a trial takes the CRF's time alone. Exit codes: 0 done, 2 bad arguments or missing data.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from functools import partial
+
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from pipeline import storage
+from pipeline.config import RefineConfig
+from pipeline.config.evaluating import TuneCrfConfig
+from pipeline.crf.refine import check_backend
+from pipeline.errors import UserError
+from pipeline.evaluation.crf_tuning import RANGES, Trial, class_count, load_examples, measure, options, search
+
+EXIT_DONE, EXIT_ARGUMENTS = 0, 2
+SHOWN = 5  # trials of each normalisation
+
+console = Console(soft_wrap=True, markup=False)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Parse, read, search, print, write."""
+    config = tyro.cli(TuneCrfConfig, args=arguments, description=__doc__)
+    try:
+        starts = [RefineConfig(crf_normalization=one) for one in config.normalizations]
+        for start in starts:
+            check_backend(start)
+        examples = load_examples(config.results, config.ground_truth, config.split, config.limit)
+        measured = partial(
+            measure, examples, num_classes=class_count(config.results), threads=config.threads or os.cpu_count() or 1
+        )
+        console.print(f"{len(examples)} images; {config.trials} trials for each normalisation")
+        without = Trial(RefineConfig(crf="none"), measured(RefineConfig(crf="none")))
+        found = {start.crf_normalization: search(measured, start, config.trials, config.seed) for start in starts}
+        if config.json is not None:
+            rows = [asdict(trial) for trial in (without, *(trial for trials in found.values() for trial in trials))]
+            storage.write_atomic(config.json, json.dumps(rows, indent=1).encode())
+    except (UserError, OSError) as error:
+        print(f"tune_crf: {storage.redact(str(error))}", file=sys.stderr)
+        return EXIT_ARGUMENTS
+    show(without, found)
+    return EXIT_DONE
+
+
+def show(without: Trial, found: dict[str, list[Trial]]) -> None:
+    """Print the table, and the best of each normalisation as options."""
+    names = list(RANGES["none"])
+    table = Table("normalization", "mean IoU", *names, box=None)
+    table.add_row("without a CRF", f"{without.mean_iou:.4f}")
+    for normalization, trials in found.items():
+        start = replace(RefineConfig(), crf_normalization=trials[0].refine.crf_normalization)
+        defaults = [trial for trial in trials[SHOWN:] if trial.refine == start]
+        for trial in (*trials[:SHOWN], *defaults):
+            name = f"{normalization}, defaults" if trial.refine == start else normalization
+            table.add_row(name, f"{trial.mean_iou:.4f}", *(f"{getattr(trial.refine, one):g}" for one in names))
+    console.print(table)
+    for normalization, trials in found.items():
+        console.print(f"best, {normalization}: {options(trials[0].refine)}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
