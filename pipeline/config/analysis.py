@@ -17,6 +17,7 @@ VARIANTS = {
     "proposals-20": "--proposals 20",
     "no-crf": "--crf none",
     "average": "--aggregation average",
+    "sum": "--aggregation sum",
     "direct": "--window direct",
     "gradient-edges": "--edges gradient",
 }

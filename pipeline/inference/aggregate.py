@@ -15,12 +15,13 @@ class Canvas:
     """The aggregated score map of one image, filled proposal by proposal.
 
     Every score map counts as zero outside its rectangle, so the canvas starts at zero: with `max`, a score below
-    zero never wins (equation 1; the release does the same). `average` is equation 2's sum divided, at each pixel,
-    by the number of proposals that cover it.
+    zero never wins (equation 1; the release does the same). `sum` is equation 2: a pixel that many proposals cover is
+    surer of its class. `average` is the sum divided, at each pixel, by the number of proposals that cover it.
     """
 
     def __init__(self, num_classes: int, height: int, width: int, aggregation: str, device: torch.device) -> None:
         self._scores_CHW = torch.zeros(num_classes, height, width, device=device)
+        self._aggregation = aggregation
         self._cover_HW = torch.zeros(height, width, device=device) if aggregation == "average" else None
 
     def paste(self, scores_CSS: Tensor, rectangle_4: NDArray[np.float64]) -> None:
@@ -38,10 +39,11 @@ class Canvas:
             scores_CSS[None].float(), grid_1HW2, mode="bilinear", padding_mode="border", align_corners=False
         )[0]
         target = self._scores_CHW[:, r0:r1, c0:c1]
-        if self._cover_HW is None:
+        if self._aggregation == "max":
             torch.maximum(target, region_CHW, out=target)
-        else:
-            target += region_CHW
+            return
+        target += region_CHW
+        if self._cover_HW is not None:
             self._cover_HW[r0:r1, c0:c1] += 1
 
     def scores(self) -> Tensor:

@@ -59,7 +59,7 @@ def gather(maps_NCSS: Tensor, rectangles_N4: NDArray[np.float64], canvas_CHW: Te
         maps_NCSS: floating point, channels last, `[N, C, 224, 224]`, N 1 or more.
         rectangles_N4: fed rectangles in the image's pixels.
         canvas_CHW: float32, contiguous; overwritten.
-        aggregation: `max` or `average`.
+        aggregation: `max`, `sum` or `average`.
 
     Returns:
         The canvas.
@@ -71,8 +71,9 @@ def gather(maps_NCSS: Tensor, rectangles_N4: NDArray[np.float64], canvas_CHW: Te
         places_N8 = places_N8.pin_memory().to(device, non_blocking=True)
     grid = (triton.cdiv(height, TILE_ROWS), triton.cdiv(width, TILE_COLUMNS))
     _gather_kernel[grid](
-        maps_NCSS, places_N8, canvas_CHW, len(maps_NCSS), height, width, AVERAGE=aggregation == "average",
-        C=classes, CLASSES=triton.next_power_of_2(classes), SIDE=CROP, ROWS=TILE_ROWS, COLUMNS=TILE_COLUMNS,
+        maps_NCSS, places_N8, canvas_CHW, len(maps_NCSS), height, width,
+        SUM=aggregation != "max", AVERAGE=aggregation == "average", C=classes,
+        CLASSES=triton.next_power_of_2(classes), SIDE=CROP, ROWS=TILE_ROWS, COLUMNS=TILE_COLUMNS,
     )  # fmt: skip
     return canvas_CHW
 
@@ -98,8 +99,8 @@ def _between(first, place_ptr, low, scale, SIDE: tl.constexpr):
 
 @triton.jit
 def _gather_kernel(
-    maps_ptr, places_ptr, canvas_ptr, windows, height, width, AVERAGE: tl.constexpr, C: tl.constexpr,
-    CLASSES: tl.constexpr, SIDE: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+    maps_ptr, places_ptr, canvas_ptr, windows, height, width, SUM: tl.constexpr, AVERAGE: tl.constexpr,
+    C: tl.constexpr, CLASSES: tl.constexpr, SIDE: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
     row0, column0 = tl.program_id(0) * ROWS, tl.program_id(1) * COLUMNS
     pixel = tl.arange(0, ROWS * COLUMNS)
@@ -120,7 +121,7 @@ def _gather_kernel(
             upper = _mix(map_ptr, (top * SIDE + left) * C, (top * SIDE + right) * C, u, inside)
             lower = _mix(map_ptr, (bottom * SIDE + left) * C, (bottom * SIDE + right) * C, u, inside)
             value = upper + (lower - upper) * v[:, None]
-            if AVERAGE:
+            if SUM:
                 total += tl.where(inside, value, 0.0)
                 cover += covered.to(tl.float32)
             else:

@@ -117,7 +117,7 @@ def load_state_dict(data: bytes, name: str) -> dict[str, Tensor]:
     """Tensors of a foreign weights file: safetensors, or a `.pth` of plain tensors (no pickled code is run).
 
     Raises:
-        CheckpointError: neither of the two.
+        CheckpointError: neither of the two, or numbers in it are not finite.
     """
     found: Any
     try:
@@ -130,4 +130,10 @@ def load_state_dict(data: bytes, name: str) -> dict[str, Tensor]:
     if not isinstance(found, dict) or not all(isinstance(value, Tensor) for value in found.values()):
         raise CheckpointError(f"{name} holds other things than tensors by name; save the network's state_dict() alone")
     tensors: dict[str, Tensor] = found
+    broken = [key for key, value in tensors.items() if value.is_floating_point() and not value.isfinite().all()]
+    if broken:
+        raise CheckpointError(
+            f"{name} holds NaN or infinity in {len(broken)} of {len(tensors)} tensors, such as {broken[0]}; copy it "
+            "again, or take another file"
+        )
     return tensors

@@ -74,7 +74,7 @@ def naive_region(scores_CSS: np.ndarray, rectangle: np.ndarray, height: int, wid
 
 
 @settings(max_examples=8, deadline=None)
-@given(st.lists(box_strategy, max_size=4), st.sampled_from(["max", "average"]), st.integers(0, 2**31))
+@given(st.lists(box_strategy, max_size=4), st.sampled_from(["max", "sum", "average"]), st.integers(0, 2**31))
 def test_aggregation_agrees_with_a_naive_loop(found, aggregation, seed):
     rng = np.random.default_rng(seed)
     height, width, classes = 30, 40, 3
@@ -86,6 +86,8 @@ def test_aggregation_agrees_with_a_naive_loop(found, aggregation, seed):
     regions = [naive_region(s, r, height, width) for s, r in zip(maps, rectangles, strict=True)]
     if aggregation == "max":
         expected = np.max([np.zeros((classes, height, width)), *regions], axis=0)
+    elif aggregation == "sum":
+        expected = sum(regions, np.zeros((classes, height, width)))
     else:
         cover = sum(
             (naive_region(np.ones((1, 224, 224)), r, height, width)[0] > 0.5 for r in rectangles),

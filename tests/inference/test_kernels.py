@@ -64,7 +64,7 @@ def test_the_network_of_kernels_is_the_network(monkeypatch):
     assert (got.argmax(1) == expected.argmax(1)).float().mean() > 0.9999
 
 
-@pytest.mark.parametrize("aggregation", ["max", "average"])
+@pytest.mark.parametrize("aggregation", ["max", "sum", "average"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_gathering_is_pasting_one_by_one(aggregation, dtype):
     from pipeline.inference.aggregate import Canvas
