@@ -138,14 +138,18 @@ def _predicted(config: Crf) -> Iterator[tuple[Image, Tensor]]:
     from pipeline.inference.predictor import Predictor
     from pipeline.inputs.manifest import build_manifest
     from pipeline.models.checkpoint import load_checkpoint
+    from pipeline.models.checkpoint_header import shape_for
     from pipeline.proposals.edgeboxes import propose
 
     assert config.input is not None
     cv2.setNumThreads(1)
     checkpoint = load_checkpoint(storage.read_bytes(weights_uri(config.weights)), config.weights)
     predictor = Predictor(checkpoint, config.predict, label_threshold=0.0)
+    proposals = replace(
+        config.propose, window_shape=shape_for(checkpoint.info, config.propose.window_shape, config.weights)
+    )
     decode = DecodeConfig()
     for uri in build_manifest(config.input, config.limit)["uri"].to_pylist():
         image_HW3 = working_size(decode_image(storage.read_bytes(uri), decode.max_megapixels), decode.max_side)
-        boxes_N4 = propose(image_HW3, config.propose).boxes_N4
+        boxes_N4 = propose(image_HW3, proposals).boxes_N4
         yield image_HW3, predictor.aggregate([image_HW3], [boxes_N4])[0]

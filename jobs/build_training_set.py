@@ -24,6 +24,7 @@ from rich.table import Table
 
 from pipeline import storage
 from pipeline.config import ConfigError, TrainingSetConfig
+from pipeline.config.earlier import TRAINING_SETS, as_begun, flat
 from pipeline.datasets.layouts import SPLITS, list_images
 from pipeline.errors import ClusterError
 from pipeline.proposals.edgeboxes import check_edges
@@ -48,7 +49,7 @@ def main(arguments: Sequence[str] | None = None, run: Runner | None = None) -> i
     try:
         check_edges(config.propose)
         images = list_images(config)
-        take_folder(config, images.class_names)
+        config = take_folder(config, images.class_names)
     except (OSError, ValueError) as error:
         print(f"build_training_set: {storage.redact(str(error))}", file=sys.stderr)
         return 2
@@ -73,25 +74,34 @@ def main(arguments: Sequence[str] | None = None, run: Runner | None = None) -> i
     return 4 if not windows_of(info, "train") else 0
 
 
-def take_folder(config: TrainingSetConfig, class_names: Sequence[str]) -> None:
+def take_folder(config: TrainingSetConfig, class_names: Sequence[str]) -> TrainingSetConfig:
     """Enter the settings in the output folder, or compare them with those of the call that began it.
+
+    Returns:
+        The settings to go on with: those that did not exist when the folder was begun are what they were then.
 
     Raises:
         ConfigError: the folder was begun with other settings.
     """
+    uri = storage.join(config.output, "settings.json")
+    before = flat(json.loads(storage.read_bytes(uri))) if storage.exists(uri) else {}
+    default = TrainingSetConfig(config.data, config.output)
+    config = as_begun(config, before, TRAINING_SETS, default, print)
     settings = asdict(config) | {"data": [storage.absolute(root) for root in config.data], "classes": class_names}
     del settings["output"]
     now = json.loads(json.dumps(settings))
-    uri = storage.join(config.output, "settings.json")
-    if not storage.exists(uri):
+    if not before:
         storage.write_atomic(uri, json.dumps(now, indent=1).encode())
-        return
-    before = json.loads(storage.read_bytes(uri))
-    changed = [f"{name}: {before.get(name)} -> {value}" for name, value in now.items() if before.get(name) != value]
+        return config
+    before = TRAINING_SETS | before
+    changed = [
+        f"{name}: {before.get(name)} -> {value}" for name, value in flat(now).items() if before.get(name) != value
+    ]
     if changed:
         raise ConfigError(
             f"{config.output} was begun with other settings ({'; '.join(changed)}); choose another --output"
         )
+    return config
 
 
 def on_ray(work: Work, parts: pa.Table) -> None:
@@ -140,6 +150,7 @@ def _with_windows(rows: pa.Table, stage: Stage) -> pa.Table:
     windows = rows[f"stage{stage}"]
     images = pa.table({
         "image_uri": rows["image_uri"], "class_mask_uri": rows["class_mask_uri"],
+        **({name: rows[name] for name in ("object_mask_uri", "object_ids")} if stage == 1 else {}),
         **{name: pc.struct_field(windows, name) for name in ("boxes", "class_ids", "overlaps")},
     })  # fmt: skip
     return images.filter(pc.greater(pc.list_value_length(images["class_ids"]), 0))

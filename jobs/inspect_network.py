@@ -22,7 +22,7 @@ import torch
 import tyro
 from numpy.typing import NDArray
 
-from jobs.segment_dataset import EXIT_ARGUMENTS, EXIT_DONE, parse, with_absolute_paths
+from jobs.segment_dataset import EXIT_ARGUMENTS, EXIT_DONE, parse, with_absolute_paths, with_shape_of
 from pipeline import storage
 from pipeline.checkpoints.bundled import weights_uri
 from pipeline.config import ConfigError, DecodeConfig, InspectConfig, SegmentConfig
@@ -55,7 +55,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         masks = {} if config.truth is None else {"truth": read_truth(config.truth, image_HW3, checkpoint)}
         for name, options in config.results().items():
             arguments = ["--input", config.image, "--output", config.output, "--weights", config.weights, *options]
-            masks[name] = segmented(with_absolute_paths(parse(arguments)), checkpoint.info.num_classes)
+            of_result = with_shape_of(with_absolute_paths(parse(arguments)), checkpoint.info)
+            masks[name] = segmented(of_result, checkpoint.info.num_classes)
         pictures = {
             "activations": activations(checkpoint, image_HW3, config.box),
             "panels": side_by_side(image_HW3, masks, checkpoint.info.class_names),

@@ -26,6 +26,7 @@ from pipeline import storage
 from pipeline.checkpoints.bundled import RECIPES as SHIPPED
 from pipeline.checkpoints.bundled import weights_uri
 from pipeline.config import ConfigError, EnsembleConfig, SegmentConfig
+from pipeline.config.earlier import RUNS, as_begun
 from pipeline.config.recipes import ENSEMBLES, RECIPES, first_look
 from pipeline.crf.refine import check_backend
 from pipeline.errors import (
@@ -39,10 +40,18 @@ from pipeline.errors import (
     TooManyErrors,
 )
 from pipeline.inputs.manifest import build_manifest, describe
-from pipeline.models.checkpoint_header import CheckpointInfo, check_network, fingerprint, joint_fingerprint, read_info
+from pipeline.models.checkpoint_header import (
+    CheckpointInfo,
+    check_network,
+    fingerprint,
+    joint_fingerprint,
+    read_info,
+    shape_for,
+)
 from pipeline.outputs.results import RESULTS_SCHEMA, finished_ids, read_errors
 from pipeline.proposals.edgeboxes import check_edges
-from pipeline.run.record import RunRecord, Summary, open_run
+from pipeline.proposals.given import check_given
+from pipeline.run.record import RunRecord, Summary, open_run, recorded_settings
 from pipeline.stages.rows import STAGES
 
 EXIT_DONE, EXIT_ARGUMENTS, EXIT_STOPPED, EXIT_ERRORS = 0, 2, 3, 4
@@ -56,12 +65,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Parse, check, plan, run, audit, report."""
     options = parse(arguments)
     try:
-        config = with_absolute_paths(options)
+        config = with_absolute_paths(as_output_was_begun(options))
         check_backend(config.refine)
         check_edges(config.propose)
+        if config.propose.proposals_from is not None:
+            check_given(config.propose.proposals_from)
         data = storage.read_bytes(config.weights)
         info = read_info(data, config.weights)
         check_network(info, config.weights, whole_images=config.whole_images)
+        config = with_shape_of(config, info)
         networks = joint_fingerprint(fingerprint(data), check_other(config, info))
         left_aside: Counter[str] = Counter()
         manifest = build_manifest(config.input, config.limit, left_aside)
@@ -103,6 +115,23 @@ def parse(arguments: Sequence[str] | None) -> SegmentConfig:
         default=RECIPES.get(name, RECIPES[SegmentConfig.recipe])(start),  # tyro tells which names there are
         config=(tyro.conf.OmitArgPrefixes,),
     )
+
+
+def as_output_was_begun(config: SegmentConfig) -> SegmentConfig:
+    """Settings that did not exist when the output was begun are what they were then."""
+    recorded = {} if config.overwrite else recorded_settings(config.output)
+    default = RECIPES[config.recipe](SegmentConfig(config.input, config.output))
+    return as_begun(config, recorded, RUNS, default, console.print)
+
+
+def with_shape_of(config: SegmentConfig, info: CheckpointInfo) -> SegmentConfig:
+    """The settings with the shape of windows that the network was trained on.
+
+    Raises:
+        CheckpointError: another one was asked for.
+    """
+    shape = shape_for(info, config.propose.window_shape, config.weights)
+    return replace(config, propose=replace(config.propose, window_shape=shape))
 
 
 def check_other(config: SegmentConfig, info: CheckpointInfo) -> str | None:
@@ -162,14 +191,18 @@ def work(config: SegmentConfig, info: CheckpointInfo, run: RunRecord) -> int:
 
 def with_absolute_paths(config: SegmentConfig) -> SegmentConfig:
     """Paths that mean the same in every worker, wherever it runs."""
-    edge_model, fcn = config.propose.edge_model, config.ensemble.fcn
+    edge_model, given, fcn = config.propose.edge_model, config.propose.proposals_from, config.ensemble.fcn
     return replace(
         config,
         input=storage.absolute(config.input),
         output=storage.absolute(config.output),
         weights=storage.absolute(weights_uri(config.weights)),
         ensemble=replace(config.ensemble, fcn=fcn and storage.absolute(weights_uri(fcn))),
-        propose=replace(config.propose, edge_model=edge_model and storage.absolute(edge_model)),
+        propose=replace(
+            config.propose,
+            edge_model=edge_model and storage.absolute(edge_model),
+            proposals_from=given and storage.absolute(given),
+        ),
     )
 
 

@@ -24,6 +24,7 @@ from pipeline.config import AT_WORK, ConfigError, TrainConfig, recipe_defaults
 from pipeline.config.recipes import first_look
 from pipeline.datasets.layouts import SPLITS
 from pipeline.errors import CheckpointError, ClusterError, TrainingError
+from pipeline.imaging.geometry import Shape
 from pipeline.models.background import hold_back_background
 from pipeline.models.checkpoint import CheckpointInfo, dump_checkpoint, load_checkpoint, load_state_dict
 from pipeline.models.deconvnet import DeconvNet
@@ -43,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         info = load_info(config.training_set)
         check_windows(config, info)
         class_names = tuple(info["class_names"])
-        start = first_network(config, class_names)
+        start = first_network(config, class_names, info["config"]["propose"].get("window_shape", "box"))
         history = take_up(config)
     except (ConfigError, CheckpointError, storage.StorageError, OSError, ValueError) as error:
         print(f"train: {storage.redact(str(error))}", file=sys.stderr)
@@ -137,8 +138,11 @@ def renew_statistics(config: TrainConfig) -> dict[str, Any] | None:
     return run_statistics(config, network_uri, statistics_uri(config))
 
 
-def first_network(config: TrainConfig, class_names: tuple[str, ...]) -> bytes:
-    """The checkpoint that training starts from: `init`, or random weights with VGG-16 in the encoder if given."""
+def first_network(config: TrainConfig, class_names: tuple[str, ...], window_shape: Shape) -> bytes:
+    """The checkpoint that training starts from: `init`, or random weights with VGG-16 in the encoder if given.
+
+    Its description names what it will be trained on: classes and shape of the training set's windows.
+    """
     if config.init is not None:
         checkpoint = load_checkpoint(storage.read_bytes(config.init), config.init)
         if checkpoint.info.class_names != class_names:
@@ -147,14 +151,15 @@ def first_network(config: TrainConfig, class_names: tuple[str, ...]) -> bytes:
                 f"{', '.join(class_names)}"
             )
         # Training gathers the statistics that a converted training file lacks.
-        return dump_checkpoint(checkpoint.net, replace(checkpoint.info, batch_statistics=True))
+        info = replace(checkpoint.info, batch_statistics=True, window_shape=window_shape)
+        return dump_checkpoint(checkpoint.net, info)
     # First the file: drawing a full network's random numbers takes seconds.
     vgg16 = None if config.vgg16 is None else load_state_dict(storage.read_bytes(config.vgg16), config.vgg16)
     net = DeconvNet(len(class_names), config.width)
     initialise(net, config.seed)
     if vgg16 is not None:
         load_vgg16(net, vgg16)
-    return dump_checkpoint(net, CheckpointInfo(class_names, config.width), torch.float32)
+    return dump_checkpoint(net, CheckpointInfo(class_names, config.width, window_shape=window_shape), torch.float32)
 
 
 def export(config: TrainConfig, network: bytes, best: dict[str, Any]) -> bytes:

@@ -59,13 +59,21 @@ def release(config: SegmentConfig) -> SegmentConfig:
     """The rules of the released code, `generate_EDeconvNet_CRF_results`, wherever it shows them.
 
     The release reads its boxes from a file and shows no more of them than that they come in an order, that those whose
-    shorter side is below 112 pixels are skipped, and that 50 are used. Here they are this project's EdgeBoxes, extended
-    1.2 times. The release ends with an error for images larger than 500 pixels; `max_side` stays as it is.
+    shorter side is below 112 pixels are skipped, and that 50 are used. Here they are squares around this project's
+    EdgeBoxes, with a side of 1.2 times the longer one, as the windows of its training lists are. The release
+    ends with an error for images larger than 500 pixels; `max_side` stays as it is.
     """
     return replace(
         config,
         recipe="release",
-        propose=replace(config.propose, proposals=50, min_side=112.0, small_image_share=0.0, extend=1.2),
+        propose=replace(
+            config.propose,
+            proposals=50,
+            min_side=112.0,
+            small_image_share=0.0,
+            extend=1.2,
+            window_shape="square",
+        ),
         predict=replace(config.predict, window="direct", aggregation="max"),
         ensemble=replace(config.ensemble, ensemble="product"),
         refine=replace(

@@ -30,6 +30,10 @@ class ProposeConfig:
     proposals: int = 50
     """Proposals an image gives to the network: the best-scored ones of those that pass `min-side`.
     0: none are made; the network is an FCN and sees the whole image (recipes `fcn`, `fcn+crf`)."""
+    proposals_from: str | None = None
+    """Proposals of your own instead of EdgeBoxes: a Parquet table with columns image_id, box (x0, y0, x1, y1) and
+    score, a JSON file of COCO detections, or the DeconvNet release's folder of .mat files, whose boxes are windows
+    already. In pixels of the upright image; see `docs/segmenting.md`."""
     edges: Literal["learned", "gradient", "structured"] = "learned"
     """Edge detector: the small network that ships with the project, the colour gradient,
     or OpenCV's structured forests (needs `edge-model`)."""
@@ -41,8 +45,15 @@ class ProposeConfig:
     """Boxes asked of EdgeBoxes, before the filter."""
     extend: float = 1.2
     """Each box is extended by this factor about its centre."""
+    window_shape: Literal["auto", "square", "box"] = "auto"
+    """Of the window around a box. `square`: a square with a side of `extend` times the longer side (DeconvNet
+    release); `box`: the extended box, which the network sees stretched to a square. A network must see what it was
+    trained on: `auto` takes the shape that its file names, `box` where it names none."""
     min_side: float = 112.0
-    """Boxes whose shorter extended side is smaller, in pixels, are skipped."""
+    """Boxes whose window has a smaller side, in pixels, are skipped."""
+    min_side_of: Literal["longer", "shorter"] = "longer"
+    """Which side of a window that is no square `min-side` measures. By the shorter one long thin objects are skipped,
+    as this project did before it had square windows."""
     small_image_share: float = 0.3
     """`min-side` asks for at most this share of an image's shorter side. 0: it holds for small images too."""
 
@@ -67,8 +78,9 @@ class PredictConfig:
 
     window: Literal["250-224", "direct"] = "250-224"
     """`250-224`: a box is resized to 250x250 and its central 224x224 is fed. `direct`: resized straight to 224x224."""
-    aggregation: Literal["max", "average"] = "max"
-    """How overlapping score maps are combined: pixel-wise maximum (equation 1) or average (equation 2)."""
+    aggregation: Literal["max", "sum", "average"] = "max"
+    """How overlapping score maps are combined: pixel-wise maximum (equation 1), sum (equation 2), or average: the sum
+    divided by the number of windows that cover the pixel."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """Of the network's weights and maps. `bfloat16` is for GPUs and CPUs with AMX, much slower on others,
     and changes few labels (see `docs/performance.md`)."""

@@ -30,6 +30,9 @@ class TrainingSetConfig:
     which must agree: COCO's categories, a folder's `classes.txt`, else VOC's 21."""
     limit: int | None = None
     """Take only the first images of each split."""
+    windows_from: str | None = None
+    """Folder with train.txt and val.txt, a window a line: `image mask x1 y1 x2 y2`, as the DeconvNet release's lists;
+    image and mask are paths below the one folder of `data`. Stage 2 then has these windows and no others."""
     min_iou: float = 0.5
     """Stage 2: least overlap of a proposal with an object's box (intersection over union)."""
     windows_per_image: int = 20
@@ -39,9 +42,30 @@ class TrainingSetConfig:
     A network without ImageNet's features otherwise never learns what is no object."""
     max_repeats: int = 10
     """Class balance: an example of a rare class is repeated up to so many times an epoch."""
-    propose: ProposeConfig = field(default_factory=ProposeConfig)
+    stage1_keeps: Literal["object", "class"] = "object"
+    """Stage 1: what keeps its labels in a window. `object`: the centred object alone, as in the DeconvNet release;
+    others of its class are background, where there is an object mask. `class`: all pixels of its class."""
+    propose: ProposeConfig = field(default_factory=lambda: ProposeConfig(window_shape="square"))
 
     def __post_init__(self) -> None:
+        require(
+            self.propose.window_shape != "auto",
+            "window_shape",
+            "auto",
+            "a training set has square or box; networks that are trained on it take it over",
+        )
+        require(
+            self.propose.proposals_from is None,
+            "proposals_from",
+            self.propose.proposals_from,
+            "training sets are made from EdgeBoxes",
+        )
+        require(
+            self.windows_from is None or len(self.data) == 1,
+            "windows_from",
+            self.windows_from,
+            "its paths are below one folder; give one as `data`",
+        )
         require(len(self.data) > 0, "data", self.data, "at least one folder is needed")
         require(0 < self.min_iou < 1, "min_iou", self.min_iou, "must lie in 0..1")
         require(self.windows_per_image >= 1, "windows_per_image", self.windows_per_image, "must be at least 1")

@@ -219,8 +219,9 @@ def _info(
     if len(names) != num_classes:
         raise CheckpointError(f"{name} knows {num_classes} classes, {len(names)} are named: give a list as --classes")
     return CheckpointInfo(
-        names, _width(layers, name), CAFFE_PREPROCESSING, f"converted from {name}", architecture, batch_statistics
-    )
+        names, _width(layers, name), CAFFE_PREPROCESSING, f"converted from {name}", architecture, batch_statistics,
+        window_shape="square",
+    )  # fmt: skip
 
 
 def _width(layers: Mapping[str, CaffeLayer], name: str) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Literal, NamedTuple
@@ -25,7 +26,9 @@ class Pair(NamedTuple):
     object_mask_uri: str | None = None
     """None where nobody drew an object mask."""
     annotations: str | None = None
-    """COCO: what `coco.draw_masks` makes the masks from; the class mask is then still to be written."""
+    """COCO: what `coco.draw_masks` makes the masks from, which are then still to be written."""
+    windows: str | None = None
+    """JSON: the windows that a list gives for the image, `[[x0, y0, x1, y1], ...]`, half-open."""
 
 
 class Images(NamedTuple):
@@ -48,6 +51,8 @@ def list_images(config: TrainingSetConfig) -> Images:
         OSError: a folder or list is missing.
         ValueError: there is nothing to train on, or classes that do not agree.
     """
+    if config.windows_from is not None:
+        return _listed_windows(config, config.windows_from)
     pairs: dict[str, list[Pair]] = {split: [] for split in SPLITS}
     from_sbd: list[Pair] = []
     of_voc: set[str] = set()
@@ -62,7 +67,8 @@ def list_images(config: TrainingSetConfig) -> Images:
             continue
         for split, name in zip(SPLITS, (config.train_split, config.val_split), strict=True):
             if layout == "coco":
-                found, coco = coco_pairs(root, name, storage.join(config.output, "masks", str(number), split))
+                folders = (storage.join(config.output, of, str(number), split) for of in ("masks", "object_masks"))
+                found, coco = coco_pairs(root, name, *folders)
                 class_lists[f"{root}, {name}"] = coco.class_names
                 remarks += coco.remarks
             else:
@@ -74,6 +80,45 @@ def list_images(config: TrainingSetConfig) -> Images:
         raise ValueError(f"{', '.join(config.data)}: no image is listed for training, and no mask found")
     return Images(pairs["train"][: config.limit], pairs["val"][: config.limit], _agreed(class_lists),
                   tuple(remarks))  # fmt: skip
+
+
+def _listed_windows(config: TrainingSetConfig, lists: str) -> Images:
+    """The images of two lists of windows, each with its windows, in the order of the lists."""
+    (root,) = config.data
+    class_names = _classes_beside(root) if config.classes is None else read_class_list(config.classes)
+    train, val = (window_list(storage.join(lists, f"{split}.txt"), root) for split in SPLITS)
+    if not train:
+        raise ValueError(f"{lists}/train.txt lists no window")
+    return Images(train[: config.limit], val[: config.limit], class_names)
+
+
+def window_list(uri: str, root: str) -> list[Pair]:
+    """A list of windows as the DeconvNet release has it, grouped by image.
+
+    A line is `image mask x1 y1 x2 y2`: paths below `root`, and pixels of the image, counted from 0, both ends in the
+    window, which may leave the image.
+
+    Raises:
+        OSError: the list cannot be read.
+        ValueError: a line is something else; the message has it.
+    """
+    windows: dict[tuple[str, str], list[list[float]]] = {}
+    for number, line in enumerate(storage.read_bytes(uri).decode("utf-8").splitlines(), start=1):
+        fields = line.split()
+        if not fields:
+            continue
+        try:
+            image, mask, *corners = fields
+            x1, y1, x2, y2 = map(int, corners)
+        except ValueError as error:
+            raise ValueError(f"{uri}, line {number}: {line!r} is not `image mask x1 y1 x2 y2`") from error
+        if x2 < x1 or y2 < y1:
+            raise ValueError(f"{uri}, line {number}: {line!r} is a window without pixels")
+        windows.setdefault((image, mask), []).append([x1, y1, x2 + 1, y2 + 1])
+    return [
+        Pair(storage.join(root, image.lstrip("/")), storage.join(root, mask.lstrip("/")), windows=json.dumps(boxes))
+        for (image, mask), boxes in windows.items()
+    ]
 
 
 def layout_of(root: str) -> Layout:
@@ -152,13 +197,14 @@ def _pairs(
     ]
 
 
-def coco_pairs(root: str, split: str, masks_uri: str) -> tuple[list[Pair], Coco]:
+def coco_pairs(root: str, split: str, masks_uri: str, object_masks_uri: str | None = None) -> tuple[list[Pair], Coco]:
     """The images of one annotation file of a folder in COCO's layout, and what the file holds.
 
     Args:
         root: folder with annotations/instances_<split>.json, and the images in <split> or images.
         split: such as `train2017`.
         masks_uri: where the class masks will be written.
+        object_masks_uri: where the object masks will be; None if they are not wanted.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -176,7 +222,12 @@ def coco_pairs(root: str, split: str, masks_uri: str) -> tuple[list[Pair], Coco]
             "annotations/instances_val2017.json and the images in val2017), or write this one (it may have no images)"
         ) from error
     return [
-        Pair(f"{images_uri}/{image.file_name}", f"{masks_uri}/{image.id:012d}.png", annotations=image.annotations)
+        Pair(
+            f"{images_uri}/{image.file_name}",
+            f"{masks_uri}/{image.id:012d}.png",
+            None if object_masks_uri is None else f"{object_masks_uri}/{image.id:012d}.png",
+            image.annotations,
+        )
         for image in coco.images
     ], coco
 

@@ -19,6 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 Window = Literal["250-224", "direct"]
+Shape = Literal["box", "square"]
+"""Of the window around a box: the box's own, or a square."""
 
 RESIZED = 250
 """Side to which a box is resized, in pixels (paper section 6)."""
@@ -30,11 +32,20 @@ MAX_OFFSET = RESIZED - CROP
 FloatArray = NDArray[np.floating]
 
 
-def extend_boxes(boxes_N4: FloatArray, factor: float) -> NDArray[np.float32]:
-    """Scale boxes about their centres; the result may leave the image (paper section 6: 1.2 times)."""
+def extend_boxes(boxes_N4: FloatArray, factor: float, shape: Shape = "box") -> NDArray[np.float32]:
+    """Windows about the centres of boxes; they may leave the image.
+
+    Args:
+        boxes_N4: boxes.
+        factor: paper section 6: 1.2.
+        shape: `box`: both sides are scaled; `square`: a square with a side of `factor` times the longer side, as in the
+            release's list of windows.
+    """
     x0, y0, x1, y1 = np.asarray(boxes_N4, dtype=np.float64).reshape(-1, 4).T
     cx, cy = (x0 + x1) / 2, (y0 + y1) / 2
     half_w, half_h = (x1 - x0) * factor / 2, (y1 - y0) * factor / 2
+    if shape == "square":
+        half_w = half_h = np.maximum(half_w, half_h)
     return np.stack([cx - half_w, cy - half_h, cx + half_w, cy + half_h], axis=1).astype(np.float32)
 
 

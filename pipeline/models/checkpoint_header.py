@@ -76,6 +76,9 @@ class CheckpointInfo:
     norm_eps: float = 1e-5
     """What batch normalisation adds to variances."""
 
+    window_shape: Literal["square", "box"] = "box"
+    """Of the windows that the network was trained on (`ProposeConfig.window_shape`)."""
+
     @property
     def num_classes(self) -> int:
         """Classes, background included."""
@@ -126,6 +129,7 @@ def _parse_info(text: str, name: str) -> CheckpointInfo:
             encoder=described.get("encoder"),
             long_side=described.get("long_side"),
             norm_eps=float(described.get("norm_eps", 1e-5)),
+            window_shape=described.get("window_shape", "box"),
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise CheckpointError(
@@ -133,6 +137,10 @@ def _parse_info(text: str, name: str) -> CheckpointInfo:
         ) from error
     if info.architecture not in ARCHITECTURES:
         raise CheckpointError(f"{name} is a {info.architecture}; known are {', '.join(ARCHITECTURES)}")
+    if info.window_shape not in {"square", "box"}:
+        raise CheckpointError(
+            f"{name} was trained on windows of the shape {info.window_shape}; known are square and box"
+        )
     if not 0 < info.width <= 4 or info.num_classes < 2:
         raise CheckpointError(
             f"{name} describes an impossible network of {info.num_classes} classes, width {info.width}"
@@ -170,3 +178,22 @@ def check_network(info: CheckpointInfo, uri: str, *, whole_images: bool) -> None
             f"{uri} comes from a training file without batch normalisation's statistics; train on from it first, or "
             "convert the inference file"
         )
+
+
+def shape_for(info: CheckpointInfo, asked: Literal["auto", "square", "box"], uri: str) -> Literal["square", "box"]:
+    """The shape of windows for a network: the one that it was trained on.
+
+    Args:
+        info: the network's description.
+        asked: the setting; `auto` for whatever fits.
+        uri: what to call the file in the error message.
+
+    Raises:
+        CheckpointError: another one is asked for.
+    """
+    if asked not in {"auto", info.window_shape}:
+        raise CheckpointError(
+            f"--window-shape is {asked}, and {uri} was trained on windows of the shape {info.window_shape}: "
+            f"give --window-shape {info.window_shape}, or a network trained on a training set with {asked} windows"
+        )
+    return info.window_shape

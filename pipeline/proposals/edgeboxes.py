@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.config import ConfigError, ProposeConfig
-from pipeline.imaging.geometry import extend_boxes
+from pipeline.imaging.geometry import Shape, extend_boxes
 from pipeline.proposals.edge_maps import gradient_edges, load_forest, structured_edges
 from pipeline.proposals.edge_network import learned_edges
 
@@ -37,7 +37,7 @@ LARGEST_HALF_PERIMETER = 20_000
 
 @dataclass(frozen=True)
 class Proposals:
-    """Boxes of one image, best first."""
+    """Boxes of one image, best first; either as they were found, or as the windows around them."""
 
     boxes_N4: FloatArray
     """`x0, y0, x1, y1`, half-open, in pixels of the image."""
@@ -46,7 +46,7 @@ class Proposals:
 
 
 def propose(image_HW3: NDArray[np.uint8], config: ProposeConfig) -> Proposals:
-    """The proposals that the network sees: EdgeBoxes extended, small ones skipped, the best kept (paper section 6).
+    """The windows that the network sees: EdgeBoxes extended, small ones skipped, the best kept (paper section 6).
 
     When no box is left (a flat or tiny image) the whole image, extended like any box, is the one proposal, with score
     0. The same image always gives the same boxes.
@@ -62,16 +62,36 @@ def propose(image_HW3: NDArray[np.uint8], config: ProposeConfig) -> Proposals:
 
 
 def choose(found: Proposals, height: int, width: int, config: ProposeConfig) -> Proposals:
-    """What `propose` makes of raw boxes: extended, small ones skipped, the best kept; or the whole image."""
-    boxes_N4 = extend_boxes(found.boxes_N4, config.extend)
-    shorter_N = (boxes_N4[:, 2:] - boxes_N4[:, :2]).min(axis=1)
+    """What `propose` makes of raw boxes: the windows around those of `keep`."""
+    kept = keep(found, height, width, config)
+    return Proposals(window_boxes(kept.boxes_N4, config), kept.scores_N)
+
+
+def window_boxes(boxes_N4: FloatArray, config: ProposeConfig) -> FloatArray:
+    """The window around each box, by the settings' factor and shape."""
+    return extend_boxes(boxes_N4, config.extend, shape_of(config))
+
+
+def shape_of(config: ProposeConfig) -> Shape:
+    """The shape of windows; `auto`, where no network has settled it, is a box."""
+    return "square" if config.window_shape == "square" else "box"
+
+
+def keep(found: Proposals, height: int, width: int, config: ProposeConfig) -> Proposals:
+    """The raw boxes whose windows the network sees: small ones skipped, the best kept; or the whole image.
+
+    By default the longer side of a window is measured. A square's sides are equal; by the shorter side of a box that
+    keeps its shape, long thin objects would be skipped, whatever their size.
+    """
+    windows_N4 = window_boxes(found.boxes_N4, config)
+    sides_N2 = windows_N4[:, 2:] - windows_N4[:, :2]
+    measured_N = sides_N2.max(axis=1) if config.min_side_of == "longer" else sides_N2.min(axis=1)
     share = config.small_image_share or np.inf
     needed = min(config.min_side, share * min(height, width))
-    best_K = np.flatnonzero(shorter_N >= needed)[: config.proposals]
+    best_K = np.flatnonzero(measured_N >= needed)[: config.proposals]
     if len(best_K) == 0:
-        whole_14 = np.array([[0, 0, width, height]], np.float32)
-        return Proposals(extend_boxes(whole_14, config.extend), np.zeros(1, np.float32))
-    return Proposals(boxes_N4[best_K], found.scores_N[best_K])
+        return Proposals(np.array([[0, 0, width, height]], np.float32), np.zeros(1, np.float32))
+    return Proposals(found.boxes_N4[best_K], found.scores_N[best_K])
 
 
 def raw_boxes(image_HW3: NDArray[np.uint8], config: ProposeConfig) -> Proposals:

@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 
 from pipeline import storage
 from pipeline.config import SegmentConfig
+from pipeline.config.earlier import RUNS
 from pipeline.errors import FolderError, TooManyErrors
 from pipeline.imaging.classes import class_table
 from pipeline.outputs.lease import Lease, take_lease
@@ -142,6 +143,14 @@ def open_run(
     return RunRecord(storage.absolute(config.output), manifest, _earlier_calls(config.output), lease)
 
 
+def recorded_settings(output: str) -> dict[str, Any]:
+    """The settings of the run that an output belongs to, by name; empty for a new output."""
+    if not storage.exists(_config_uri(output)):
+        return {}
+    settings: dict[str, Any] = json.loads(storage.read_bytes(_config_uri(output)))["identity"]
+    return settings
+
+
 def _check_identity(output: str, identity: dict[str, Any]) -> None:
     if not storage.exists(_config_uri(output)):
         if any(storage.exists(storage.join(output, folder)) for folder in RESULT_FOLDERS):
@@ -150,7 +159,7 @@ def _check_identity(output: str, identity: dict[str, Any]) -> None:
                 "--output, or --overwrite to delete them"
             )
         return
-    before = json.loads(storage.read_bytes(_config_uri(output)))["identity"]
+    before = RUNS | recorded_settings(output)
     now = json.loads(json.dumps(identity))
     names = sorted(name for name in before.keys() | now.keys() if before.get(name) != now.get(name))
     if names:

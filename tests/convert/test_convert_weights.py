@@ -133,6 +133,7 @@ def test_a_converted_deconvnet_computes_what_the_blobs_say(trained, inference, f
     assert checkpoint.info.class_names == VOC_CLASSES
     assert checkpoint.info.width == 1 / DIVISOR
     assert checkpoint.info.batch_statistics
+    assert checkpoint.info.window_shape == "square"
     crop_3HW = torch.randint(0, 256, (1, 3, 224, 224), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
     red, green, blue = crop_3HW[0].float()
     fed = torch.stack([blue - 104.00698793, green - 116.66876762, red - 122.67891434])[None]
@@ -160,7 +161,8 @@ def test_a_training_file_is_good_for_training_only(trained, tmp_path, capsys):
     from jobs.train import first_network
 
     config = TrainConfig(training_set="windows", output="run", init=str(tmp_path / "net.safetensors"))
-    start = load_checkpoint(first_network(config, VOC_CLASSES))
+    start = load_checkpoint(first_network(config, VOC_CLASSES, "square"))
+    assert start.info.window_shape == "square"  # the training set's
     assert start.info.batch_statistics
     assert start.info.preprocessing == CAFFE_PREPROCESSING
 

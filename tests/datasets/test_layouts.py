@@ -156,8 +156,9 @@ def test_a_training_set_from_coco_brings_its_masks(coco_folder, tmp_path):
     for row in rows:
         assert row["class_ids"] == [2, 1]
         ball = [21, 21, 100, 100]  # |x - 60| < 40
-        np.testing.assert_allclose(row["boxes"][:4], extend_boxes(np.array([ball], float), 1.2)[0])
+        np.testing.assert_allclose(row["boxes"][:4], extend_boxes(np.array([ball], float), 1.2, "square")[0])
         shown, _ = windows_of_row(row, 1)
+        assert row["object_mask_uri"] == row["class_mask_uri"].replace("/masks/", "/object_masks/")
         assert set(np.unique(shown.label_HW)) == {0, 2, 255}
     assert len(read_index(index_uri(out, 2, "train"))) == 2
 
@@ -351,9 +352,11 @@ def test_sbd_masks_give_classes_and_objects(sbd_folder, tmp_path):
     for row in rows:
         assert row["class_ids"] == [15, 15]
         tight = np.array([[20, 30, 60, 90], [60, 30, 100, 90]], float)
-        np.testing.assert_allclose(np.reshape(row["boxes"], (-1, 4)), extend_boxes(tight, 1.2))
+        np.testing.assert_allclose(np.reshape(row["boxes"], (-1, 4)), extend_boxes(tight, 1.2, "square"))
         for shown in windows_of_row(row, 1):
-            assert set(np.unique(shown.label_HW)) == {0, 15}
+            assert set(np.unique(shown.label_HW)) == {0, 15, 255}
+            # Of two objects of 40 x 60 pixels side by side, one: 40 x 60 of a square of 1.2 x 60 pixels.
+            assert (shown.label_HW == 15).mean() == pytest.approx(40 * 60 / 72**2, abs=0.01)
 
 
 def test_of_sbd_only_images_are_taken_that_voc_does_not_have(sbd_folder, tmp_path):

@@ -232,6 +232,7 @@ def test_the_release_recipe_has_the_releases_rules():
         "proposals": 50, "min_side": 112, "small_image_share": 0, "extend": 1.2, "window": "direct",
         "aggregation": "max", "fcn": None, "ensemble": "product", "crf_iterations": 10, "gaussian_sxy": 3,
         "gaussian_weight": 3, "bilateral_sxy": 20, "bilateral_srgb": 3, "bilateral_weight": 5, "label_threshold": 0,
+        "window_shape": "square", "crf_normalization": "none",
     }.items() <= flat.items()  # fmt: skip
 
 

@@ -19,6 +19,7 @@ from pipeline.models.checkpoint import (
     load_state_dict,
     read_info,
 )
+from pipeline.models.checkpoint_header import shape_for
 from pipeline.models.deconvnet import DeconvNet
 from pipeline.models.initialise import initialise
 
@@ -130,6 +131,24 @@ def test_other_files_are_refused(data):
         read_info(safetensors.torch.save({"weight": torch.zeros(3)}, metadata={"format": "pt"}))
 
 
+def test_the_shape_of_windows_is_the_one_that_the_network_was_trained_on(net, data):
+    square = read_info(dump_checkpoint(net, replace(INFO, window_shape="square")))
+    box = read_info(rewritten(data, window_shape="box"))
+    assert (square.window_shape, box.window_shape) == ("square", "box")
+    assert [shape_for(square, asked, "net") for asked in ("auto", "square")] == ["square", "square"]
+    with pytest.raises(CheckpointError, match="net was trained on windows of the shape square: give --window-shape sq"):
+        shape_for(square, "box", "net")
+    with pytest.raises(CheckpointError, match="of the shape round"):
+        read_info(rewritten(data, window_shape="round"))
+
+
+def test_a_checkpoint_of_an_earlier_version_was_trained_on_boxes(data):
+    described = json.loads(json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])["__metadata__"][METADATA_KEY])
+    del described["window_shape"]
+    old = safetensors.torch.save(safetensors.torch.load(data), metadata={METADATA_KEY: json.dumps(described)})
+    assert read_info(old).window_shape == shape_for(read_info(old), "auto", "net") == "box"
+
+
 class Evil:
     def __reduce__(self):
         return (pytest.fail, ("unpickled code was run",))
@@ -141,6 +160,10 @@ def test_foreign_weights_load_without_running_pickled_code():
     torch.save(tensors, saved)
     for data in (saved.getvalue(), safetensors.torch.save(tensors)):
         assert torch.equal(load_state_dict(data, "vgg16")["features.0.weight"], tensors["features.0.weight"])
+    for bad in (float("nan"), float("inf")):
+        damaged = {"features.0.weight": torch.tensor([[1.0, bad]]), "features.0.bias": torch.ones(1)}
+        with pytest.raises(CheckpointError, match=r"vgg16\.pth holds NaN or infinity in 1 of 2 .*features\.0\.weight"):
+            load_state_dict(safetensors.torch.save(damaged), "vgg16.pth")
     evil = io.BytesIO()
     torch.save({"weight": Evil()}, evil)
     for data in (evil.getvalue(), pickle.dumps(Evil()), b"nonsense"):

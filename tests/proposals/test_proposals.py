@@ -15,7 +15,7 @@ from pipeline.config import ProposeConfig
 from pipeline.imaging.geometry import box_iou, extend_boxes
 from pipeline.proposals import edgeboxes
 from pipeline.proposals.edge_maps import FULL_CONTRAST, gradient_edges, structured_edges, thin_edges
-from pipeline.proposals.edgeboxes import propose, raw_boxes, sparse_edges
+from pipeline.proposals.edgeboxes import Proposals, choose, keep, propose, raw_boxes, sparse_edges
 
 CONFIG = ProposeConfig(edges="gradient")
 
@@ -351,7 +351,7 @@ def test_proposals_are_the_raw_boxes_extended_filtered_and_cut_one_by_one(min_si
     expected, scores = [], []
     for box, score in zip(raw.boxes_N4, raw.scores_N, strict=True):
         big = extend_boxes(box, extend)[0]
-        if min(big[2] - big[0], big[3] - big[1]) >= min(min_side, 0.3 * 240) and len(expected) < proposals:
+        if max(big[2] - big[0], big[3] - big[1]) >= min(min_side, 0.3 * 240) and len(expected) < proposals:
             expected.append(big)
             scores.append(score)
     found = propose(scene_image(), config)
@@ -365,9 +365,33 @@ def test_the_small_side_rule_drops_boxes_and_yields_to_small_images():
     wanted = propose(scene, replace(CONFIG, proposals=2000)).boxes_N4
     every = propose(scene, replace(CONFIG, proposals=2000, min_side=0.0)).boxes_N4
     assert 0 < len(wanted) < len(every)
-    assert (wanted[:, 2:] - wanted[:, :2]).min() >= 112 > (every[:, 2:] - every[:, :2]).min()
+    assert (wanted[:, 2:] - wanted[:, :2]).max(axis=1).min() >= 112 > (every[:, 2:] - every[:, :2]).max(axis=1).min()
     small = propose(cv2.resize(scene_image(), (80, 60)), CONFIG).boxes_N4
-    assert 18 <= (small[:, 2:] - small[:, :2]).min() < 112
+    assert 18 <= (small[:, 2:] - small[:, :2]).max(axis=1).min() < 112
+
+
+@pytest.mark.parametrize("shape", ["square", "box"])
+def test_long_thin_boxes_are_kept_whatever_the_shape_of_windows(shape):
+    thin, small = [50.0, 180, 350, 200], [100.0, 100, 150, 150]
+    found = Proposals(np.array([thin, small], np.float32), np.ones(2, np.float32))
+    config = replace(CONFIG, window_shape=shape)
+    np.testing.assert_array_equal(keep(found, 400, 420, config).boxes_N4, [thin])
+    wanted = [[20, 10, 380, 370]] if shape == "square" else [[20, 178, 380, 202]]
+    np.testing.assert_allclose(choose(found, 400, 420, config).boxes_N4, wanted)
+    shorter = choose(found, 400, 420, replace(config, min_side_of="shorter")).boxes_N4
+    whole = [[-42, -50, 462, 450]] if shape == "square" else [[-42, -40, 462, 440]]
+    np.testing.assert_allclose(shorter, wanted if shape == "square" else whole, atol=3)
+
+
+def test_windows_are_squares_of_the_longer_side_when_asked():
+    config = replace(CONFIG, window_shape="square")
+    raw = raw_boxes(scene_image(400, 420), config)
+    expected = []
+    for x0, y0, x1, y1 in raw.boxes_N4.astype(float):
+        half, x, y = 0.6 * max(x1 - x0, y1 - y0), (x0 + x1) / 2, (y0 + y1) / 2
+        if 2 * half >= 112:
+            expected.append([x - half, y - half, x + half, y + half])
+    np.testing.assert_allclose(propose(scene_image(400, 420), config).boxes_N4, expected[:50], atol=1e-3)
 
 
 def test_edges_below_the_threshold_make_no_boxes():

@@ -8,10 +8,11 @@ import pyarrow as pa
 import pytest
 
 from pipeline.config import EnsembleConfig, PredictConfig, RefineConfig, SegmentConfig
+from pipeline.config.earlier import RUNS, as_begun
 from pipeline.errors import FolderError, FolderInUseError
 from pipeline.outputs.lease import take_lease
 from pipeline.outputs.results import write_rows
-from pipeline.run.record import RunRecord, Summary
+from pipeline.run.record import RunRecord, Summary, recorded_settings
 from pipeline.run.record import open_run as open_and_keep
 
 CLASSES = ("background", "cat")
@@ -156,3 +157,33 @@ def test_the_summary_adds_up_over_calls(config, tmp_path):
     assert written["images_per_second"] == pytest.approx(0.4)
     assert written["faults"] == {"nodes_lost": 2}
     assert written["stages"]["refine"] == {"rows": 2, "seconds": 1.0}
+
+
+def test_an_output_of_an_earlier_version_goes_on_as_it_was_begun(config):
+    """Settings that it does not record are what they were before they existed, unless others are asked for."""
+    old = replace(
+        config,
+        propose=replace(config.propose, window_shape="box", min_side_of="shorter"),
+        refine=replace(config.refine, crf_normalization="symmetric"),
+    )
+    open_run(old, "f", CLASSES, manifest("a", "b"))
+    record = Path(config.output) / "run" / "config.json"
+    content = json.loads(record.read_text())
+    for name in RUNS:
+        del content["identity"][name]
+    record.write_text(json.dumps(content))
+    told = []
+    default = replace(config, refine=replace(config.refine, crf_normalization="none"))  # as by a recipe
+    now = as_begun(default, recorded_settings(config.output), RUNS, default, told.append)
+    assert now == old
+    assert "begun before there was --crf-normalization: it stays symmetric" in " ".join(told)
+    open_run(now, "f", CLASSES, manifest("a", "b"))
+    record.write_text(json.dumps(content))
+    given = replace(config, refine=replace(config.refine, crf_normalization="none"))
+    now = as_begun(given, recorded_settings(config.output), RUNS, config, told.append)
+    with pytest.raises(FolderError, match=r"refine\.crf_normalization: symmetric -> none"):
+        open_run(now, "f", CLASSES, manifest("a", "b"))
+
+
+def test_a_new_output_takes_the_settings_of_now(config):
+    assert as_begun(config, recorded_settings(config.output), RUNS, config, print) == config

@@ -16,9 +16,9 @@ from PIL import Image
 
 from pipeline.config import DecodeConfig, PredictConfig, ProposeConfig, RefineConfig, SegmentConfig
 from pipeline.config.recipes import fcn_crf
-from pipeline.crf.refine import refine
+from pipeline.crf.refine import refine, refine_logs
 from pipeline.errors import LeaseError
-from pipeline.imaging.images import decode_mask
+from pipeline.imaging.images import decode_mask, resize_labels
 from pipeline.inference.predictor import Predictor
 from pipeline.models.checkpoint import Checkpoint, CheckpointInfo, dump_checkpoint
 from pipeline.models.deconvnet import DeconvNet
@@ -40,13 +40,27 @@ REPOSITORY = Path(__file__).parents[2]
 CLASSES = ("background", "a", "b")
 
 
-@pytest.fixture(scope="module")
-def predict() -> PredictStage:
+def network() -> DeconvNet:
     net = DeconvNet(3, 1 / 16)
     initialise(net, seed=0)
     torch.nn.init.normal_(net.seg_score.weight, generator=torch.Generator().manual_seed(0))
-    checkpoint = Checkpoint(net.eval(), CheckpointInfo(CLASSES, 1 / 16), "f" * 16)
-    return PredictStage(Predictor(checkpoint, PredictConfig(device="cpu"), label_threshold=0.01), "f" * 16)
+    return net.eval()
+
+
+def predict_stage(**options) -> PredictStage:
+    checkpoint = Checkpoint(network(), CheckpointInfo(CLASSES, 1 / 16), "f" * 16)
+    predictor = Predictor(checkpoint, PredictConfig(device="cpu"), label_threshold=0.01, **options)
+    return PredictStage(predictor, "f" * 16)
+
+
+@pytest.fixture(scope="module")
+def predict() -> PredictStage:
+    return predict_stage()
+
+
+def with_logs() -> PredictStage:
+    """The same network, asked for log-probabilities, too."""
+    return predict_stage(log_probabilities=True)
 
 
 @pytest.fixture
@@ -90,6 +104,38 @@ def test_grey_masks_hold_the_labels_that_palette_masks_hold(manifest, predict):
         if one is not None:
             assert (Image.open(BytesIO(one)).mode, Image.open(BytesIO(other)).mode) == ("P", "L")
             np.testing.assert_array_equal(cv2.imdecode(np.frombuffer(other, np.uint8), -1), decode_mask(one))
+
+
+def test_probabilities_are_kept_for_whoever_asks_and_change_no_mask(manifest, predict):
+    plain = run_all(manifest, predict)
+    table = propose_stage(decode_stage(start_rows(manifest), DecodeConfig(max_side=64)), ProposeConfig(proposals=3))
+    table = with_logs()(table)
+    rows = refine_stage(table, RefineConfig(), len(CLASSES), save=True).to_pylist()
+    assert [row["mask"] for row in rows] == plain["mask"].to_pylist()
+    assert [row["saved_probabilities"] is None for row in rows] == [False, True, False, True]
+    arrays = np.load(BytesIO(rows[2]["saved_probabilities"]))
+    assert arrays["log_probabilities"].dtype == np.float16
+    assert arrays["log_probabilities"].shape == (len(arrays["class_ids"]), 64, 50)
+    start = table.to_pylist()[2]
+    exact = np.frombuffer(start["log_probabilities"], np.float32).reshape(arrays["log_probabilities"].shape)
+    np.testing.assert_allclose(arrays["log_probabilities"], exact, rtol=2**-10, atol=1e-6)
+    halves = np.frombuffer(start["probabilities"], np.float16).reshape(exact.shape)
+    np.testing.assert_allclose(np.exp(exact), halves, rtol=2**-10, atol=1e-7)
+
+
+def test_kernels_that_are_not_normalised_start_from_exact_logarithms(manifest, predict):
+    """float16 has no probability below 6e-8; the same labels must come from scores by the CRF called directly."""
+    table = propose_stage(decode_stage(start_rows(manifest), DecodeConfig(max_side=64)), ProposeConfig(proposals=3))
+    table = with_logs()(table)
+    row = table.to_pylist()[2]
+    logs = np.frombuffer(row["log_probabilities"], np.float32).reshape(-1, 64, 50) * np.float32(40)
+    row["log_probabilities"] = np.ascontiguousarray(logs).tobytes()
+    config = RefineConfig(crf_normalization="none", gaussian_weight=1.0, bilateral_weight=0.0)
+    (refined,) = refine_stage(pa.Table.from_pylist([row], schema=ROW_SCHEMA), config, len(CLASSES)).to_pylist()
+    (expected,) = refine_logs([image_of(row)], [logs], config)
+    labels = np.frombuffer(row["class_ids"], np.int64)[expected.argmax(axis=0)]
+    np.testing.assert_array_equal(resize_labels(labels.astype(np.uint8), 90, 70), decode_mask(refined["mask"]))
+    assert refined["log_probabilities"] is None
 
 
 def test_every_stage_keeps_the_schema(manifest, predict):

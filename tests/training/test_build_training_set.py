@@ -121,7 +121,8 @@ def test_wrong_settings_end_with_code_2(voc_folder, tmp_path):
 
 def test_a_training_set_holds_every_object_and_the_proposals_near_them(voc_folder, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert main(["--data", "voc", "--output", "out", "--windows-per-image", "6"], in_process) == 0
+    options = ["--windows-per-image", "6", "--window-shape", "box"]
+    assert main(["--data", "voc", "--output", "out", *options], in_process) == 0
 
     easy = read_index(index_uri("out", 1, "train")).to_pylist()
     assert [row["image_uri"] for row in easy] == [f"{voc_folder}/JPEGImages/{name}.jpg" for name in "cab"]
@@ -145,6 +146,86 @@ def test_a_training_set_holds_every_object_and_the_proposals_near_them(voc_folde
             assert row["class_ids"] == [BOXES[name][best][4] for best in iou.argmax(axis=1)]
         if split == "train":
             assert set(hard["b"]["class_ids"]) == {1, 2}
+
+
+def test_windows_are_squares_unless_boxes_are_asked_for(voc_folder, tmp_path):
+    out = str(tmp_path / "out")
+    assert main(["--data", str(voc_folder), "--output", out, "--any-windows-per-image", "2"], in_process) == 0
+    assert load_info(out)["config"]["propose"]["window_shape"] == "square"
+    for stage in (1, 2):
+        for row in read_index(index_uri(out, stage, "train")).to_pylist():
+            x0, y0, x1, y1 = np.reshape(row["boxes"], (-1, 4)).T
+            np.testing.assert_allclose(x1 - x0, y1 - y0, rtol=1e-4)
+            if stage == 1:
+                longer = [max(b[2] - b[0], b[3] - b[1]) for b in BOXES[Path(row["image_uri"]).stem]]
+                np.testing.assert_allclose(x1 - x0, 1.2 * np.array(longer), rtol=1e-5)
+
+
+def test_stage_1_keeps_the_centred_object_alone_unless_its_class_is_asked_for(voc_folder, tmp_path):
+    write_image(voc_folder, "a", [(20, 30, 90, 110, 1), (95, 30, 165, 110, 1)])  # two of a class, side by side
+    pixels = {}
+    for keeps in ("object", "class"):
+        out = str(tmp_path / keeps)
+        assert main(["--data", str(voc_folder), "--output", out, "--stage1-keeps", keeps], in_process) == 0
+        rows = {Path(row["image_uri"]).stem: row for row in read_index(index_uri(out, 1, "train")).to_pylist()}
+        assert (rows["a"]["object_ids"] == [1, 2]) == (keeps == "object")
+        pixels[keeps] = [(window.label_HW == 1).sum() for window in windows_of_row(rows["a"], 1)]
+        for row in read_index(index_uri(out, 2, "train")).to_pylist():
+            assert row["object_ids"] is row["object_mask_uri"] is None
+    # A square of 1.2 x 80 pixels is 250: the object has 70 x 80 pixels of it, and its neighbour 7 columns more.
+    scale = 250 / 96
+    np.testing.assert_allclose(pixels["object"], 70 * 80 * scale**2, rtol=0.02)
+    np.testing.assert_allclose(pixels["class"], 78 * 80 * scale**2, rtol=0.02)
+
+
+def test_a_training_set_of_an_earlier_version_goes_on_as_it_was_begun(voc_folder, tmp_path, capsys):
+    out = tmp_path / "out"
+    old = ["--window-shape", "box", "--min-side-of", "shorter", "--stage1-keeps", "class"]
+    arguments = ["--data", str(voc_folder), "--output", str(out)]
+    assert main([*arguments, *old], in_process) == 0
+    before = {file: file.read_bytes() for file in out.glob("stage*/*.parquet")}
+    settings = json.loads((out / "settings.json").read_text())
+    del settings["stage1_keeps"], settings["propose"]["window_shape"], settings["propose"]["min_side_of"]
+    (out / "settings.json").write_text(json.dumps(settings))
+    for part in (out / "parts").iterdir():
+        table = pq.read_table(part)
+        pq.write_table(table.drop_columns(["object_mask_uri", "object_ids"]), part)
+    assert main(arguments, lambda work, parts: pytest.fail("all parts are there")) == 0
+    assert "begun before there was --window-shape: it stays box" in capsys.readouterr().out
+    assert {file: file.read_bytes() for file in out.glob("stage*/*.parquet")} == before
+    assert main([*arguments, "--min-iou", "0.6"], in_process) == 2
+
+
+def test_the_releases_lists_of_windows_are_stage_2(voc_folder, tmp_path, capsys):
+    lists = tmp_path / "stage_2_train_imgset"
+    lists.mkdir()
+    a, b = (f"/JPEGImages/{n}.jpg /SegmentationClass/{n}.png" for n in "ab")
+    (lists / "train.txt").write_text(f"{a} 10 20 99 119\n{b} -20 0 69 89\n{a} 0 0 9 9\n{b} 90 50 180 140\n")
+    (lists / "val.txt").write_text("/JPEGImages/v.jpg /SegmentationClass/v.png 0 0 199 199\n")
+    out = str(tmp_path / "out")
+    arguments = ["--data", str(voc_folder), "--output", out, "--windows-from", str(lists)]
+    assert main(arguments, in_process) == 0
+    hard = {Path(row["image_uri"]).stem: row for row in read_index(index_uri(out, 2, "train")).to_pylist()}
+    assert hard["a"]["boxes"] == [10, 20, 100, 120, 0, 0, 10, 10]
+    assert hard["b"]["boxes"] == [-20, 0, 70, 90, 90, 50, 181, 141]
+    assert [hard[name]["class_ids"] for name in "ab"] == [[1, 0], [1, 2]]
+    assert [window.label_HW.shape for window in windows_of_row(hard["b"], 2)] == [(250, 250)] * 2
+    assert read_index(index_uri(out, 2, "val"))["boxes"].to_pylist() == [[0, 0, 200, 200]]
+    assert len(read_index(index_uri(out, 1, "train"))) == 2
+    for line, said in (("a.jpg a.png 1 2 3", "line 1: 'a.jpg"), (f"{a} 10 20 9 30", "without pixels")):
+        (lists / "train.txt").write_text(line)
+        assert main([*arguments[:3], str(tmp_path / "other"), *arguments[4:]], in_process) == 2
+        assert said in capsys.readouterr().err
+
+
+def test_an_index_of_an_earlier_version_is_read(voc_folder, tmp_path):
+    out = str(tmp_path / "out")
+    assert main(["--data", str(voc_folder), "--output", out], in_process) == 0
+    uri = index_uri(out, 1, "train")
+    pq.write_table(pq.read_table(uri).drop_columns(["object_mask_uri", "object_ids"]), uri)
+    rows = read_index(uri).to_pylist()
+    assert {row["object_mask_uri"] for row in rows} == {None}
+    assert len(list(windows_of_row(rows[0], 1))) == 1
 
 
 def test_its_description_counts_what_the_indexes_hold(voc_folder, tmp_path):
@@ -333,6 +414,8 @@ def test_other_settings_in_the_same_folder_are_refused(voc_folder, tmp_path, cap
     assert main(arguments, in_process) == 0
     assert main([*arguments, "--min-iou", "0.6"], in_process) == 2
     assert "min_iou: 0.5 -> 0.6" in capsys.readouterr().err
+    assert main([*arguments, "--window-shape", "box"], in_process) == 2
+    assert "propose.window_shape: square -> box" in capsys.readouterr().err
     assert load_info(str(tmp_path / "out"))["config"]["min_iou"] == 0.5
 
 

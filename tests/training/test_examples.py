@@ -88,6 +88,23 @@ def test_stage_1_extends_every_tight_box_1_2_times():
     assert windows.overlaps_N.tolist() == [1, 1]
 
 
+def test_both_stages_make_squares_of_the_longer_side_when_asked():
+    objects = make_objects([[10, 20, 110, 70]], [3])
+    easy = stage1_windows(objects, 1.2, "square")
+    hard = stage2_windows(
+        objects,
+        np.array([[10.0, 20, 110, 60]]),
+        np.ones(1),
+        min_iou=0.5,
+        windows_per_image=9,
+        extend=1.2,
+        shape="square",
+    )
+    np.testing.assert_allclose(easy.boxes_N4, [[0, -15, 120, 105]])
+    np.testing.assert_allclose(hard.boxes_N4, [[0, -20, 120, 100]])
+    np.testing.assert_allclose(hard.overlaps_N, [0.8])  # of the box, not of the square
+
+
 def test_stage_2_takes_an_overlap_of_exactly_one_half():
     objects = make_objects([[0, 0, 100, 100]], [7])
     proposals = np.array([[0, 0, 50, 100], [0, 0, 49.9, 100], [0, 0, 200, 100], [0, 0, 201, 100]])
@@ -185,16 +202,32 @@ def test_stage_1_labels_keep_one_class_and_void():
     assert stage1_labels(np.array([[0, 3, 255], [7, 20, 3]], np.uint8), 3).tolist() == [[0, 3, 255], [0, 0, 3]]
 
 
+def test_stage_1_labels_keep_the_centred_object_alone_where_its_pixels_are_known():
+    labels = np.array([[0, 3, 255], [7, 3, 3]], np.uint8)
+    of_object = np.array([[0, 1, 0], [1, 0, 1]], bool)  # it also covers a pixel of another class
+    assert stage1_labels(labels, 3, of_object).tolist() == [[0, 3, 255], [0, 0, 3]]
+
+
+def test_objects_of_an_object_mask_are_known_by_their_number():
+    classes = mask(40, 60, (0, 0, 20, 20, 5), (30, 0, 50, 20, 5))
+    objects = mask(40, 60, (0, 0, 20, 20, 9), (30, 0, 50, 20, 2))
+    assert find_objects(classes, objects).object_ids_N.tolist() == [2, 9]
+    assert find_objects(classes, None).object_ids_N is None
+
+
 def test_any_windows_are_spread_over_what_inference_looks_at_and_know_their_class():
     objects = Objects(np.array([[10, 10, 30, 30]], np.float32), np.array([4], np.int32))
     tight = np.array(
         [[10, 10, 30, 30], [60, 60, 90, 90], [12, 10, 30, 30], [0, 0, 60, 60], [70, 0, 90, 20]], np.float32
     )
-    windows = any_windows(objects, extend_boxes(tight, 1.2), count=3, min_iou=0.5, extend=1.2)
+    windows = any_windows(objects, tight, count=3, min_iou=0.5, extend=1.2)
     np.testing.assert_allclose(windows.boxes_N4, extend_boxes(tight[[0, 2, 4]], 1.2))
     assert windows.class_ids_N.tolist() == [4, 4, 0]
     np.testing.assert_allclose(windows.overlaps_N, [1, 0.9, 0], atol=1e-5)
-    everything = any_windows(objects, extend_boxes(tight, 1.2), count=50, min_iou=0.5, extend=1.2)
+    square = any_windows(objects, tight, count=3, min_iou=0.5, extend=1.2, shape="square")
+    np.testing.assert_allclose(square.boxes_N4, extend_boxes(tight[[0, 2, 4]], 1.2, "square"))
+    np.testing.assert_array_equal(square.overlaps_N, windows.overlaps_N)  # those of the boxes
+    everything = any_windows(objects, tight, count=50, min_iou=0.5, extend=1.2)
     assert len(everything.boxes_N4) == 5
     nothing = find_objects(np.zeros((9, 9), np.uint8), None)
     assert any_windows(nothing, tight, count=2, min_iou=0.5, extend=1.2).class_ids_N.tolist() == [0, 0]
@@ -203,7 +236,7 @@ def test_any_windows_are_spread_over_what_inference_looks_at_and_know_their_clas
 def test_joined_windows_keep_their_order():
     first = stage1_windows(Objects(np.array([[0, 0, 9, 9]], np.float32), np.array([2], np.int32)), 1.0)
     nothing = find_objects(np.zeros((9, 9), np.uint8), None)
-    second = any_windows(nothing, np.array([[1, 1, 5, 5]], np.float32), count=1, min_iou=0.5, extend=1.2)
+    second = any_windows(nothing, np.array([[1, 1, 5, 5]], np.float32), count=1, min_iou=0.5, extend=1.0)
     joined = join_windows(first, second)
     assert joined.boxes_N4.tolist() == [[0, 0, 9, 9], [1, 1, 5, 5]]
     assert joined.class_ids_N.tolist() == [2, 0]

@@ -12,7 +12,7 @@ import json
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -27,14 +27,16 @@ from pipeline.datasets.layouts import SPLITS, Images, Pair
 from pipeline.datasets.masks import check_sizes, load_image, load_mask
 from pipeline.imaging.classes import VOID, voc_palette
 from pipeline.imaging.images import encode_mask
-from pipeline.proposals.edgeboxes import choose, raw_boxes
+from pipeline.proposals.edgeboxes import keep, raw_boxes, shape_of
 from pipeline.storage import listing
 from pipeline.training.windows.examples import (
+    IntArray,
     UInt8Array,
     Windows,
     any_windows,
     find_objects,
     join_windows,
+    listed_windows,
     stage1_windows,
     stage2_windows,
 )
@@ -54,8 +56,10 @@ _WINDOWS = pa.struct([
 ROWS = pa.schema([
     ("split", pa.string()), ("image_uri", pa.string()), ("class_mask_uri", pa.string()),
     ("stage1", _WINDOWS), ("stage2", _WINDOWS), ("error_type", pa.string()), ("error_message", pa.string()),
+    ("object_mask_uri", pa.string()), ("object_ids", pa.list_(pa.int32())),
 ])  # fmt: skip
-"""What a part holds, a row an image: its windows for both stages, or its error."""
+"""What a part holds, a row an image: its windows for both stages, or its error. The object mask and the objects of the
+windows of stage 1 in it where they alone keep their labels."""
 
 
 @dataclass(frozen=True)
@@ -79,18 +83,29 @@ class MakePart:
     def _row(self, split: str, **pair: str | None) -> dict[str, Any]:
         row = {"split": split, "image_uri": pair["image_uri"], "class_mask_uri": pair["class_mask_uri"]}
         try:
-            stage1, stage2 = windows_of_image(Pair(**pair), self.num_classes, self.config)  # type: ignore[arg-type]
+            found = windows_of_image(Pair(**pair), self.num_classes, self.config)  # type: ignore[arg-type]
         except Exception as error:  # a bad image must not stop the others
             return {**row, "error_type": type(error).__name__, "error_message": str(error)}
-        return {**row, "stage1": _columns(stage1), "stage2": _columns(stage2)}
+        row |= {"stage1": _columns(found.stage1), "stage2": _columns(found.stage2)}
+        if self.config.stage1_keeps == "object" and found.object_ids_N is not None:
+            row |= {"object_mask_uri": pair["object_mask_uri"], "object_ids": found.object_ids_N}
+        return row
 
 
 def _columns(windows: Windows) -> dict[str, Any]:
     return {"boxes": windows.boxes_N4.ravel(), "class_ids": windows.class_ids_N, "overlaps": windows.overlaps_N}
 
 
-def windows_of_image(pair: Pair, num_classes: int, config: TrainingSetConfig) -> tuple[Windows, Windows]:
-    """The windows of an image for stage 1 and stage 2; writes its class mask where that is drawn from annotations.
+class Found(NamedTuple):
+    """The windows of an image, and the objects of those of stage 1 in its object mask, if it has one."""
+
+    stage1: Windows
+    stage2: Windows
+    object_ids_N: IntArray | None
+
+
+def windows_of_image(pair: Pair, num_classes: int, config: TrainingSetConfig) -> Found:
+    """The windows of an image; writes its masks where they are drawn from annotations.
 
     Raises:
         OSError: a file cannot be read or written.
@@ -111,17 +126,21 @@ def windows_of_image(pair: Pair, num_classes: int, config: TrainingSetConfig) ->
             "give it the class's number (1)"
         )
     objects = find_objects(class_mask_HW, object_mask_HW)
-    easy = stage1_windows(objects, config.propose.extend)
+    extend, shape = config.propose.extend, shape_of(config.propose)
+    easy = stage1_windows(objects, extend, shape)
+    if pair.windows is not None:
+        boxes_N4 = np.array(json.loads(pair.windows), np.float32)
+        return Found(easy, listed_windows(class_mask_HW, boxes_N4), objects.object_ids_N)
     if len(objects.class_ids_N) == 0:
-        return easy, easy
+        return Found(easy, easy, objects.object_ids_N)
     raw = raw_boxes(image_HW3, config.propose)
     hard = stage2_windows(objects, raw.boxes_N4, raw.scores_N, min_iou=config.min_iou,
-                          windows_per_image=config.windows_per_image, extend=config.propose.extend)  # fmt: skip
+                          windows_per_image=config.windows_per_image, extend=extend, shape=shape)  # fmt: skip
     if config.any_windows_per_image:
-        shown = choose(raw, image_HW3.shape[0], image_HW3.shape[1], config.propose)
+        shown = keep(raw, image_HW3.shape[0], image_HW3.shape[1], config.propose)
         hard = join_windows(hard, any_windows(objects, shown.boxes_N4, count=config.any_windows_per_image,
-                                              min_iou=config.min_iou, extend=config.propose.extend))  # fmt: skip
-    return easy, hard
+                                              min_iou=config.min_iou, extend=extend, shape=shape))  # fmt: skip
+    return Found(easy, hard, objects.object_ids_N)
 
 
 def _masks(pair: Pair, image_HW3: UInt8Array) -> tuple[UInt8Array, UInt8Array | None]:
@@ -132,6 +151,8 @@ def _masks(pair: Pair, image_HW3: UInt8Array) -> tuple[UInt8Array, UInt8Array | 
     class_mask_HW, object_mask_HW = draw_masks(pair.annotations)
     check_sizes(image_HW3, class_mask_HW, f"{pair.image_uri} as annotated")
     storage.write_atomic(pair.class_mask_uri, encode_mask(class_mask_HW, voc_palette()))
+    if pair.object_mask_uri is not None:
+        storage.write_atomic(pair.object_mask_uri, encode_mask(object_mask_HW, voc_palette()))
     return class_mask_HW, object_mask_HW
 
 
@@ -146,7 +167,8 @@ def plan_parts(images: Images, output: str) -> pa.Table:
 
 
 def _name(block: Sequence[dict[str, Any]]) -> str:
-    return hashlib.sha256(json.dumps(block).encode()).hexdigest()[:20]
+    named = [{name: value for name, value in row.items() if name != "windows" or value is not None} for row in block]
+    return hashlib.sha256(json.dumps(named).encode()).hexdigest()[:20]
 
 
 def unfinished(parts: pa.Table, output: str) -> pa.Table:
@@ -165,7 +187,8 @@ def read_parts(parts: pa.Table) -> pa.Table:
     """The rows (`ROWS`) of all parts, in their order."""
     with ThreadPoolExecutor(READERS) as pool:
         tables = list(pool.map(_read, parts["part_uri"].to_pylist()))
-    return pa.concat_tables(tables).combine_chunks()
+    # Parts of earlier versions have fewer columns.
+    return pa.concat_tables([ROWS.empty_table(), *tables], promote_options="default").combine_chunks()
 
 
 def _read(uri: str, columns: list[str] | None = None) -> pa.Table:

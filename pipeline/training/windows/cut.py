@@ -17,15 +17,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.config import DecodeConfig
-from pipeline.datasets.masks import load_pair
+from pipeline.datasets.masks import check_sizes, load_mask, load_pair
 from pipeline.imaging.classes import VOID
 from pipeline.imaging.geometry import RESIZED
 from pipeline.training.windows.examples import Stage, stage1_labels
 
 FloatArray = NDArray[np.floating]
 UInt8Array = NDArray[np.uint8]
-Pair = tuple[UInt8Array, UInt8Array]
-"""An image `[H, W, 3]` and its labels `[H, W]`."""
+
+
+class Decoded(NamedTuple):
+    """An image and its masks."""
+
+    image_HW3: UInt8Array
+    label_HW: UInt8Array
+    object_HW: UInt8Array | None
+    """Object number of each pixel, where it counts which object a pixel belongs to."""
+
 
 MIXED_BYTES = 256 * 2**20
 """Decoded images that a task holds at once, about: 340 of VOC's, 5 of 12 megapixels."""
@@ -60,8 +68,15 @@ def cut_window(image_HW3: UInt8Array, label_HW: UInt8Array, box_4: FloatArray) -
         image_HW3, window_to_image, (RESIZED, RESIZED), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
         borderMode=cv2.BORDER_CONSTANT, borderValue=0,
     )  # fmt: skip
+    return window, cut_labels(label_HW, box_4)
+
+
+def cut_labels(label_HW: UInt8Array, box_4: FloatArray) -> UInt8Array:
+    """The label under each sampling point of a window, uint8 `[250, 250]`; 255 outside the image."""
+    x0, y0, x1, y1 = np.asarray(box_4, dtype=np.float64)
     centres = np.arange(RESIZED) + 0.5
-    return window, _labels_at(label_HW, np.floor(y0 + centres * step_y), np.floor(x0 + centres * step_x))
+    rows, columns = y0 + centres * ((y1 - y0) / RESIZED), x0 + centres * ((x1 - x0) / RESIZED)
+    return _labels_at(label_HW, np.floor(rows), np.floor(columns))
 
 
 def _labels_at(label_HW: UInt8Array, rows: FloatArray, columns: FloatArray) -> UInt8Array:
@@ -81,9 +96,9 @@ def windows_of_row(row: Mapping[str, Any], stage: Stage) -> Iterator[Window]:
         row: a row of the index.
         stage: whose label rule applies: stage 1 keeps only the class of the centred object, stage 2 keeps all.
     """
-    pair = _load(row)
+    decoded = _load(row)
     for number in range(len(row["repeats"])):
-        yield _window(row, pair, number, stage)
+        yield _window(row, decoded, number, stage)
 
 
 def windows_of_rows(rows: Iterable[Mapping[str, Any]], stage: Stage) -> Iterator[Window]:
@@ -95,30 +110,38 @@ def windows_of_rows(rows: Iterable[Mapping[str, Any]], stage: Stage) -> Iterator
         rows: rows of the index.
         stage: as for `windows_of_row`.
     """
-    decoded: list[tuple[Mapping[str, Any], Pair]] = []
+    decoded: list[tuple[Mapping[str, Any], Decoded]] = []
     for row in rows:
         decoded.append((row, _load(row)))
-        if sum(image_HW3.nbytes + label_HW.nbytes for _, (image_HW3, label_HW) in decoded) >= MIXED_BYTES:
+        if sum(array.nbytes for _, arrays in decoded for array in arrays if array is not None) >= MIXED_BYTES:
             yield from _mixed(decoded, stage)
             decoded = []
     yield from _mixed(decoded, stage)
 
 
-def _mixed(decoded: Sequence[tuple[Mapping[str, Any], Pair]], stage: Stage) -> Iterator[Window]:
+def _mixed(decoded: Sequence[tuple[Mapping[str, Any], Decoded]], stage: Stage) -> Iterator[Window]:
     numbers = [(place, number) for place, (row, _) in enumerate(decoded) for number in range(len(row["repeats"]))]
     for place, number in np.random.default_rng(0).permutation(np.reshape(numbers, (-1, 2))).tolist():
-        row, pair = decoded[place]
-        yield _window(row, pair, number, stage)
+        row, arrays = decoded[place]
+        yield _window(row, arrays, number, stage)
 
 
-def _load(row: Mapping[str, Any]) -> Pair:
+def _load(row: Mapping[str, Any]) -> Decoded:
     cv2.setNumThreads(1)  # a process of the pool has one CPU
-    return load_pair(row["image_uri"], row["class_mask_uri"], DecodeConfig().max_megapixels)
+    image_HW3, label_HW = load_pair(row["image_uri"], row["class_mask_uri"], DecodeConfig().max_megapixels)
+    object_HW = None
+    if row.get("object_mask_uri") is not None:
+        object_HW = load_mask(row["object_mask_uri"])
+        check_sizes(image_HW3, object_HW, row["object_mask_uri"])
+    return Decoded(image_HW3, label_HW, object_HW)
 
 
-def _window(row: Mapping[str, Any], pair: Pair, number: int, stage: Stage) -> Window:
+def _window(row: Mapping[str, Any], decoded: Decoded, number: int, stage: Stage) -> Window:
     box_4 = np.asarray(row["boxes"][4 * number : 4 * number + 4], dtype=np.float32)
-    window, label = cut_window(*pair, box_4)
+    window, label = cut_window(decoded.image_HW3, decoded.label_HW, box_4)
     if stage == 1:
-        label = stage1_labels(label, row["class_ids"][number])
+        of_object = None
+        if decoded.object_HW is not None:
+            of_object = cut_labels(decoded.object_HW, box_4) == row["object_ids"][number]
+        label = stage1_labels(label, row["class_ids"][number], of_object)
     return Window(window, label, row["repeats"][number])

@@ -9,7 +9,7 @@ Masks hold class ids, 0 is background and 255 void: pixels nobody labelled, whic
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import cv2
@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.imaging.classes import VOID
-from pipeline.imaging.geometry import box_iou, extend_boxes
+from pipeline.imaging.geometry import Shape, box_iou, extend_boxes
 
 Stage = Literal[1, 2]
 
@@ -38,6 +38,8 @@ class Objects:
     """Tight boxes, half-open, in pixels of the full image."""
     class_ids_N: IntArray
     """Class of each object, 1..254."""
+    object_ids_N: IntArray | None = None
+    """Value of each object in the object mask; None where there is none."""
 
 
 @dataclass(frozen=True)
@@ -76,12 +78,14 @@ def find_objects(class_mask_HW: UInt8Array, object_mask_HW: UInt8Array | None) -
     pixels = np.bincount(object_mask_HW.ravel() * np.intp(256) + class_mask_HW.ravel(), minlength=256 * 256)
     pixels_by_object_class = pixels.reshape(256, 256)[:, :VOID]
     found: list[tuple[int, int, int, int, int]] = []
+    object_ids: list[int] = []
     for object_id in range(1, VOID):
         class_id = int(pixels_by_object_class[object_id].argmax())
         if class_id != BACKGROUND:  # argmax of an absent object is 0 too
             x, y, w, h = cv2.boundingRect((object_mask_HW == object_id).astype(np.uint8))
             found.append((x, y, x + w, y + h, class_id))
-    return _objects(found)
+            object_ids.append(object_id)
+    return replace(_objects(found), object_ids_N=np.array(object_ids, np.int32))
 
 
 def _connected_parts(class_mask_HW: UInt8Array) -> Objects:
@@ -102,10 +106,12 @@ def _objects(found: list[tuple[int, int, int, int, int]]) -> Objects:
     return Objects(table[:, :4].astype(np.float32), table[:, 4])
 
 
-def stage1_windows(objects: Objects, extend: float) -> Windows:
-    """One window per object: its tight box extended about the centre (paper: 1.2 times)."""
+def stage1_windows(objects: Objects, extend: float, shape: Shape = "box") -> Windows:
+    """One window per object, in their order: its tight box extended about the centre (paper: 1.2 times)."""
     return Windows(
-        extend_boxes(objects.boxes_N4, extend), objects.class_ids_N, np.ones(len(objects.class_ids_N), dtype=np.float32)
+        extend_boxes(objects.boxes_N4, extend, shape),
+        objects.class_ids_N,
+        np.ones(len(objects.class_ids_N), dtype=np.float32),
     )
 
 
@@ -117,6 +123,7 @@ def stage2_windows(
     min_iou: float,
     windows_per_image: int,
     extend: float,
+    shape: Shape = "box",
 ) -> Windows:
     """Proposals that overlap an object enough, as windows.
 
@@ -131,6 +138,7 @@ def stage2_windows(
         min_iou: least overlap, inclusive.
         windows_per_image: most windows returned.
         extend: factor by which the chosen boxes are extended about their centres.
+        shape: of the windows.
     """
     iou_NM = box_iou(proposal_boxes_N4, objects.boxes_N4)
     if iou_NM.size == 0:
@@ -141,29 +149,54 @@ def stage2_windows(
     turn = _occurrence(object_N[chosen])
     chosen = chosen[np.argsort(turn, kind="stable")][:windows_per_image]
     return Windows(
-        extend_boxes(np.asarray(proposal_boxes_N4)[chosen], extend),
+        extend_boxes(np.asarray(proposal_boxes_N4)[chosen], extend, shape),
         objects.class_ids_N[object_N[chosen]],
         overlap_N[chosen].astype(np.float32),
     )
 
 
-def any_windows(objects: Objects, shown_boxes_N4: FloatArray, *, count: int, min_iou: float, extend: float) -> Windows:
+def any_windows(
+    objects: Objects,
+    shown_boxes_N4: FloatArray,
+    *,
+    count: int,
+    min_iou: float,
+    extend: float,
+    shape: Shape = "box",
+) -> Windows:
     """Some of the windows that inference looks at, whatever they overlap (not in the paper).
 
     Args:
         objects: the objects of the image.
-        shown_boxes_N4: the extended boxes that inference would use, best first.
+        shown_boxes_N4: the boxes that inference would use, not extended, best first.
         count: how many of them to take, evenly spread over their order.
-        min_iou: a window that overlaps an object's tight box less is of class 0, background; overlaps are those
-            of the unextended boxes.
-        extend: factor by which the boxes were extended.
+        min_iou: a box that overlaps an object's tight box less is of class 0, background.
+        extend: factor by which the boxes are extended about their centres.
+        shape: of the windows.
     """
     picked = np.unique(np.linspace(0, len(shown_boxes_N4) - 1, min(count, len(shown_boxes_N4))).round().astype(int))
     boxes_N4 = np.asarray(shown_boxes_N4, dtype=np.float32)[picked]
-    iou_NM = box_iou(extend_boxes(boxes_N4, 1 / extend), objects.boxes_N4)
+    iou_NM = box_iou(boxes_N4, objects.boxes_N4)
     overlap_N = iou_NM.max(axis=1, initial=0)
     class_N = objects.class_ids_N[iou_NM.argmax(axis=1)] if iou_NM.size else np.zeros(len(boxes_N4), np.int32)
-    return Windows(boxes_N4, np.where(overlap_N >= min_iou, class_N, BACKGROUND), overlap_N.astype(np.float32))
+    windows_N4 = extend_boxes(boxes_N4, extend, shape)
+    return Windows(windows_N4, np.where(overlap_N >= min_iou, class_N, BACKGROUND), overlap_N.astype(np.float32))
+
+
+def listed_windows(class_mask_HW: UInt8Array, boxes_N4: FloatArray) -> Windows:
+    """Windows that somebody else has chosen; each is for the class that has most of its pixels, background left aside.
+
+    Args:
+        class_mask_HW: class of each pixel, 255 for void.
+        boxes_N4: the windows, in whole pixels; they may leave the image.
+    """
+    class_ids = []
+    for x0, y0, x1, y1 in np.asarray(boxes_N4, dtype=int).clip(0, None).tolist():
+        counts = np.bincount(class_mask_HW[y0:y1, x0:x1].ravel(), minlength=VOID + 1)[:VOID]
+        counts[BACKGROUND] = 0
+        class_ids.append(int(counts.argmax()))  # of none, background
+    boxes_N4 = np.asarray(boxes_N4, dtype=np.float32)
+    return Windows(boxes_N4, np.array(class_ids, np.int32), np.ones(len(boxes_N4), np.float32))
 
 
 def join_windows(first: Windows, second: Windows) -> Windows:
@@ -209,7 +242,16 @@ def _occurrence(keys_N: NDArray[np.integer]) -> NDArray[np.intp]:
     return occurrence
 
 
-def stage1_labels(label_HW: UInt8Array, class_id: int) -> UInt8Array:
-    """Labels of a stage-1 window: pixels of its class keep it, void stays void, all else becomes background."""
-    labels: UInt8Array = label_HW * ((label_HW == class_id) | (label_HW == VOID))
+def stage1_labels(label_HW: UInt8Array, class_id: int, object_HW: NDArray[np.bool_] | None = None) -> UInt8Array:
+    """Labels of a stage-1 window: the centred object keeps its class, void stays void, all else becomes background.
+
+    Args:
+        label_HW: class of each pixel, 255 for void.
+        class_id: of the centred object.
+        object_HW: its pixels; None: all pixels of its class keep it.
+    """
+    kept_HW = label_HW == class_id
+    if object_HW is not None:
+        kept_HW &= object_HW
+    labels: UInt8Array = label_HW * (kept_HW | (label_HW == VOID))
     return labels

@@ -5,7 +5,7 @@ An index holds no pixels: crops are cut anew, at random, every time they are sho
     OUT/stage1/train.parquet, OUT/stage1/val.parquet    centred objects (easy)
     OUT/stage2/train.parquet, OUT/stage2/val.parquet    proposals (hard)
     OUT/training_set.json, OUT/training_set.png         class names, settings, counts, distributions
-    OUT/masks/                                          class masks drawn from COCO's annotations
+    OUT/masks/, OUT/object_masks/                       masks drawn from COCO's annotations
     OUT/settings.json                                   what a later call must agree with
     OUT/parts/                                          what each block of images gave (`training.build`)
 """
@@ -33,6 +33,8 @@ INDEX_SCHEMA = pa.schema(
         pa.field("class_ids", pa.list_(pa.int32()), nullable=False),
         pa.field("overlaps", pa.list_(pa.float32()), nullable=False),
         pa.field("repeats", pa.list_(pa.int32()), nullable=False),
+        pa.field("object_mask_uri", pa.string()),
+        pa.field("object_ids", pa.list_(pa.int32())),
     ]
 )
 """One row is one image with at least one window; the list columns run in parallel, one entry a window.
@@ -40,6 +42,8 @@ INDEX_SCHEMA = pa.schema(
 boxes: x0, y0, x1, y1 of each window in turn, extended, half-open, in pixels of the full image.
 class_ids: class of the object the window is for. overlaps: IoU of the unextended box with that object's tight box.
 repeats: how often the window is shown in an epoch, for class balance; 1 in validation.
+object_mask_uri, object_ids: the window's object is what has this value in this mask; null in stage 2, where there is no
+object mask, and in indexes of earlier versions.
 """
 
 UInt8Array = NDArray[np.uint8]
@@ -60,13 +64,13 @@ def write_index(uri: str, images: pa.Table, repeats: NDArray[np.integer]) -> Non
 
     Args:
         uri: the Parquet file.
-        images: the columns of `INDEX_SCHEMA` except `repeats`.
+        images: the columns of `INDEX_SCHEMA` except `repeats`; those that may be null may be left out.
         repeats: repeats of all windows of all rows, one after another.
     """
     lengths = pc.list_value_length(images["class_ids"]).to_numpy()
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
     column = pa.ListArray.from_arrays(offsets, pa.array(repeats, pa.int32()))
-    table = images.append_column("repeats", column).select(INDEX_SCHEMA.names).cast(INDEX_SCHEMA)
+    table = _complete(images.append_column("repeats", column))
     storage.write_parquet(uri, table.combine_chunks())  # how it came in pieces does not show in the file
 
 
@@ -79,9 +83,17 @@ def read_index(uri: str) -> pa.Table:
     """
     try:
         table = pq.read_table(io.BytesIO(storage.read_bytes(uri)))
-        return table.select(INDEX_SCHEMA.names).cast(INDEX_SCHEMA)
+        return _complete(table)
     except (pa.ArrowInvalid, KeyError) as error:
         raise ValueError(f"{uri} is no index of training windows; make one with jobs/build_training_set.py") from error
+
+
+def _complete(table: pa.Table) -> pa.Table:
+    """With nulls for columns that may be null and are not there."""
+    for field in INDEX_SCHEMA:
+        if field.nullable and field.name not in table.column_names:
+            table = table.append_column(field, pa.nulls(len(table), field.type))
+    return table.select(INDEX_SCHEMA.names).cast(INDEX_SCHEMA)
 
 
 def load_info(training_set: str) -> dict[str, Any]:

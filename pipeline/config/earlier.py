@@ -1,0 +1,71 @@
+"""Settings that outputs begun with an earlier version do not record: those go on as they were begun."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any, TypeVar
+
+Config = TypeVar("Config")
+
+RUNS: dict[str, Any] = {
+    "save_probabilities": False,
+    "propose.window_shape": "box",
+    "propose.min_side_of": "shorter",
+    "refine.crf_normalization": "symmetric",
+}
+"""Settings of the main job by name, and what it did before it had them."""
+TRAINING_SETS: dict[str, Any] = {
+    "windows_from": None,
+    "stage1_keeps": "class",
+    "propose.window_shape": "box",
+    "propose.min_side_of": "shorter",
+}
+"""The same of training sets."""
+
+
+def as_begun(
+    config: Config,
+    recorded: Mapping[str, Any],
+    earlier: Mapping[str, Any],
+    default: Config,
+    tell: Callable[[str], None],
+) -> Config:
+    """The settings with which an output goes on that may have been begun before some of them existed.
+
+    A setting that the record lacks takes the value of then, if it was not given: if it is what it is by default.
+
+    Args:
+        config: what this call asks for.
+        recorded: settings of the output by name, those of a part as `part.name`; empty for a new output.
+        earlier: one of the tables above.
+        default: what `config` would be if nothing had been given.
+        tell: prints a line for each setting that is changed.
+    """
+    for name, value in earlier.items():
+        now = _get(config, name)
+        if recorded and name not in recorded and now == _get(default, name) and now != value:
+            tell(
+                f"the output was begun before there was --{name.rpartition('.')[2].replace('_', '-')}: it stays {value}"
+            )
+            config = _set(config, name, value)
+    return config
+
+
+def flat(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings by name, those of a part as `part.name`."""
+    found: dict[str, Any] = {}
+    for name, value in settings.items():
+        found |= {f"{name}.{inner}": one for inner, one in value.items()} if isinstance(value, dict) else {name: value}
+    return found
+
+
+def _get(config: Any, name: str) -> Any:
+    for part in name.split("."):
+        config = getattr(config, part)
+    return config
+
+
+def _set(config: Any, name: str, value: Any) -> Any:
+    part, dot, inner = name.partition(".")
+    return replace(config, **{part: _set(getattr(config, part), inner, value) if dot else value})
