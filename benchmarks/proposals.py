@@ -50,7 +50,7 @@ def run(config: Proposals) -> list[dict[str, Any]]:
         raw = raw_boxes(image_HW3, config.propose)
         seconds.append(time.perf_counter() - started)
         # Held against objects before they are extended.
-        kept_N4 = keep(raw, *image_HW3.shape[:2], config.propose).boxes_N4
+        kept_N4 = keep(raw, image_HW3.shape[0], image_HW3.shape[1], config.propose).boxes_N4
         for k in (10, 50, 200, 2000):
             best_N = box_iou(objects.boxes_N4, raw.boxes_N4[:k]).max(axis=1, initial=0)
             recalls.setdefault(("raw", k), []).append(best_N)

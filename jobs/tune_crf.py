@@ -13,9 +13,10 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Sequence
-from dataclasses import asdict, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from functools import partial
+from typing import Literal
 
 import tyro
 from rich.console import Console
@@ -30,6 +31,8 @@ from pipeline.evaluation.crf_tuning import RANGES, Trial, class_count, load_exam
 
 EXIT_DONE, EXIT_ARGUMENTS = 0, 2
 SHOWN = 5  # trials of each normalisation
+
+Normalization = Literal["symmetric", "none"]
 
 console = Console(soft_wrap=True, markup=False)
 
@@ -58,13 +61,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return EXIT_DONE
 
 
-def show(without: Trial, found: dict[str, list[Trial]]) -> None:
+def show(without: Trial, found: Mapping[Normalization, list[Trial]]) -> None:
     """Print the table, and the best of each normalisation as options."""
     names = list(RANGES["none"])
     table = Table("normalization", "mean IoU", *names, box=None)
     table.add_row("without a CRF", f"{without.mean_iou:.4f}")
     for normalization, trials in found.items():
-        start = replace(RefineConfig(), crf_normalization=trials[0].refine.crf_normalization)
+        start = RefineConfig(crf_normalization=normalization)
         defaults = [trial for trial in trials[SHOWN:] if trial.refine == start]
         for trial in (*trials[:SHOWN], *defaults):
             name = f"{normalization}, defaults" if trial.refine == start else normalization

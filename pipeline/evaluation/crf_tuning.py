@@ -129,8 +129,11 @@ def search(measured: Callable[[RefineConfig], float], start: RefineConfig, trial
         else:
             best = max(done, key=lambda trial: trial.mean_iou).refine
             drawn = np.log([getattr(best, name) for name in ranges]) + random.normal(0, STEP, len(ranges))
-        values = (float(f"{value:.{DIGITS}g}") for value in np.exp(drawn.clip(low, high)))
-        config = replace(start, **dict(zip(ranges, values, strict=True)))
+        values: dict[str, Any] = {
+            name: float(f"{value:.{DIGITS}g}")
+            for name, value in zip(ranges, np.exp(drawn.clip(low, high)), strict=True)
+        }
+        config = replace(start, **values)
         done.append(Trial(config, measured(config)))
     return sorted(done, key=lambda trial: -trial.mean_iou)
 

@@ -55,6 +55,13 @@ def check_given(uri: str) -> None:
             f"--proposals-from is {uri}; give a .parquet file, a .json file of COCO detections, or a folder of the "
             "DeconvNet release's .mat files"
         )
+    else:
+        try:
+            import scipy.io  # noqa: F401
+        except ImportError as error:
+            raise ConfigError(
+                "--proposals-from a folder of .mat files needs scipy: install the extra `train`"
+            ) from error
 
 
 def given_proposals(uri: str, ids: Sequence[str], sizes: Sequence[tuple[int, int]]) -> list[Proposals | Exception]:

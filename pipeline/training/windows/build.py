@@ -81,7 +81,7 @@ class MakePart:
         return pa.Table.from_pylist(done, schema=DONE)
 
     def _row(self, split: str, **pair: str | None) -> dict[str, Any]:
-        row = {"split": split, "image_uri": pair["image_uri"], "class_mask_uri": pair["class_mask_uri"]}
+        row: dict[str, Any] = {"split": split, "image_uri": pair["image_uri"], "class_mask_uri": pair["class_mask_uri"]}
         try:
             found = windows_of_image(Pair(**pair), self.num_classes, self.config)  # type: ignore[arg-type]
         except Exception as error:  # a bad image must not stop the others

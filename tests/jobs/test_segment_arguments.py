@@ -1,0 +1,43 @@
+"""What the main job settles before it starts: the shape of windows, and what an older output was begun with."""
+
+import json
+from pathlib import Path
+
+import pytest
+from conftest import exit_code
+
+from jobs.segment_dataset import as_output_was_begun, main, parse, with_shape_of
+from pipeline.checkpoints.bundled import weights_uri
+from pipeline.config.earlier import RUNS
+from pipeline.models.checkpoint_header import read_info
+
+
+@pytest.mark.parametrize("asked", [["--window-shape", "square"], ["--recipe", "release"]])
+def test_windows_of_another_shape_than_the_networks_are_refused(asked, tmp_path: Path, capsys):
+    arguments = ["--input", str(tmp_path), "--output", str(tmp_path / "out"), "--weights", "demo", *asked]
+    assert exit_code(main, *arguments) == 2
+    told = capsys.readouterr().err
+    assert "--window-shape is square" in told
+    assert "give --window-shape box" in told
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_networks_shape_is_taken_where_none_is_given():
+    info = read_info(Path(weights_uri("demo")).read_bytes())
+    config = parse(["--input", "in", "--output", "out"])
+    assert config.propose.window_shape == "auto"
+    assert with_shape_of(config, info).propose.window_shape == info.window_shape == "box"
+
+
+def test_an_older_output_of_a_recipe_goes_on_as_the_recipe_was_then(tmp_path: Path, capsys):
+    arguments = ["--input", "in", "--output", str(tmp_path), "--recipe", "release"]
+    new = parse(arguments)
+    assert (new.refine.crf_normalization, new.propose.window_shape) == ("none", "square")
+    (tmp_path / "run").mkdir()
+    identity = {name: value for name, value in new.result_settings().items() if name not in RUNS}
+    (tmp_path / "run" / "config.json").write_text(json.dumps({"identity": identity}))
+    old = as_output_was_begun(new)
+    assert (old.refine.crf_normalization, old.propose.window_shape) == ("symmetric", "box")
+    assert old.propose.min_side_of == "shorter"
+    assert "begun before there was --crf-normalization" in capsys.readouterr().out
+    assert as_output_was_begun(parse([*arguments, "--overwrite"])) == parse([*arguments, "--overwrite"])
