@@ -85,7 +85,7 @@ def list_images(config: TrainingSetConfig) -> Images:
 def _listed_windows(config: TrainingSetConfig, lists: str) -> Images:
     """The images of two lists of windows, each with its windows, in the order of the lists."""
     (root,) = config.data
-    class_names = _classes_beside(root) if config.classes is None else read_class_list(config.classes)
+    class_names = voc.class_names(root) if config.classes is None else read_class_list(config.classes)
     train, val = (window_list(storage.join(lists, f"{split}.txt"), root) for split in SPLITS)
     if not train:
         raise ValueError(f"{lists}/train.txt lists no window")

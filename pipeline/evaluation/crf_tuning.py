@@ -16,8 +16,8 @@ from pipeline.config import DecodeConfig, RefineConfig
 from pipeline.crf.refine import refine, refine_logs
 from pipeline.errors import EvaluationError, ResultsError
 from pipeline.evaluation.metrics import confusion_matrix, mean_iou
-from pipeline.evaluation.results import split_names, truth_name, truth_uris
-from pipeline.imaging.images import decode_image, decode_mask, resize_labels, working_size
+from pipeline.evaluation.truths import Truth, list_truths, read_truth, truth_name
+from pipeline.imaging.images import decode_image, resize_labels, working_size
 from pipeline.outputs.probabilities import read_probabilities
 from pipeline.outputs.results import read_class_names, scan_results
 
@@ -56,7 +56,7 @@ def load_examples(output_uri: str, ground_truth_uri: str, split: str | None, lim
 
     Args:
         output_uri: the output of a run with `--save-probabilities`.
-        ground_truth_uri: folder in VOC's layout.
+        ground_truth_uri: folder in VOC's layout or in COCO's.
         split: take only the images of this list.
         limit: take only the first so many, by name.
 
@@ -64,8 +64,7 @@ def load_examples(output_uri: str, ground_truth_uri: str, split: str | None, lim
         ResultsError: there are no results or no probabilities, or an image is another than it was.
         EvaluationError: there is no ground truth for any of them.
     """
-    truths = truth_uris(ground_truth_uri)
-    wanted = split_names(ground_truth_uri, split, set(truths))
+    truths, wanted = list_truths(ground_truth_uri, split)
     rows = {truth_name(row["image_id"]): row for row in scan_results(output_uri, ["image_id", "uri"])}
     names = sorted(wanted & rows.keys())[:limit]
     if not names:
@@ -75,12 +74,12 @@ def load_examples(output_uri: str, ground_truth_uri: str, split: str | None, lim
     return [_example(output_uri, rows[name], truths[name], decode) for name in names]
 
 
-def _example(output_uri: str, row: dict[str, Any], truth_uri: str, decode: DecodeConfig) -> Example:
+def _example(output_uri: str, row: dict[str, Any], truth: Truth, decode: DecodeConfig) -> Example:
     class_ids_K, log_KHW = read_probabilities(output_uri, row["image_id"])
     image_HW3 = working_size(decode_image(storage.read_bytes(row["uri"]), decode.max_megapixels), decode.max_side)
     if image_HW3.shape[:2] != log_KHW.shape[1:]:
         raise ResultsError(f"{row['uri']} has another size than when {output_uri} was made from it")
-    return Example(image_HW3, class_ids_K, log_KHW, decode_mask(storage.read_bytes(truth_uri)))
+    return Example(image_HW3, class_ids_K, log_KHW, read_truth(truth))
 
 
 def measure(examples: Sequence[Example], config: RefineConfig, num_classes: int, threads: int) -> float:
