@@ -287,7 +287,8 @@ def _read_parquet(uri: str, read: Callable[[pq.ParquetFile], T]) -> T:
 
 def _read_part(uri: str, wanted: pa.Schema) -> pa.Table:
     def read(file: pq.ParquetFile) -> pa.Table:
-        return file.read(columns=[name for name in wanted.names if name in file.schema_arrow.names])
+        names = [name for name in wanted.names if name in file.schema_arrow.names]
+        return file.read(columns=names, use_threads=False)  # `_scan` has threads; Arrow's would outlive the process
 
     table = _read_parquet(uri, read)
     ids = table["image_id"] if "image_id" in table.column_names else None

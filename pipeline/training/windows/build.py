@@ -192,7 +192,7 @@ def read_parts(parts: pa.Table) -> pa.Table:
 
 
 def _read(uri: str, columns: list[str] | None = None) -> pa.Table:
-    return pq.read_table(io.BytesIO(storage.read_bytes(uri)), columns=columns)
+    return pq.read_table(io.BytesIO(storage.read_bytes(uri)), columns=columns, use_threads=False)
 
 
 def failures(rows: pa.Table) -> pa.Table:

@@ -82,7 +82,7 @@ def read_index(uri: str) -> pa.Table:
         ValueError: it is no index of windows.
     """
     try:
-        table = pq.read_table(io.BytesIO(storage.read_bytes(uri)))
+        table = pq.read_table(io.BytesIO(storage.read_bytes(uri)), use_threads=False)
         return _complete(table)
     except (pa.ArrowInvalid, KeyError) as error:
         raise ValueError(f"{uri} is no index of training windows; make one with jobs/build_training_set.py") from error
