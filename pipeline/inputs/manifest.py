@@ -91,7 +91,8 @@ def describe(left_aside: Counter[str]) -> str:
     most = sorted(endings.items(), key=lambda item: (-item[1], item[0]))
     shown = [f"{key} {count}" for key, count in most[:_SHOWN]] + ["..."] * (len(most) > _SHOWN)
     parts = [f"{endings.total()} files of other endings were left aside ({', '.join(shown)})"] if endings else []
-    parts += [f"{count} {key} were" for key, count in sorted((left_aside - endings).items())]
+    others = ", ".join(f"{count} {key}" for key, count in sorted((left_aside - endings).items()))
+    parts += [f"left aside{', too' if endings else ''}: {others}"] if others else []
     return "; ".join(parts) or "nothing else is there"
 
 

@@ -142,7 +142,7 @@ def test_other_endings_are_counted_and_named(store: str):
     assert ids == ["a.jpg", "c.jfif", "f.jpe"]
     assert left_aside == {".heic": 2, ".jp2": 1, "no ending": 2, "hidden": 3}
     assert describe(left_aside) == (
-        "5 files of other endings were left aside (.heic 2, no ending 2, .jp2 1); 3 hidden were"
+        "5 files of other endings were left aside (.heic 2, no ending 2, .jp2 1); left aside, too: 3 hidden"
     )
     assert listed(f"{store}/*.jpg")[1] == {"hidden": 2}
     with pytest.raises(ManifestError, match=r"holds no image.*1 files of other endings were left aside \(\.jp2 1\)"):
