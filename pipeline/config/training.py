@@ -14,17 +14,20 @@ class TrainingSetConfig:
     """Stage-1 and stage-2 examples from annotated images (paper sections 4 and 6)."""
 
     data: tuple[str, ...]
-    """Folders, local or s3://, each in one of three layouts. PASCAL VOC: JPEGImages, SegmentationClass,
+    """Folders, local or s3://, each in one of four layouts. PASCAL VOC: JPEGImages, SegmentationClass,
     SegmentationObject (optional: objects are else the connected parts of a class),
     ImageSets/Segmentation (optional: all masks are else taken for training).
     SBD: img, cls, inst; all for training but what the VOC folders hold.
-    COCO: annotations/instances_<split>.json and the images in <split> or images."""
+    COCO: annotations/instances_<split>.json and the images in <split> or images.
+    Plain folders: images, masks and classes.txt, split by `val-share`."""
     output: str
     """Folder, local or s3://, for the two indexes of windows: new, or begun with these same settings."""
     train_split: str = "train"
     """VOC: name of the training list in ImageSets/Segmentation. COCO: as in the file's name, such as train2017."""
     val_split: str = "val"
     """The same for validation."""
+    val_share: float | None = None
+    """Plain folders: part of the images that is for validation, chosen by their names. Default: 0.2."""
     classes: str | None = None
     """File with one class name a line, background first. Default: what the folders say,
     which must agree: COCO's categories, a folder's `classes.txt`, else VOC's 21."""
@@ -67,6 +70,8 @@ class TrainingSetConfig:
             "its paths are below one folder; give one as `data`",
         )
         require(len(self.data) > 0, "data", self.data, "at least one folder is needed")
+        share = self.val_share
+        require(share is None or 0 <= share < 1, "val_share", share, "must be at least 0 and below 1")
         require(0 < self.min_iou < 1, "min_iou", self.min_iou, "must lie in 0..1")
         require(self.windows_per_image >= 1, "windows_per_image", self.windows_per_image, "must be at least 1")
         require(

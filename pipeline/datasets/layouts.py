@@ -1,7 +1,8 @@
-"""Annotated images on disk, in three layouts: PASCAL VOC's, that of its extension SBD, and COCO's."""
+"""Annotated images on disk, in four layouts: PASCAL VOC's, that of its extension SBD, COCO's, and plain folders."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
@@ -15,7 +16,9 @@ from pipeline.datasets.coco import Coco, read_coco
 from pipeline.imaging.images import SUPPORTED
 
 SPLITS = ("train", "val")
-Layout = Literal["voc", "sbd", "coco"]
+Layout = Literal["voc", "sbd", "coco", "folders"]
+VAL_SHARE = 0.2
+"""Of the images in plain folders, which have no lists."""
 
 
 class Pair(NamedTuple):
@@ -61,9 +64,14 @@ def list_images(config: TrainingSetConfig) -> Images:
     for number, root in enumerate(config.data):
         layout = layout_of(root)
         if layout != "coco" and config.classes is None:
-            class_lists[root] = voc.class_names(root)
+            class_lists[root] = _own_classes(root) if layout == "folders" else voc.class_names(root)
         if layout == "sbd":
             from_sbd += sbd_pairs(root)
+            continue
+        if layout == "folders":
+            share = VAL_SHARE if config.val_share is None else config.val_share
+            for split, found in zip(SPLITS, folder_pairs(root, share), strict=True):
+                pairs[split] += found
             continue
         for split, name in zip(SPLITS, (config.train_split, config.val_split), strict=True):
             if layout == "coco":
@@ -125,14 +133,15 @@ def layout_of(root: str) -> Layout:
     """Which layout a folder has.
 
     Raises:
-        FileNotFoundError: none of the three.
+        FileNotFoundError: none of the four.
     """
-    folders: dict[Layout, str] = {"voc": voc.IMAGES, "sbd": "cls", "coco": "annotations"}
+    folders: dict[Layout, str] = {"voc": voc.IMAGES, "sbd": "cls", "coco": "annotations", "folders": "masks"}
     for layout, folder in folders.items():
         if storage.is_folder(storage.join(root, folder)):
             return layout
     raise FileNotFoundError(
-        f"{root} has none of the folders that tell a layout: JPEGImages (PASCAL VOC), cls (SBD), annotations (COCO)"
+        f"{root} has none of the folders that tell a layout: JPEGImages (PASCAL VOC), cls (SBD), annotations (COCO), "
+        "masks (with images and classes.txt)"
     )
 
 
@@ -178,6 +187,38 @@ def sbd_pairs(root: str) -> list[Pair]:
     """
     class_masks = voc.files_by_name(storage.join(root, "cls"), (".mat",))
     return _pairs(root, list(class_masks), class_masks, ("img", "cls", "inst"), ".mat")
+
+
+def folder_pairs(root: str, val_share: float) -> tuple[list[Pair], list[Pair]]:
+    """Images with masks of two plain folders, split by their names: the same names give the same split everywhere.
+
+    Args:
+        root: folder with images/<name>.jpg and masks/<name>.png.
+        val_share: part of the images, 0..1, that is for validation: those whose names have the smallest hashes.
+
+    Returns:
+        Training and validation images, in order of names.
+
+    Raises:
+        FileNotFoundError: there is no folder `images`.
+        ValueError: two images or two masks have one name.
+    """
+    class_masks = voc.files_by_name(storage.join(root, "masks"), (".png",))
+    ranked = sorted(class_masks, key=lambda name: hashlib.sha256(name.encode()).digest())
+    count = round(val_share * len(ranked))
+    train, val = (
+        _pairs(root, sorted(names), class_masks, ("images", "masks", "objects"), ".png")
+        for names in (ranked[count:], ranked[:count])
+    )
+    return train, val
+
+
+def _own_classes(root: str) -> tuple[str, ...]:
+    uri = storage.join(root, voc.CLASSES)
+    if not storage.exists(uri):
+        raise FileNotFoundError(f"{uri} does not exist: write the names of the classes into it, a line each, in the "
+                                "order of the masks' values, background first")  # fmt: skip
+    return read_class_list(uri)
 
 
 def _pairs(

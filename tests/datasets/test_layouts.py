@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 
 import cv2
@@ -269,6 +270,47 @@ def built(root, tmp_path, capsys):
     said = capsys.readouterr()
     rows = read_index(index_uri(out, 1, "train")).to_pylist() if code == 0 else []
     return code, [row["image_uri"].rpartition("/")[2] for row in rows], said.out + said.err
+
+
+@pytest.fixture
+def plain_folder(tmp_path):
+    """Twenty images with masks in images/ and masks/, and an image without one."""
+    root = tmp_path / "plain"
+    for folder in ("images", "masks"):
+        (root / folder).mkdir(parents=True)
+    (root / "classes.txt").write_text("background\nthing\n")
+    labels = np.zeros((HEIGHT, WIDTH), np.uint8)
+    labels[30:90, 20:100] = 1
+    for number in range(20):
+        Image.fromarray(np.full((HEIGHT, WIDTH, 3), 90, np.uint8)).save(root / "images" / f"IMG {number}.jpg")
+        Image.fromarray(labels).save(root / "masks" / f"IMG {number}.png")
+    Image.new("RGB", (WIDTH, HEIGHT)).save(root / "images" / "without.jpg")
+    return root
+
+
+def test_plain_folders_are_split_by_name_the_same_way_everywhere(plain_folder, tmp_path):
+    def split(root, **settings):
+        images = list_images(TrainingSetConfig((str(root),), str(tmp_path / "out"), **settings))
+        assert images.class_names == ("background", "thing")
+        return [[pair.image_uri.rpartition("/")[2] for pair in pairs] for pairs in (images.train, images.val)]
+
+    train, val = split(plain_folder)
+    assert (len(train), len(val)) == (16, 4)
+    assert sorted(train + val) == sorted(f"IMG {number}.jpg" for number in range(20))
+    smallest = sorted(range(20), key=lambda number: hashlib.sha256(f"IMG {number}".encode()).hexdigest())[:4]
+    assert val == sorted(f"IMG {number}.jpg" for number in smallest)
+    assert split(plain_folder.rename(tmp_path / "moved")) == [train, val]
+    assert [len(part) for part in split(tmp_path / "moved", val_share=0.5)] == [10, 10]
+    assert split(tmp_path / "moved", val_share=0.0)[1] == []
+
+
+def test_plain_folders_become_a_training_set(plain_folder, tmp_path, capsys):
+    out = str(tmp_path / "out")
+    assert main(["--data", str(plain_folder), "--output", out, "--val-share", "0.1"], in_process) == 0
+    assert [len(read_index(index_uri(out, 1, part))) for part in ("train", "val")] == [18, 2]
+    (plain_folder / "classes.txt").unlink()
+    assert main(["--data", str(plain_folder), "--output", str(tmp_path / "other")], in_process) == 2
+    assert "classes.txt does not exist: write the names" in capsys.readouterr().err
 
 
 def test_two_images_of_one_name_are_refused_by_name_unless_no_list_holds_it(own_folder, tmp_path, capsys):
