@@ -25,7 +25,7 @@ from pipeline.stages.predict import PredictStage, load_predict
 from pipeline.stages.propose import propose_stage
 from pipeline.stages.refine import refine_stage
 from pipeline.stages.rows import start_rows
-from pipeline.stages.write import write_stage
+from pipeline.stages.write import stage_rows, write_files
 
 IMAGES_PER_TASK = 4
 JOB = Path(__file__).parents[2] / "jobs" / "segment_dataset.py"
@@ -78,5 +78,5 @@ def _all_stages(part: pa.Table, config: SegmentConfig, lease: Lease) -> dict[str
     table = propose_stage(decode_stage(start_rows(part), config.decode), config.propose)
     names = tuple(str(number) for number in range(_predict.num_classes))  # nobody reads these results
     refined = refine_stage(_predict(table), config.refine, len(names))
-    (counts,) = write_stage(refined, lease, names, masks=config.masks).to_pylist()
-    return dict(counts)
+    write_files(refined, lease, masks=True)
+    return stage_rows(refined.to_pylist(), lease, names)

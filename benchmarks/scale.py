@@ -17,14 +17,16 @@ import pyarrow as pa
 from benchmarks.config import Scale
 from pipeline import storage
 from pipeline.cluster import connect
-from pipeline.cluster.graph import RemoteLedger, build_dataset
+from pipeline.cluster.graph import RemoteLedger, RemoteSink, build_dataset
 from pipeline.cluster.plan import plan
 from pipeline.cluster.profile import Works
 from pipeline.config import SegmentConfig
 from pipeline.inputs.manifest import build_manifest
 from pipeline.outputs.results import OK, write_rows
-from pipeline.run.record import open_run
+from pipeline.run.record import RunRecord, open_run
+from pipeline.run.saver import Saver
 from pipeline.stages.rows import STAGES
+from pipeline.stages.write import Counts, rows_in_a_file
 
 CLASSES = ("background", "thing")
 ROWS_PER_FILE = 10_000
@@ -49,14 +51,11 @@ class _Steps:
         started = time.perf_counter()
         run = self._step("open the run", lambda: open_run(settings, "null", CLASSES, manifest))
         todo = self._step("resume filter", run.todo)
-        pools, ledger = plan(settings), RemoteLedger()
-        dataset = build_dataset(todo, NULL_WORKS, settings, CLASSES, pools, run.lease, ledger)
-        rows = iter(dataset.iter_rows())
-        first = self._step("start of the graph, to the first rows in place", lambda: _commit(run.lease, next(rows)))
-        resumed = time.perf_counter() - started
         began = time.perf_counter()
-        done_now = first + sum(_commit(run.lease, counts) for counts in rows)
-        rate = (done_now - first) / max(time.perf_counter() - began, 1e-9)
+        saved = _work_through(run, todo, settings)
+        self._row("start of the graph, to the first rows in place", saved[0][0] - began)
+        resumed = saved[0][0] - started
+        rate = (len(todo) - saved[0][1]) / max(saved[-1][0] - saved[0][0], 1e-9)
         found = self._step("audit", run.audit)
         run.lease.release()
         assert found.complete, found
@@ -77,9 +76,22 @@ class _Steps:
         self.rows.append({"step": name, "seconds": seconds, "peak memory of the driver so far, GiB": peak})
 
 
-def _commit(lease: Any, counts: dict[str, Any]) -> int:
-    lease.commit(counts["parts"])
-    return int(counts["ok"])
+def _work_through(run: RunRecord, todo: pa.Table, settings: SegmentConfig) -> list[tuple[float, int]]:
+    """Do what is left; returns when each file was in its place, and how many images were in it."""
+    saved: list[tuple[float, int]] = []
+
+    def save(counts: Counts) -> None:
+        run.lease.commit(counts["parts"])
+        saved.append((time.perf_counter(), counts["ok"]))
+
+    ledger = RemoteLedger()
+    sink = RemoteSink(run.lease, CLASSES, rows_in_a_file(len(todo), settings.rows_per_file))
+    dataset = build_dataset(todo, NULL_WORKS, settings, plan(settings), run.lease, ledger, sink)
+    saver = Saver(sink.collect, save, check=lambda: None, stop=lambda: None)
+    for _ in dataset.iter_internal_ref_bundles():
+        pass
+    saver.close()
+    return saved
 
 
 def _write_manifest(uri: str, images: int) -> None:

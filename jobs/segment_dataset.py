@@ -53,6 +53,7 @@ from pipeline.proposals.edgeboxes import check_edges
 from pipeline.proposals.given import check_given
 from pipeline.run.record import RunRecord, Summary, open_run, recorded_settings
 from pipeline.stages.rows import STAGES
+from pipeline.stages.write import rows_in_a_file
 
 EXIT_DONE, EXIT_ARGUMENTS, EXIT_STOPPED, EXIT_ERRORS = 0, 2, 3, 4
 BAD_ARGUMENTS = (ConfigError, ManifestError, CheckpointError, FolderError, storage.StorageError, OSError)
@@ -226,8 +227,9 @@ def show_plan(config: SegmentConfig, info: CheckpointInfo, manifest: pa.Table) -
     console.print(f"{len(manifest)} images, {done} done before; {classes(info)}")
     console.print(f"first ids: {', '.join(manifest['image_id'][:5].to_pylist())}")
     console.print(f"stages: {' -> '.join(STAGES)} -> write; {pools.describe()}")
-    files = -(-(len(manifest) - done) // config.rows_per_file)
-    console.print(f"about {files} files of {config.rows_per_file} rows in {config.output}, with columns:")
+    rows = rows_in_a_file(len(manifest) - done, config.rows_per_file)
+    files = -(-(len(manifest) - done) // rows)
+    console.print(f"about {files} files of {rows} rows, more in a slow run, in {config.output}, with columns:")
     console.print(", ".join(RESULTS_SCHEMA.names))
     return EXIT_DONE
 

@@ -6,19 +6,20 @@ import gc
 import os
 import signal
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from types import FrameType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import pyarrow as pa
 import ray
+from ray.data import Dataset
 
 from pipeline import storage
 from pipeline.cluster import connect
-from pipeline.cluster.graph import RemoteLedger, build_dataset, real_works
+from pipeline.cluster.graph import RemoteLedger, RemoteSink, build_dataset, real_works
 from pipeline.cluster.plan import pace, plan
 from pipeline.cluster.pools import Outlook, Pools, outlook
 from pipeline.cluster.profile import PROBED, Works
@@ -28,7 +29,9 @@ from pipeline.models.checkpoint_header import CheckpointInfo
 from pipeline.outputs.lease import BEAT_SECONDS
 from pipeline.run.error_line import in_short
 from pipeline.run.record import RunRecord, Summary
+from pipeline.run.saver import Saver
 from pipeline.run.watch import Watch
+from pipeline.stages.write import Counts, rows_in_a_file
 
 PROBE_FROM = 100  # images; with fewer, timing the stages takes longer than a better plan saves
 PAUSES = (10.0, 60.0, 300.0, 900.0)
@@ -73,12 +76,12 @@ class Driver:
         if self.config.plan == "auto" and len(todo) >= PROBE_FROM:
             pools = self._timed_plan(works, pools, todo)
         try:
-            self._run_graphs(todo, works, pools)
+            self.run_graphs(todo, works, pools)
         finally:
             with suppress(Exception):  # a cluster that is gone cannot say
                 self.summary.faults["nodes_lost"] += connect.lost_machines() - lost_before
 
-    def _run_graphs(self, todo: pa.Table, works: Works, pools: Pools) -> None:
+    def run_graphs(self, todo: pa.Table, works: Works, pools: Pools) -> None:
         """Run the graph, and where it breaks another one for what is left, planned for the cluster as it is then.
 
         Ray does the work of lost processes and machines again by itself. What it cannot mend ends a graph: the ledger
@@ -110,32 +113,51 @@ class Driver:
             left = None
 
     def _run_graph(self, todo: pa.Table, works: Works, pools: Pools, started: float) -> None:
-        """Run one graph over images, commit and add up what its write tasks report."""
+        """Run one graph over images; what it finishes is put in place meanwhile, and at its end, whatever ends it."""
         self.run.lease.check()
         self.tell(pools.describe())
-        ledger = RemoteLedger()
+        before = self.summary.images
+        rows_per_file = rows_in_a_file(len(todo), self.config.rows_per_file)
+        ledger, sink = RemoteLedger(), RemoteSink(self.run.lease, self.info.class_names, rows_per_file)
+        graph = build_dataset(todo, works, self.config, pools, self.run.lease, ledger, sink)
+
+        def save(counts: Counts) -> None:
+            self.run.lease.commit(counts["parts"])
+            self.summary.add(counts, time.perf_counter() - started)
+
+        saver = Saver(sink.collect, save, lambda: self.summary.check(self.config.max_error_rate), _end_this_process)
         watch = Watch(
             self.run.lease,
             lambda: ray.get(ledger.actor.progress.remote(), timeout=BEAT_SECONDS),
+            lambda: self.summary.images - before,
             len(todo),
             self.config.stall_timeout,
             self.tell,
-            lambda: os.kill(os.getpid(), signal.SIGTERM),
+            _end_this_process,
         )
-        graph = build_dataset(todo, works, self.config, self.info.class_names, pools, self.run.lease, ledger)
         try:
-            for counts in graph.iter_rows():
-                self.run.lease.commit(counts["parts"])
-                self.summary.add(counts, time.perf_counter() - started)
-                self.summary.check(self.config.max_error_rate)
+            with _told_to_stop(saver.close):
+                try:
+                    _work_through(graph)
+                except Exception:
+                    saver.close()
+                    raise
+                saver.close()
         except KeyboardInterrupt:
-            if watch.reason is None:
-                raise
-            raise WorkBrokenError(watch.reason) from None
+            if saver.reason is not None:
+                raise saver.reason from None
+            if watch.reason is not None:
+                raise WorkBrokenError(watch.reason) from None
+            if saver.unsaved is not None:
+                self.tell(f"images that were finished are not saved: {in_short(saver.unsaved)}")
+            raise
         finally:
+            saver.close(patience=0)  # it has ended, unless this call was told to stop twice
             watch.close()
             self.summary.faults["attempts_lost"] += watch.last.lost
             self.summary.faults["requests_repeated"] += watch.last.repeated + storage.retries(reset=True)
+        if saver.unsaved is not None:
+            raise saver.unsaved
 
     def _timed_plan(self, works: Works, pools: Pools, todo: pa.Table) -> Pools:
         """The pools for stages that were timed on a few images; `pools` where that cannot be done."""
@@ -166,6 +188,51 @@ def _promise(expected: Outlook, images: int, price: float | None) -> str:
         f"bound by {expected.bound}: about {expected.images_per_second:.2f} images/s, "
         f"{timedelta(seconds=round(hours * 3600))} for {images} images{cost}"
     )
+
+
+def _work_through(graph: Dataset) -> None:
+    """Run a graph to its end.
+
+    Raises:
+        RayError: a task failed, or a process was lost that Ray cannot replace.
+        WorkBrokenError: Ray Data's own trouble. Nothing of this project runs in this process meanwhile, so whatever
+            type an exception has (`ExecutionTimeoutError` and `SystemException` are plain ones, and its scheduler may
+            trip over anything), it says that this graph cannot go on.
+    """
+    try:
+        for _ in graph.iter_internal_ref_bundles():
+            pass
+    except ray.exceptions.RayError:
+        raise
+    except Exception as error:
+        said, *_ = str(error).splitlines() or [""]
+        raise WorkBrokenError(f"{type(error).__name__}: {said}") from error
+
+
+@contextmanager
+def _told_to_stop(first: Callable[[], None]) -> Iterator[None]:
+    """Within, Ctrl-C and a request to end call `first` before they interrupt; a second one interrupts at once.
+
+    What `first` does has to come before Ray Data hears of the interruption: it takes seconds to shut down, and `ray job
+    stop` gives three.
+    """
+
+    def stop(number: int, frame: FrameType | None) -> NoReturn:
+        signal.signal(signal.SIGINT, _stop)
+        signal.signal(signal.SIGTERM, _stop)
+        first()
+        _stop(number, frame)
+
+    before: dict[int, Any] = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _end_this_process() -> None:
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _stop(_signal: int, _frame: FrameType | None) -> NoReturn:

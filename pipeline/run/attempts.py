@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -19,6 +20,9 @@ from pipeline import storage
 from pipeline.outputs.results import OK
 from pipeline.stages import rows as r
 from pipeline.stages.rows import Work
+
+Keep = Callable[[pa.Table], None]
+"""What makes rows safe."""
 
 
 class WorkerDied(RuntimeError):  # noqa: N818  (the name is the error type users read)
@@ -81,11 +85,14 @@ class Book(Protocol):
         """See `Ledger.leave`."""
 
 
-def guarded(table: pa.Table, stage: str, work: Work, book: Book, max_attempts: int) -> pa.Table:
+def guarded(
+    table: pa.Table, stage: str, work: Work, book: Book, max_attempts: int, keep: Keep = lambda _: None
+) -> pa.Table:
     """Do a stage's work on a table of images, one by one where the process died over them before.
 
     An image over which the process died `max_attempts` times while it was worked on alone is failed, with error type
-    `WorkerDied`; the death of a whole table's process says of no image that it was to blame.
+    `WorkerDied`; the death of a whole table's process says of no image that it was to blame. `keep` gets what came
+    out before the attempt counts as ended.
     """
     key = hashlib.sha256("\n".join(table["image_id"].to_pylist()).encode()).hexdigest()
     if book.enter(stage, key) == 0:
@@ -93,6 +100,7 @@ def guarded(table: pa.Table, stage: str, work: Work, book: Book, max_attempts: i
     else:
         alone = [table.slice(i, 1) for i in range(len(table))]
         result = pa.concat_tables([_alone(one, stage, work, book, max_attempts) for one in alone])
+    keep(result)
     book.leave(stage, key, len(table), storage.retries(reset=True))
     return result
 

@@ -44,7 +44,7 @@ class Summary:
     """Of one process for an image in each stage, timed before the run (`probe.probe`); empty if it was not."""
 
     def add(self, counts: dict[str, Any], seconds: float) -> None:
-        """Add what one write task reported (`stages.write_stage`), `seconds` after the start."""
+        """Add what one file holds (`stages.write.Counts`), put in place `seconds` after the start."""
         self.seconds = seconds
         self.ok += counts["ok"]
         self.failed += counts["failed"]

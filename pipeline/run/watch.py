@@ -24,6 +24,7 @@ class Watch:
     Args:
         lease: the run's.
         progress: how far the run is; may raise while the cluster is in trouble.
+        saved: how many of its images are in their place.
         total: images to do.
         stall_timeout: seconds without a finished image in any stage after which the run is ended.
         tell: prints a line.
@@ -34,6 +35,7 @@ class Watch:
         self,
         lease: Lease,
         progress: Callable[[], Progress],
+        saved: Callable[[], int],
         total: int,
         stall_timeout: float,
         tell: Callable[[str], None],
@@ -44,7 +46,8 @@ class Watch:
         """Why the run was ended from here, if it was."""
         self.last = Progress({}, lost=0, repeated=0, idle_seconds=0.0)
         """How far the run was when last heard of."""
-        self._lease, self._progress, self._total, self._stall_timeout = lease, progress, total, stall_timeout
+        self._lease, self._progress, self._saved = lease, progress, saved
+        self._total, self._stall_timeout = total, stall_timeout
         self._tell, self._stop, self._period = tell, stop, period
         self._started = self._told = time.monotonic()
         self._first: tuple[float, int] | None = None  # when images were first seen done, and how many
@@ -101,4 +104,4 @@ class Watch:
             rate = (done - before) / (now - since)
             speed = f", {rate:.2f} images/s, {timedelta(seconds=round((self._total - done) / rate))} left"
         lost = f", {self.last.lost} attempts lost" if self.last.lost else ""
-        return self._tell(f"{done} of {self._total} images{speed}{lost} ({through})")
+        return self._tell(f"{self._saved()} of {self._total} images saved{speed}{lost} ({through})")

@@ -1,45 +1,143 @@
-"""The write stage: rows to staged files of results and errors, and masks."""
+"""The write stage: refined rows to mask files, and to staged files of results and errors.
+
+Masks are written where they are made. Rows go to one sink a run, which gathers them: a file of results holds many
+images, and no image waits for long.
+"""
 
 from __future__ import annotations
 
+import threading
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from pipeline import storage
 from pipeline.outputs.lease import Lease
 from pipeline.outputs.probabilities import probabilities_uri
 from pipeline.outputs.results import OK, write_mask, write_rows
 from pipeline.stages import rows as r
+from pipeline.stages.rows import Row
+
+LONGEST_WAIT = 60.0
+"""Seconds that a finished image waits for others to share its file of results."""
+FIRST_FILES = 16
+"""A run fills at least so many files, if it has the images: the first are in place long before the last is made."""
+FILES_AT_ONCE = 4  # on S3 the time of a file is the waiting for an answer
+
+Counts = dict[str, Any]
+"""What a staged file holds: `parts` to commit, `ok`, `failed`, `requests_repeated`, and for each stage `rows_<stage>`
+and `seconds_<stage>`: rows that entered it, the time they took."""
 
 
-def write_stage(table: pa.Table, lease: Lease, class_names: tuple[str, ...], *, masks: bool) -> pa.Table:
-    """Stage the rows as files of results and errors, write masks as PNG files if asked; return one row of counts.
+def rows_in_a_file(images: int, rows_per_file: int) -> int:
+    """How many images a file of results takes in a run of so many."""
+    return max(1, min(rows_per_file, images // FIRST_FILES))
 
-    The files are in their place only when the driver has committed them (`Lease.commit`). An output that cannot be
-    written is no fault of an image: the exception ends the run, which can be resumed.
 
-    Returns:
-        `parts` to commit, `ok`, `failed`, `requests_repeated`, and for each stage `rows_<stage>` and
-        `seconds_<stage>`: rows that entered it, time they took.
+def write_files(table: pa.Table, lease: Lease, *, masks: bool) -> None:
+    """Write the good rows' masks as PNG files, if asked, and the probabilities that are to be kept, in place.
+
+    Their rows come after them, so an image in the results has its files.
 
     Raises:
         LeaseError: another run took the output over; it may be making other masks.
+        OSError: the output cannot be written, which is no fault of an image.
     """
-    rows = table.to_pylist()
+    rows = table.select(["image_id", "status", "mask", "saved_probabilities"]).to_pylist()
     good = [row for row in rows if row["status"] == OK]
-    saved = [row for row in good if row["saved_probabilities"] is not None]
-    if masks or saved:  # before the rows: an image in the results has its files
+    work = [partial(write_mask, lease.output, row["image_id"], row["mask"]) for row in good if masks]
+    for row in good:
+        if row["saved_probabilities"] is not None:
+            uri = probabilities_uri(lease.output, row["image_id"])
+            work.append(partial(storage.write_atomic, uri, row["saved_probabilities"]))
+    if work:
         lease.check()
-    for row in good if masks else []:
-        write_mask(lease.output, row["image_id"], row["mask"])
-    for row in saved:
-        storage.write_atomic(probabilities_uri(lease.output, row["image_id"]), row["saved_probabilities"])
+    with ThreadPoolExecutor(FILES_AT_ONCE) as pool:
+        list(pool.map(lambda write: write(), work))
+
+
+class Sink:
+    """Gathers rows and stages them as files; several threads may call it.
+
+    Work that is done twice, for a process that was lost, brings the same rows twice: the first counts.
+
+    Args:
+        lease: whose staging folder gets the files; they are in place only when the driver has committed them.
+        class_names: background first.
+        rows_per_file: a file is staged when so many rows wait.
+        longest_wait: seconds after which it is staged with fewer.
+    """
+
+    def __init__(
+        self, lease: Lease, class_names: tuple[str, ...], rows_per_file: int, longest_wait: float = LONGEST_WAIT
+    ) -> None:
+        self._lease, self._class_names = lease, class_names
+        self._rows_per_file, self._longest_wait = rows_per_file, longest_wait
+        self._lock = threading.Lock()
+        self._known: set[int] = set()
+        self._waiting: list[Row] = []
+        self._oldest = 0.0  # when the first row that waits came
+        self._staged: list[Counts] = []
+
+    def add(self, table: pa.Table) -> None:
+        """Take rows; returns when they are safe here, and where they fill a file, when it is staged.
+
+        Raises:
+            OSError: the output cannot be written.
+        """
+        with self._lock:
+            if not self._waiting:
+                self._oldest = time.monotonic()
+            for row in table.to_pylist():
+                key = hash(row["image_id"])
+                if key not in self._known:
+                    self._known.add(key)
+                    self._waiting.append(row)
+        self._stage(self._rows_per_file)
+
+    def collect(self, *, flush: bool = False) -> list[Counts]:
+        """What was staged since the last call; before that, stage what has waited too long, or with `flush` all.
+
+        Raises:
+            OSError: the output cannot be written.
+        """
+        with self._lock:
+            late = self._waiting and time.monotonic() - self._oldest >= self._longest_wait
+        self._stage(1 if flush or late else self._rows_per_file)
+        with self._lock:
+            staged, self._staged = self._staged, []
+        return staged
+
+    def _stage(self, least: int) -> None:
+        """Stage files while at least so many rows wait; other threads may add rows meanwhile."""
+        while True:
+            with self._lock:
+                if len(self._waiting) < least:
+                    return
+                rows, self._waiting = self._waiting[: self._rows_per_file], self._waiting[self._rows_per_file :]
+            try:
+                counts = stage_rows(rows, self._lease, self._class_names)
+            except BaseException:
+                with self._lock:
+                    self._waiting[:0] = rows
+                raise
+            with self._lock:
+                self._staged.append(counts)
+
+
+def stage_rows(rows: Sequence[Row], lease: Lease, class_names: tuple[str, ...]) -> Counts:
+    """Stage rows as one file of results and one of errors; says what they hold.
+
+    Raises:
+        OSError: they cannot be written.
+    """
     written = write_rows(lease.staged, rows, class_names)
-    counts: dict[str, Any] = written._asdict() | {"requests_repeated": storage.retries(reset=True)}
+    counts: Counts = written._asdict() | {"requests_repeated": storage.retries(reset=True)}
     for stage in r.STAGES:
-        seconds = table[f"seconds_{stage}"]
-        counts[f"rows_{stage}"] = len(seconds) - seconds.null_count
-        counts[f"seconds_{stage}"] = pc.sum(seconds).as_py() or 0.0
-    return pa.Table.from_pylist([counts])
+        seconds = [row[f"seconds_{stage}"] for row in rows if row[f"seconds_{stage}"] is not None]
+        counts |= {f"rows_{stage}": len(seconds), f"seconds_{stage}": sum(seconds)}
+    return counts

@@ -6,16 +6,22 @@ import re
 import signal
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 import ray
 from conftest import exit_code, pid_of, write_tiles
+from empty_stages import MANIFEST, driver_of, empty_stages
+from ray.data import Dataset
+from ray.data._internal.execution.no_progress_guard import NoProgressGuard
+from ray.data.exceptions import SystemException
 
 from jobs.segment_dataset import main
 from pipeline.cluster import connect, driver
-from pipeline.cluster.plan import pace
+from pipeline.cluster.plan import pace, plan
 from pipeline.cluster.pools import Pools
 from pipeline.cluster.profile import Works
 from pipeline.inputs.manifest import build_manifest
@@ -94,3 +100,59 @@ def test_timing_that_does_not_end_is_given_up_and_keeps_nothing(in_ray, photos):
         time.sleep(0.1)
     else:
         pytest.fail(f"still taken: {ray.available_resources()}")
+
+
+def break_with_rays_own_clock(monkeypatch, output: Path) -> None:
+    """The first graph gets the clock that `build_dataset` stops; it strikes while the gate is shut."""
+    build = driver.build_dataset
+
+    def once(*arguments: Any) -> Dataset:
+        monkeypatch.setattr(driver, "build_dataset", build)
+        graph = build(*arguments)
+        assert graph.context.execution_no_progress_timeout_s == -1
+        graph.context.execution_no_progress_timeout_s = 3.0
+        return graph
+
+    monkeypatch.setattr(driver, "build_dataset", once)
+
+
+def break_with(error: Exception) -> Callable[[pytest.MonkeyPatch, Path], None]:
+    def prepare(monkeypatch: pytest.MonkeyPatch, output: Path) -> None:
+        """Something in Ray Data's scheduler trips once, when there are results."""
+
+        def trip(_: NoProgressGuard) -> None:
+            if list((output / "results").glob("*.parquet")):
+                monkeypatch.setattr(NoProgressGuard, "check", lambda _: None)
+                raise error
+
+        monkeypatch.setattr(NoProgressGuard, "check", trip)
+
+    return prepare
+
+
+@pytest.mark.parametrize(
+    ("prepare", "named"),
+    [
+        (break_with_rays_own_clock, "ExecutionTimeoutError"),
+        (break_with(SystemException("of Ray's inside")), "SystemException: of Ray's inside"),
+        (break_with(KeyError("operator 7")), "KeyError: 'operator 7'"),
+        (break_with(AssertionError()), "AssertionError"),
+    ],
+)
+def test_whatever_ray_raises_is_a_broken_graph(in_ray, tmp_path, monkeypatch, prepare, named):
+    output, gate, told = tmp_path / "out", tmp_path / "gate", []
+    monkeypatch.setattr(driver, "PAUSES", (0.1,))
+    prepare(monkeypatch, output)
+
+    def tell(line: str) -> None:
+        told.append(line)
+        if "broke off" in line:
+            gate.touch()
+
+    call = driver_of(output, tell)
+    call.run_graphs(MANIFEST, empty_stages(gate), plan(call.config))
+    found = audit(str(output), MANIFEST)
+    assert (found.ok, found.complete) == (len(MANIFEST), True)
+    (broken,) = [line for line in told if "the work broke off" in line]
+    assert named in broken
+    assert call.summary.faults["graphs_broken"] == 1

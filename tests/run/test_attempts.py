@@ -82,3 +82,15 @@ def test_stages_are_counted_apart():
     seen: list[list[str]] = []
     guarded(table("a", "b"), "propose", deadly(set(), seen), ledger, 3)
     assert seen == [["a", "b"]]
+
+
+def test_what_came_out_is_kept_before_the_attempt_ends():
+    ledger, kept = Ledger(), []
+
+    def keep(result: pa.Table) -> None:
+        assert ledger.progress().done == {}
+        kept.append(result["image_id"].to_pylist())
+
+    guarded(table("a", "b"), "refine", lambda rows: rows, ledger, 3, keep)
+    assert kept == [["a", "b"]]
+    assert ledger.progress().done == {"refine": 2}

@@ -19,7 +19,7 @@ def lease(tmp_path):
 
 def watch_until(condition: threading.Event, lease, progress, stall_timeout: float = 100.0) -> tuple[Watch, list[str]]:
     lines: list[str] = []
-    watch = Watch(lease, progress, 10, stall_timeout, lines.append, condition.set, period=0.02)
+    watch = Watch(lease, progress, lambda: 0, 10, stall_timeout, lines.append, condition.set, period=0.02)
     assert condition.wait(PATIENCE)
     watch.close()
     return watch, lines
@@ -40,13 +40,14 @@ def test_it_tells_how_far_the_run_is(lease):
             enough.set()
         return states[min(len(lines), len(states) - 1)]  # the next one when the last was told
 
-    watch = Watch(lease, progress, 10, 100.0, lines.append, enough.set, period=0.02)
+    watch = Watch(lease, progress, lambda: len(lines), 10, 100.0, lines.append, enough.set, period=0.02)
     assert enough.wait(PATIENCE)
     watch.close()
     assert "none" in lines[0]
     assert "decode 3" in lines[1]
-    assert lines[2] == "4 of 10 images, 2 attempts lost (decode 5, refine 4)"  # no rate yet: Ray's start is not it
-    assert re.match(r"8 of 10 images, [\d.]+ images/s, \d+:\d\d:\d\d left, 2 attempts lost \(", lines[3])
+    # No rate yet: Ray's start is not it.
+    assert lines[2] == "2 of 10 images saved, 2 attempts lost (decode 5, refine 4)"
+    assert re.match(r"3 of 10 images saved, [\d.]+ images/s, \d+:\d\d:\d\d left, 2 attempts lost \(", lines[3])
     assert watch.reason is None
 
 

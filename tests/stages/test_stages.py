@@ -2,9 +2,11 @@
 
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 from io import BytesIO
+from itertools import chain
 from pathlib import Path
 
 import cv2
@@ -12,6 +14,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
 from pipeline.config import DecodeConfig, PredictConfig, ProposeConfig, RefineConfig, SegmentConfig
@@ -26,14 +30,14 @@ from pipeline.models.efficientnet import INPUT
 from pipeline.models.initialise import initialise
 from pipeline.models.litefcn import folded
 from pipeline.models.members import load_member
-from pipeline.outputs.lease import take_lease
+from pipeline.outputs.lease import Lease, take_lease
 from pipeline.outputs.results import read_errors, read_results
 from pipeline.stages.decode import decode_stage
 from pipeline.stages.predict import PredictStage, load_predict
 from pipeline.stages.propose import propose_stage
 from pipeline.stages.refine import load_refine, mean_per_class, refine_stage
 from pipeline.stages.rows import ROW_SCHEMA, image_of, start_rows, unpack
-from pipeline.stages.write import write_stage
+from pipeline.stages.write import Counts, Sink, rows_in_a_file, stage_rows, write_files
 
 torch.set_num_threads(1)
 REPOSITORY = Path(__file__).parents[2]
@@ -181,16 +185,16 @@ def test_the_crf_takes_a_batch_together_and_a_bad_image_fails_alone(manifest, pr
 def test_writing_gives_counts_and_files(manifest, predict, tmp_path):
     table = run_all(manifest, predict)
     lease = take_lease(str(tmp_path / "out"))
-    counts = write_stage(table, lease, CLASSES, masks=True).to_pylist()
-    assert len(counts) == 1
+    write_files(table, lease, masks=True)
+    counts = stage_rows(table.to_pylist(), lease, CLASSES)
     assert len(read_results(lease.output)) == 0  # nothing is in place before the driver commits it
-    lease.commit(counts[0]["parts"])
-    assert (counts[0]["ok"], counts[0]["failed"]) == (2, 2)
-    assert (counts[0]["rows_decode"], counts[0]["rows_refine"]) == (4, 2)
-    assert counts[0]["seconds_predict"] > 0
+    lease.commit(counts["parts"])
+    assert (counts["ok"], counts["failed"]) == (2, 2)
+    assert (counts["rows_decode"], counts["rows_refine"]) == (4, 2)
+    assert counts["seconds_predict"] > 0
     assert len(read_results(str(tmp_path / "out"))) == len(read_errors(str(tmp_path / "out"))) == 2
     assert sorted(p.name for p in (tmp_path / "out" / "masks").iterdir()) == ["a.png.png", "c.png.png"]
-    write_stage(table, take_lease(str(tmp_path / "bare")), CLASSES, masks=False)
+    write_files(table, take_lease(str(tmp_path / "bare")), masks=False)
     assert not (tmp_path / "bare" / "masks").exists()
 
 
@@ -198,15 +202,91 @@ def test_an_output_that_cannot_be_written_is_not_blamed_on_the_images(manifest, 
     lease = take_lease(str(tmp_path / "out"))
     (tmp_path / "out" / "masks").write_text("a file where the folder should be")
     with pytest.raises(OSError, match="masks"):
-        write_stage(run_all(manifest, predict), lease, CLASSES, masks=True)
+        write_files(run_all(manifest, predict), lease, masks=True)
 
 
 def test_masks_of_a_run_that_was_taken_over_are_not_written(manifest, predict, tmp_path):
     lease = take_lease(str(tmp_path / "out"))
     lease.release()
     with pytest.raises(LeaseError):
-        write_stage(run_all(manifest, predict), lease, CLASSES, masks=True)
+        write_files(run_all(manifest, predict), lease, masks=True)
     assert not (tmp_path / "out" / "masks").exists()
+
+
+def refined(*ids: str) -> pa.Table:
+    """Rows as the last stage makes them."""
+    rows = start_rows(pa.table({"image_id": ids, "uri": ids})).to_pylist()
+    done = {"mask": b"png", "pixel_counts": [1, 0, 0], "mean_probability": [0.5, None, None], "seconds_refine": 0.5}
+    return pa.Table.from_pylist([row | done for row in rows], schema=ROW_SCHEMA)
+
+
+def ids_in(lease: Lease, parts: list[Counts]) -> list[list[str]]:
+    """Commit files; returns the images of each, as they are in the results then."""
+    files = []
+    for counts in parts:
+        before = set(read_results(lease.output)["image_id"].to_pylist())
+        lease.commit(counts["parts"])
+        files.append(sorted(set(read_results(lease.output)["image_id"].to_pylist()) - before))
+    return files
+
+
+def test_a_sink_fills_files_and_keeps_no_row_for_long(tmp_path):
+    lease = take_lease(str(tmp_path / "out"))
+    patient = Sink(lease, CLASSES, rows_per_file=3, longest_wait=1e9)
+    patient.add(refined("a", "b"))
+    assert patient.collect() == []
+    patient.add(refined("c", "d"))
+    assert ids_in(lease, patient.collect()) == [["a", "b", "c"]]
+    assert patient.collect() == []  # d waits for others
+    patient.add(refined(*"efghijk"))
+    assert ids_in(lease, patient.collect()) == [["d", "e", "f"], ["g", "h", "i"]]
+    assert ids_in(lease, patient.collect(flush=True)) == [["j", "k"]]
+    assert patient.collect(flush=True) == []
+    hurried = Sink(lease, CLASSES, rows_per_file=3, longest_wait=0.0)
+    hurried.add(refined("x"))
+    assert ids_in(lease, hurried.collect()) == [["x"]]
+
+
+def test_rows_that_come_twice_count_once(tmp_path):
+    """A process was lost after its rows had arrived: Ray does its work again, cut in other batches."""
+    lease = take_lease(str(tmp_path / "out"))
+    sink = Sink(lease, CLASSES, rows_per_file=4)
+    for ids in ("ab", "cd", "bc", "abcde"):
+        sink.add(refined(*ids))
+    staged = sink.collect(flush=True)
+    assert ids_in(lease, staged) == [["a", "b", "c", "d"], ["e"]]
+    assert [counts["ok"] for counts in staged] == [4, 1]
+    assert sum(counts["seconds_refine"] for counts in staged) == pytest.approx(2.5)
+
+
+def test_a_sink_that_could_not_write_still_has_the_rows(tmp_path):
+    lease = take_lease(str(tmp_path / "out"))
+    staged = tmp_path / "out" / "run" / "staged"
+    staged.write_text("a file where the folder should be")
+    sink = Sink(lease, CLASSES, rows_per_file=2)
+    with pytest.raises(OSError, match="staged"):
+        sink.add(refined("a", "b"))
+    staged.unlink()
+    assert ids_in(lease, sink.collect(flush=True)) == [["a", "b"]]
+
+
+def test_many_may_add_to_a_sink_at_once(tmp_path):
+    lease = take_lease(str(tmp_path / "out"))
+    sink = Sink(lease, CLASSES, rows_per_file=5)
+    batches = [[f"{batch}-{number}" for number in range(3)] for batch in range(40)]
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda ids: sink.add(refined(*ids)), batches))
+    files = ids_in(lease, sink.collect(flush=True))
+    assert sorted(chain(*files)) == sorted(chain(*batches))
+    assert {len(file) for file in files} == {5}
+
+
+@given(st.integers(1, 10**7), st.integers(1, 10**4))
+def test_the_first_file_is_full_long_before_the_last_image_and_files_are_not_many(images, rows_per_file):
+    rows = rows_in_a_file(images, rows_per_file)
+    assert 1 <= rows <= rows_per_file
+    assert rows <= max(1, images / 16)
+    assert -(-images // rows) <= max(32, -(-images // rows_per_file))
 
 
 def test_mean_probability_of_each_class_over_its_pixels():
