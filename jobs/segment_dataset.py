@@ -51,7 +51,7 @@ from pipeline.models.checkpoint_header import (
 from pipeline.outputs.results import RESULTS_SCHEMA, finished_ids, read_errors
 from pipeline.proposals.edgeboxes import check_edges
 from pipeline.proposals.given import check_given
-from pipeline.run.record import RunRecord, Summary, open_run, recorded_settings
+from pipeline.run.record import RunRecord, Summary, open_run, recorded_settings, too_many
 from pipeline.stages.rows import STAGES
 from pipeline.stages.write import rows_in_a_file
 
@@ -181,7 +181,7 @@ def work(config: SegmentConfig, info: CheckpointInfo, run: RunRecord) -> int:
         code = EXIT_STOPPED
     try:
         run.lease.check()
-        return report(run, summary, code)
+        return report(run, summary, code, config.max_error_rate)
     except LeaseError as error:  # what is in the output is the other run's business now
         console.print(f"stopped: {error}")
         return EXIT_STOPPED
@@ -234,8 +234,11 @@ def show_plan(config: SegmentConfig, info: CheckpointInfo, manifest: pa.Table) -
     return EXIT_DONE
 
 
-def report(run: RunRecord, summary: Summary, code: int) -> int:
-    """Audit the output, write and print the summary; returns the exit code."""
+def report(run: RunRecord, summary: Summary, code: int, allowed: float | None) -> int:
+    """Audit the output, write and print the summary; returns the exit code.
+
+    The last line has the numbers, those of the images that failed included: who calls this from a script looks there.
+    """
     found = run.audit()
     content = run.write_summary(summary, found)
     alone = content["seconds_alone"]
@@ -246,17 +249,20 @@ def report(run: RunRecord, summary: Summary, code: int) -> int:
         table.add_row(stage, f"{totals['rows']:.0f}", f"{totals['seconds']:.1f}", f"{each:.3f}", *before)
     if any(totals["rows"] for totals in content["stages"].values()):
         console.print(table)
+    if found.failed:
+        show_failures(run.output)
+    if code == EXIT_DONE and not found.complete:
+        console.print(f"the audit found images missing or doubled: {found}")
+        code = EXIT_STOPPED
+    if code == EXIT_DONE and allowed is not None and too_many(found.failed, allowed, found.total):
+        console.print(f"more images failed than --max-error-rate {allowed:g} allows")
+        code = EXIT_ERRORS
+    if code == EXIT_DONE and found.failed and not found.ok:
+        code = EXIT_ERRORS
     console.print(
         f"{found.ok} of {found.total} images done, {found.failed} failed, {found.missing} left; "
         f"{content['seconds']:.1f} s, {content['images_per_second']:.2f} images/s"
     )
-    if found.failed:
-        show_failures(run.output)
-    if code == EXIT_DONE and found.failed and not found.ok:
-        return EXIT_ERRORS
-    if code == EXIT_DONE and not found.complete:
-        console.print(f"the audit found images missing or doubled: {found}")
-        return EXIT_STOPPED
     return code
 
 

@@ -125,7 +125,10 @@ class Driver:
             self.run.lease.commit(counts["parts"])
             self.summary.add(counts, time.perf_counter() - started)
 
-        saver = Saver(sink.collect, save, lambda: self.summary.check(self.config.max_error_rate), _end_this_process)
+        def check() -> None:
+            self.summary.check(self.config.max_error_rate, len(self.run.manifest))
+
+        saver = Saver(sink.collect, save, check, _end_this_process)
         watch = Watch(
             self.run.lease,
             lambda: ray.get(ledger.actor.progress.remote(), timeout=BEAT_SECONDS),

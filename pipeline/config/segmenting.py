@@ -198,15 +198,16 @@ class SegmentConfig:
     """Do the images that failed in earlier calls again."""
     dry_run: bool = False
     """Print the plan (images, pools, stages, columns) and end; writes nothing."""
-    max_error_rate: float = 0.05
-    """Stop with exit code 4 when more than this fraction of the images failed (looked at from 10 failures on)."""
+    max_error_rate: float | None = None
+    """Stop with exit code 4 as soon as more than this part of all images has failed; 0 allows none.
+    Default: when more than 0.05 of the images done so far have, looked at from 10 failures on."""
     max_attempts: int = 3
     """An image that kills the process working on it alone so many times becomes an error row."""
     stall_timeout: float = 1800.0
     """Seconds without a finished image in any stage after which the work counts as broken off: what is left begins
     anew, or the run ends as resumable (exit code 3)."""
     rows_per_file: int = 128
-    """Images in a Parquet file of results."""
+    """Images in a Parquet file of results, at most: after a minute it holds those that are finished."""
     plan: Literal["auto", "guess"] = "auto"
     """How the numbers of processes that are not given are found. `auto`: each stage is timed on a few images first,
     in runs of 100 images and more; `guess`: by the proportions of a small network."""
@@ -230,7 +231,8 @@ class SegmentConfig:
 
     def __post_init__(self) -> None:
         require(self.limit is None or self.limit >= 1, "limit", self.limit, "must be at least 1")
-        require(0 <= self.max_error_rate <= 1, "max_error_rate", self.max_error_rate, "must lie in 0..1")
+        rate = self.max_error_rate
+        require(rate is None or 0 <= rate <= 1, "max_error_rate", rate, "must lie in 0..1")
         require(self.rows_per_file >= 1, "rows_per_file", self.rows_per_file, "must be at least 1")
         require(self.max_attempts >= 1, "max_attempts", self.max_attempts, "must be at least 1")
         require(self.stall_timeout > 0, "stall_timeout", self.stall_timeout, "must be above 0")

@@ -26,6 +26,7 @@ from pipeline.stages.rows import STAGES
 
 RESULT_FOLDERS = ("results", "errors", "masks", "probabilities")
 ERRORS_BEFORE_STOPPING = 10  # fewer failures than this say nothing about a rate
+DEFAULT_ERROR_RATE = 0.05
 
 
 @dataclass
@@ -58,14 +59,27 @@ class Summary:
         """Put in place by this call, results and errors."""
         return self.ok + self.failed
 
-    def check(self, max_error_rate: float) -> None:
-        """Look at how many images failed, from `ERRORS_BEFORE_STOPPING` failures on.
+    def check(self, allowed: float | None, total: int) -> None:
+        """Look at how many images failed.
+
+        Args:
+            allowed: part of all images that may fail; None: `DEFAULT_ERROR_RATE` of those done so far, looked at from
+                `ERRORS_BEFORE_STOPPING` failures on.
+            total: images of the run.
 
         Raises:
-            TooManyErrors: more than this part of them.
+            TooManyErrors: more failed.
         """
-        if self.failed >= ERRORS_BEFORE_STOPPING and self.failed > max_error_rate * self.images:
-            raise TooManyErrors(f"{self.failed} of {self.images} images failed")
+        if allowed is None:
+            if self.failed >= ERRORS_BEFORE_STOPPING and self.failed > DEFAULT_ERROR_RATE * self.images:
+                raise TooManyErrors(f"{self.failed} of {self.images} images failed")
+        elif too_many(self.failed, allowed, total):
+            raise TooManyErrors(f"{self.failed} images failed, of {total}; --max-error-rate {allowed:g} allows no more")
+
+
+def too_many(failed: int, allowed: float, total: int) -> bool:
+    """Whether more than the part `allowed` of all images failed."""
+    return failed > allowed * total + 1e-9  # 0.29 of 100 is less than 29
 
 
 @dataclass(frozen=True)

@@ -117,7 +117,9 @@ def test_every_image_is_in_results_or_errors_and_the_job_ends_well(run):
     results, errors = read_results(str(output)), read_errors(str(output))
     assert len(results) == GOOD
     assert set(errors["image_id"].to_pylist()) == set(BAD)
-    assert f"{GOOD} of {GOOD + len(BAD)} images done, {len(BAD)} failed" in process.stdout
+    assert process.stdout.splitlines()[-1].startswith(
+        f"{GOOD} of {GOOD + len(BAD)} images done, {len(BAD)} failed, 0 left"
+    )
 
 
 def test_bad_images_say_what_is_wrong_with_them(run):
@@ -235,6 +237,16 @@ def test_another_runs_output_is_refused(run, photos, capsys):
     _, output = run
     assert exit_code(main, "--input", str(photos), "--output", str(output), *FAST, "--window", "direct") == 2
     assert "predict.window: 250-224 -> direct" in capsys.readouterr().err
+
+
+def test_a_run_with_more_failures_than_it_was_told_to_allow_ends_with_4(run, photos, capsys):
+    """Also when the last of it was done before: a script that repeats the command gets the same answer."""
+    _, output = run
+    for allowed, code in ((len(BAD) / (GOOD + len(BAD)), 0), (0.2, 4), (0, 4)):
+        assert segment_here("--input", photos, "--output", output, *FAST, "--max-error-rate", allowed) == code
+        told = capsys.readouterr().out.splitlines()
+        assert told[-1].startswith(f"{GOOD} of {GOOD + len(BAD)} images done, {len(BAD)} failed")
+        assert (f"more images failed than --max-error-rate {allowed:g} allows" in told) == (code == 4)
 
 
 def test_nothing_but_bad_images_ends_with_4(photos, tmp_path, in_ray):

@@ -1,6 +1,7 @@
 """Whose results a folder holds, and what is left to do."""
 
 import json
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,10 +10,10 @@ import pytest
 
 from pipeline.config import EnsembleConfig, PredictConfig, RefineConfig, SegmentConfig
 from pipeline.config.earlier import RUNS, as_begun
-from pipeline.errors import FolderError, FolderInUseError
+from pipeline.errors import FolderError, FolderInUseError, TooManyErrors
 from pipeline.outputs.lease import take_lease
 from pipeline.outputs.results import write_rows
-from pipeline.run.record import RunRecord, Summary, recorded_settings
+from pipeline.run.record import RunRecord, Summary, recorded_settings, too_many
 from pipeline.run.record import open_run as open_and_keep
 
 CLASSES = ("background", "cat")
@@ -187,3 +188,28 @@ def test_an_output_of_an_earlier_version_goes_on_as_it_was_begun(config):
 
 def test_a_new_output_takes_the_settings_of_now(config):
     assert as_begun(config, recorded_settings(config.output), RUNS, config, print) == config
+
+
+@pytest.mark.parametrize(
+    ("allowed", "failed", "done", "stops"),
+    [
+        (None, 9, 9, False),  # says nothing about a rate
+        (None, 10, 200, False),
+        (None, 10, 199, True),
+        (0.0, 0, 50, False),
+        (0.0, 1, 50, True),
+        (0.3, 3, 3, False),  # all so far, and three of ten are allowed
+        (0.3, 4, 9, True),
+        (0.1, 12, 12, True),
+        (1.0, 10, 10, False),
+    ],
+)
+def test_a_run_stops_when_more_images_failed_than_allowed(allowed, failed, done, stops):
+    summary = Summary(ok=done - failed, failed=failed)
+    with pytest.raises(TooManyErrors, match=f"^{failed} ") if stops else nullcontext():
+        summary.check(allowed, 10)
+
+
+def test_a_part_that_is_no_binary_fraction_is_meant_exactly():
+    assert not too_many(29, 0.29, 100)
+    assert too_many(30, 0.29, 100)
