@@ -64,8 +64,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def show(without: Trial, found: Mapping[Normalization, list[Trial]]) -> None:
     """Print the table, and the best of each normalisation as options."""
     names = list(RANGES["none"])
-    table = Table("normalization", "mean IoU", *names, box=None)
-    table.add_row("without a CRF", f"{without.mean_iou:.4f}")
+    table = Table("kernels", "mean IoU", *(name.replace("_", "\n") for name in names), box=None)
+    table.add_row("no CRF", f"{without.mean_iou:.4f}")
     for normalization, trials in found.items():
         start = RefineConfig(crf_normalization=normalization)
         defaults = [trial for trial in trials[SHOWN:] if trial.refine == start]
