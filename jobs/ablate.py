@@ -5,7 +5,7 @@
 
 Each variant is a run of jobs/segment_dataset.py of its own, OUTPUT/<variant>, in one Ray; the same command again
 finishes what is left. Writes OUTPUT/ablation.json, ablation.csv and, where variants differ in the number of proposals
-only, proposals.png. Exit codes: 0 done, 2 bad arguments, else those of the run that did not end well.
+only, proposals.png. Where a run of a variant does not end well, its exit code is this job's.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.csv
-import tyro
 from rich.console import Console
 from rich.table import Table
 
-from jobs import segment_dataset
-from jobs.segment_dataset import EXIT_ARGUMENTS, EXIT_DONE
+from jobs import commands, segment_dataset
+from jobs.common import EXIT_DONE, call, end_process
 from pipeline import storage
+from pipeline.checkpoints.bundled import weights_uri
 from pipeline.config import AblateConfig
 from pipeline.datasets import voc
-from pipeline.errors import EvaluationError, ManifestError, ResultsError
+from pipeline.errors import EvaluationError
 from pipeline.evaluation.results import evaluate_results
 from pipeline.evaluation.truths import list_truths, truth_name
 from pipeline.inputs.manifest import build_manifest
-from pipeline.report.figures import line_figure
+from pipeline.inputs.named import check_named
 
 Row = dict[str, Any]
 
@@ -40,25 +40,27 @@ console = Console(soft_wrap=True, markup=False)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Parse, run and score each variant, print, write."""
-    config = tyro.cli(AblateConfig, args=arguments, description=__doc__)
+    """Parse, run; returns the exit code."""
+    return call(commands.ABLATE, arguments, run)
+
+
+def run(config: AblateConfig) -> int:
+    """Run and score each variant, print, write."""
+    check_named("data", config.data)
+    check_named("weights", weights_uri(config.weights))
+    images = storage.join(config.output, "images.parquet")
+    calls = {name: main_arguments(config, images, name, options) for name, options in config.variants().items()}
+    for one in calls.values():  # a wrong option of the last one should end the job now
+        segment_dataset.parse(one)
+    storage.write_parquet(images, images_of(config))
     rows: list[Row] = []
-    try:
-        images = storage.join(config.output, "images.parquet")
-        calls = {name: main_arguments(config, images, name, options) for name, options in config.variants().items()}
-        for call in calls.values():  # a wrong option of the last one should be told now
-            segment_dataset.parse(call)
-        storage.write_parquet(images, images_of(config))
-        for name, options in config.variants().items():
-            console.rule(f"{name} {shlex.join(options)}", align="left")
-            if code := segment_dataset.main(calls[name]):
-                print(f"ablate: the run {name} ended with exit code {code}, see above", file=sys.stderr)
-                return code
-            rows.append({"variant": name, "options": shlex.join(options), **score(config, name)})
-        write(config.output, rows)
-    except (EvaluationError, ManifestError, ResultsError, storage.StorageError, OSError) as error:
-        print(f"ablate: {storage.redact(str(error))}", file=sys.stderr)
-        return EXIT_ARGUMENTS
+    for name, options in config.variants().items():
+        console.rule(f"{name} {shlex.join(options)}", align="left")
+        if code := segment_dataset.main(calls[name]):
+            print(f"ablate: the run {name} ended with exit code {code}, see above", file=sys.stderr)
+            return code
+        rows.append({"variant": name, "options": shlex.join(options), **score(config, name)})
+    write(config.output, rows)
     show(config, rows)
     return EXIT_DONE
 
@@ -112,6 +114,8 @@ def write(output: str, rows: list[Row]) -> None:
     storage.write_atomic(storage.join(output, "ablation.csv"), buffer.getvalue())
     points = by_proposals(rows)
     if len(points) > 1:
+        from pipeline.report.figures import line_figure
+
         storage.write_atomic(storage.join(output, "proposals.png"), line_figure(points, "proposals", "mean IoU"))
 
 
@@ -141,4 +145,4 @@ def show(config: AblateConfig, rows: list[Row]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    end_process(main)

@@ -2,39 +2,42 @@
 
     python jobs/build_training_set.py --data VOC2012 SBD/dataset --output data/voc_windows
 
-Writes an index of windows for each stage and split, and training_set.json and .png with the counts; no pixels are
-copied. The same command again goes on where it was stopped, and tries again the images that failed.
-Exit codes: 0 done, 1 no cluster, 2 wrong arguments or folders, 3 stopped, 4 not one image or window to train on.
+The same command again goes on where it was stopped, and tries again the images that failed.
 """
 
 from __future__ import annotations
 
 import json
-import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import tyro
 from rich.console import Console
 from rich.table import Table
 
+from jobs import commands
+from jobs.common import EXIT_DONE, after_claim, call, end_process
 from pipeline import storage
-from pipeline.config import ConfigError, TrainingSetConfig
+from pipeline.config import TrainingSetConfig
 from pipeline.config.earlier import TRAINING_SETS, as_begun, flat
 from pipeline.datasets.layouts import SPLITS, list_images
-from pipeline.errors import ClusterError
+from pipeline.errors import FailedError, WorkBrokenError
+from pipeline.inputs.named import check_named
+from pipeline.outputs.folder import check_folder
 from pipeline.proposals.edgeboxes import check_edges
 from pipeline.report.training_set import draw_training_set
+from pipeline.run.error_line import in_short
 from pipeline.training.windows.build import MakePart, failures, plan_parts, read_parts, unfinished
 from pipeline.training.windows.examples import Stage, balance
 from pipeline.training.windows.index import index_uri, info_uri, write_index
 from pipeline.training.windows.statistics import describe
 
 STAGES: tuple[Stage, ...] = (1, 2)
+RECORD = "settings.json"
 ERRORS_LISTED = 20
 PROGRESS_SECONDS = 30
 
@@ -43,74 +46,76 @@ Runner = Callable[[Work, pa.Table], None]
 """Applies work that goes part by part to a table of parts, in any order."""
 
 
-def main(arguments: Sequence[str] | None = None, run: Runner | None = None) -> int:
-    """Parse, check, cut, write, report; `run` is Ray unless another runner is given."""
-    config = tyro.cli(TrainingSetConfig, args=arguments, description=__doc__, config=(tyro.conf.OmitArgPrefixes,))
-    try:
-        check_edges(config.propose)
-        images = list_images(config)
-        config = take_folder(config, images.class_names)
-    except (OSError, ValueError) as error:
-        print(f"build_training_set: {storage.redact(str(error))}", file=sys.stderr)
-        return 2
+def main(arguments: Sequence[str] | None = None, runner: Runner | None = None) -> int:
+    """Parse, run; returns the exit code. `runner` is Ray unless another is given."""
+    return call(commands.BUILD, arguments, partial(run, runner=runner))
+
+
+def run(config: TrainingSetConfig, runner: Runner | None = None) -> int:
+    """Check, cut, write, report."""
+    for root in config.data:
+        check_named("data", root)
+    check_named("classes", config.classes)
+    check_edges(config.propose)
+    images = list_images(config)
+    config = as_folder_was_begun(config)
+    settings = {name: value for name, value in asdict(config).items() if name != "output"}
+    settings |= {"data": [storage.absolute(root) for root in config.data], "classes": images.class_names}
+    check_folder(config.output, RECORD, settings, holds=("parts", "training_set.json"), earlier=TRAINING_SETS)
+    edge_model = config.propose.edge_model
+    everywhere = replace(config.propose, edge_model=edge_model and storage.absolute(edge_model))
+    config = replace(config, output=storage.absolute(config.output), propose=everywhere)
     parts = plan_parts(images, config.output)
     todo = unfinished(parts, config.output)
     if len(todo) < len(parts):
         print(f"{len(parts) - len(todo)} of {len(parts)} blocks of images were done before")
-    try:
+    if len(todo) and runner is None:
+        start_ray()
+    with after_claim():
+        storage.write_atomic(storage.join(config.output, RECORD), json.dumps(settings, indent=1).encode())
         if len(todo):
-            (run or on_ray)(MakePart(config, len(images.class_names)), todo)
-    except ClusterError as error:
-        print(f"build_training_set: {storage.redact(str(error))}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("build_training_set: stopped; the same command goes on from here", file=sys.stderr)
-        return 3
-    rows = read_parts(parts)
-    info = write_training_set(rows, images.class_names, config)
-    report(info, storage.absolute(config.output))
+            (runner or on_ray)(MakePart(config, len(images.class_names)), todo)
+        info = write_training_set(read_parts(parts), images.class_names, config)
+    report(info, config.output)
     for remark in images.remarks:
         print(f"note: {remark}")
-    return 4 if not windows_of(info, "train") else 0
+    if not windows_of(info, "train"):
+        raise FailedError("there is nothing to train on: no image could be used, or their masks show no object")
+    print(f"train with it: {commands.TRAIN.line(config.output, '--output runs/NAME')}")
+    return EXIT_DONE
 
 
-def take_folder(config: TrainingSetConfig, class_names: Sequence[str]) -> TrainingSetConfig:
-    """Enter the settings in the output folder, or compare them with those of the call that began it.
-
-    Returns:
-        The settings to go on with: those that did not exist when the folder was begun are what they were then.
-
-    Raises:
-        ConfigError: the folder was begun with other settings.
-    """
-    uri = storage.join(config.output, "settings.json")
+def as_folder_was_begun(config: TrainingSetConfig) -> TrainingSetConfig:
+    """Settings that did not exist when the output folder was begun are what they were then."""
+    uri = storage.join(config.output, RECORD)
     before = flat(json.loads(storage.read_bytes(uri))) if storage.exists(uri) else {}
-    default = TrainingSetConfig(config.data, config.output)
-    config = as_begun(config, before, TRAINING_SETS, default, print)
-    settings = asdict(config) | {"data": [storage.absolute(root) for root in config.data], "classes": class_names}
-    del settings["output"]
-    now = json.loads(json.dumps(settings))
-    if not before:
-        storage.write_atomic(uri, json.dumps(now, indent=1).encode())
-        return config
-    before = TRAINING_SETS | before
-    changed = [
-        f"{name}: {before.get(name)} -> {value}" for name, value in flat(now).items() if before.get(name) != value
-    ]
-    if changed:
-        raise ConfigError(
-            f"{config.output} was begun with other settings ({'; '.join(changed)}); choose another --output"
-        )
-    return config
+    return as_begun(config, before, TRAINING_SETS, TrainingSetConfig(config.data, config.output), print)
 
 
-def on_ray(work: Work, parts: pa.Table) -> None:
-    """Run over the cluster that RAY_ADDRESS names, or over this machine's CPUs; tells how far it is."""
-    import ray
-
+def start_ray() -> None:
+    """Connect to the cluster that RAY_ADDRESS names, or start one of this machine's CPUs."""
     from pipeline.cluster import connect
 
     connect.start_ray()
+
+
+def on_ray(work: Work, parts: pa.Table) -> None:
+    """Run over the cluster that Ray is connected to; prints how far it is.
+
+    Raises:
+        WorkBrokenError: the cluster lost a part of the work.
+    """
+    import ray
+
+    try:
+        _on_ray(work, parts)
+    except ray.exceptions.RayError as error:
+        raise WorkBrokenError(in_short(error)) from error
+
+
+def _on_ray(work: Work, parts: pa.Table) -> None:
+    import ray
+
     rows = ray.data.from_arrow([parts.slice(row, 1) for row in range(len(parts))])
     dataset = rows.map_batches(work, batch_size=None, batch_format="pyarrow", num_cpus=1)
     dataset.set_name("build_training_set")
@@ -218,4 +223,4 @@ def _distributions_table(info: dict[str, Any], columns: Sequence[tuple[str, str]
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    end_process(main)

@@ -1,53 +1,51 @@
-"""Compare a run's results with ground truth in VOC's layout: IoU of each class, mean IoU, pixel accuracy.
+"""Compare a run's results with ground truth in VOC's layout; draw pictures of results; write them for the VOC server.
 
-    python jobs/evaluate.py --results runs/voc --ground-truth data/VOC2012 --split val --trimap 20
-    python jobs/evaluate.py --results runs/photos --panels 20
-    python jobs/evaluate.py --results runs/voc_test --submission submissions/voc_test
-
-Prints tables and writes the figures, the confusion matrix and the names of images left out as JSON
-(default RESULTS/run/evaluation.json). `--panels` draws pictures and `--submission` writes the masks as the VOC server
-takes them; neither needs a ground truth. Exit codes: 0 compared or written, 2 bad arguments or missing data.
+python jobs/evaluate.py --results runs/voc --ground-truth data/VOC2012 --split val --trimap 20
+python jobs/evaluate.py --results runs/photos --panels 20
+python jobs/evaluate.py --results runs/voc_test --submission submissions/voc_test
 """
 
 from __future__ import annotations
 
 import json
-import sys
+from collections.abc import Sequence
 from typing import Any
 
-import tyro
 from rich.console import Console
 from rich.table import Table
 
+from jobs import commands
+from jobs.common import EXIT_DONE, call, end_process
 from pipeline import storage
 from pipeline.config import EvaluateConfig
-from pipeline.errors import EvaluationError, ImageError, ResultsError
+from pipeline.errors import EvaluationError
 from pipeline.evaluation.results import PUBLISHED, PUBLISHED_CLASSES, Evaluation, evaluate_results
 from pipeline.evaluation.submission import write_submission
 from pipeline.imaging.classes import VOC_CLASSES
+from pipeline.inputs.named import check_named
 from pipeline.outputs.results import read_errors
 from pipeline.report.panels import write_panels
 
-EXIT_DONE, EXIT_ARGUMENTS = 0, 2
 SHOWN_DISTANCES = (1, 2, 3, 5, 10, 20, 50, 100)  # of the bands around boundaries; the JSON has all
 
 console = Console(soft_wrap=True, markup=False)
 
 
-def main() -> int:
-    """Parse, compare, print, write."""
-    config = tyro.cli(EvaluateConfig, description=__doc__)
-    try:
-        left_out = compare(config, config.ground_truth) if config.ground_truth is not None else 0
-        draw_panels(config)
-        if config.submission is not None:
-            submit(config.results, config.submission)
-    except (EvaluationError, ResultsError, ImageError, storage.StorageError, OSError) as error:
-        print(f"evaluate: {storage.redact(str(error))}", file=sys.stderr)
-        return EXIT_ARGUMENTS
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Parse, run; returns the exit code."""
+    return call(commands.EVALUATE, arguments, run)
+
+
+def run(config: EvaluateConfig) -> int:
+    """Compare, print, write."""
+    check_named("results", config.results)
+    check_named("ground-truth", config.ground_truth)
+    left_out = compare(config, config.ground_truth) if config.ground_truth is not None else 0
+    draw_panels(config)
+    if config.submission is not None:
+        submit(config.results, config.submission)
     if config.require_all and left_out:
-        print(f"evaluate: {left_out} images were left out, and --require-all was given", file=sys.stderr)
-        return EXIT_ARGUMENTS
+        raise EvaluationError(f"{left_out} images were left out, and --require-all was given")
     return EXIT_DONE
 
 
@@ -138,4 +136,4 @@ def show_published(content: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    end_process(main)

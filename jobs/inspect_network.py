@@ -5,12 +5,11 @@
 
 Writes OUTPUT/<name>_activations.png: the decoder's maps from coarse to fine for the image or the box, one channel a
 layer (the paper's figure 4); and OUTPUT/<name>_panels.png: the photograph, the truth if given, and the results of the
-main job's stages without and with the CRF, side by side. Exit codes: 0 done, 2 bad arguments or images.
+main job's stages without and with the CRF, side by side.
 """
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
@@ -19,18 +18,20 @@ from pathlib import PurePosixPath
 import numpy as np
 import pyarrow as pa
 import torch
-import tyro
 from numpy.typing import NDArray
 
-from jobs.segment_dataset import EXIT_ARGUMENTS, EXIT_DONE, parse, with_absolute_paths, with_shape_of
+from jobs import commands
+from jobs.common import EXIT_DONE, call, end_process
+from jobs.segment_dataset import parse, with_absolute_paths, with_shape_of
 from pipeline import storage
 from pipeline.checkpoints.bundled import weights_uri
 from pipeline.config import ConfigError, DecodeConfig, InspectConfig, SegmentConfig
 from pipeline.datasets.masks import load_image
-from pipeline.errors import CheckpointError, ImageError
+from pipeline.errors import ImageError
 from pipeline.imaging.classes import VOID
 from pipeline.imaging.images import decode_mask
 from pipeline.inference.crops import cut_crops
+from pipeline.inputs.named import check_named
 from pipeline.models.checkpoint import Checkpoint, load_checkpoint
 from pipeline.outputs.results import OK
 from pipeline.report.activations import decoder_maps, representative
@@ -46,28 +47,30 @@ Box = tuple[float, float, float, float]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Parse, draw, write."""
-    config = tyro.cli(InspectConfig, args=arguments, description=__doc__)
-    try:
-        uri = weights_uri(config.weights)
-        checkpoint = load_checkpoint(storage.read_bytes(uri), uri)
-        image_HW3 = load_image(config.image, DecodeConfig().max_megapixels)
-        masks = {} if config.truth is None else {"truth": read_truth(config.truth, image_HW3, checkpoint)}
-        for name, options in config.results().items():
-            arguments = ["--input", config.image, "--output", config.output, "--weights", config.weights, *options]
-            of_result = with_shape_of(with_absolute_paths(parse(arguments)), checkpoint.info)
-            masks[name] = segmented(of_result, checkpoint.info.num_classes)
-        pictures = {
-            "activations": activations(checkpoint, image_HW3, config.box),
-            "panels": side_by_side(image_HW3, masks, checkpoint.info.class_names),
-        }
-        for name, picture in pictures.items():
-            target = storage.join(config.output, f"{PurePosixPath(config.image).stem}_{name}.png")
-            storage.write_atomic(target, picture)
-            print(target)
-    except (ImageError, CheckpointError, ConfigError, storage.StorageError, OSError) as error:
-        print(f"inspect_network: {storage.redact(str(error))}", file=sys.stderr)
-        return EXIT_ARGUMENTS
+    """Parse, run; returns the exit code."""
+    return call(commands.INSPECT, arguments, run)
+
+
+def run(config: InspectConfig) -> int:
+    """Draw, write."""
+    uri = weights_uri(config.weights)
+    for option, given in (("image", config.image), ("weights", uri), ("truth", config.truth)):
+        check_named(option, given)
+    checkpoint = load_checkpoint(storage.read_bytes(uri), uri)
+    image_HW3 = load_image(config.image, DecodeConfig().max_megapixels)
+    masks = {} if config.truth is None else {"truth": read_truth(config.truth, image_HW3, checkpoint)}
+    for name, options in config.results().items():
+        arguments = ["--input", config.image, "--output", config.output, "--weights", config.weights, *options]
+        of_result = with_shape_of(with_absolute_paths(parse(arguments)), checkpoint.info)
+        masks[name] = segmented(of_result, checkpoint.info.num_classes)
+    pictures = {
+        "activations": activations(checkpoint, image_HW3, config.box),
+        "panels": side_by_side(image_HW3, masks, checkpoint.info.class_names),
+    }
+    for name, picture in pictures.items():
+        target = storage.join(config.output, f"{PurePosixPath(config.image).stem}_{name}.png")
+        storage.write_atomic(target, picture)
+        print(target)
     return EXIT_DONE
 
 
@@ -119,4 +122,4 @@ def read_truth(uri: str, image_HW3: UInt8Array, checkpoint: Checkpoint) -> UInt8
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    end_process(main)

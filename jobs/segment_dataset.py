@@ -1,45 +1,36 @@
-"""Segment a data set of images with DeconvNet, proposal by proposal, on Ray.
+"""The main job: a data set of images to label masks, on Ray.
 
-    python jobs/segment_dataset.py --input photos --output runs/photos --weights demo
+    python jobs/segment_dataset.py --input photos --output runs/photos --weights my.safetensors
     ray job submit --working-dir . -- python jobs/segment_dataset.py --input ... --output ...
 
-Writes OUTPUT/results/*.parquet (a row an image), OUTPUT/masks (palette PNGs), OUTPUT/errors/*.parquet (the images
-that could not be done, and why) and OUTPUT/run (config.json, summary.json, manifest.parquet). The same command again
-finishes what is left. Exit codes: 0 all done, 2 bad arguments, 3 stopped but resumable, 4 too many errors.
+Everything that was given is checked before the output folder is claimed: a call that ends with exit code 2 or 5 has
+written nothing.
 """
 
 from __future__ import annotations
 
-import signal
-import sys
+import shlex
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import tyro
 from rich.console import Console
 from rich.table import Table
 
+from jobs import commands
+from jobs.common import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, call, end_process
 from pipeline import storage
-from pipeline.checkpoints.bundled import RECIPES as SHIPPED
-from pipeline.checkpoints.bundled import weights_uri
-from pipeline.config import ConfigError, EnsembleConfig, SegmentConfig
+from pipeline.checkpoints.bundled import BUNDLED, weights_uri
+from pipeline.config import SEGMENT_RECIPES, ConfigError, SegmentConfig
 from pipeline.config.earlier import RUNS, as_begun
-from pipeline.config.recipes import ENSEMBLES, RECIPES, first_look
+from pipeline.config.recipes import ENSEMBLES
 from pipeline.crf.refine import check_backend
-from pipeline.errors import (
-    CheckpointError,
-    ClusterError,
-    FolderError,
-    LeaseError,
-    ManifestError,
-    PoolError,
-    ResultsError,
-    TooManyErrors,
-)
+from pipeline.errors import LeaseError, ResultsError, TooManyErrors
 from pipeline.inputs.manifest import build_manifest, describe
+from pipeline.inputs.named import check_named
 from pipeline.models.checkpoint_header import (
     CheckpointInfo,
     check_network,
@@ -48,80 +39,103 @@ from pipeline.models.checkpoint_header import (
     read_info,
     shape_for,
 )
-from pipeline.outputs.results import RESULTS_SCHEMA, finished_ids, read_errors
+from pipeline.outputs.results import RESULTS_SCHEMA, finished_ids, images_per_class, read_errors
 from pipeline.proposals.edgeboxes import check_edges
 from pipeline.proposals.given import check_given
-from pipeline.run.record import RunRecord, Summary, open_run, recorded_settings, too_many
+from pipeline.run.record import RunRecord, Summary, check_run, open_run, recorded_settings, too_many
 from pipeline.stages.rows import STAGES
 from pipeline.stages.write import rows_in_a_file
+from pipeline.storage import listing
 
-EXIT_DONE, EXIT_ARGUMENTS, EXIT_STOPPED, EXIT_ERRORS = 0, 2, 3, 4
-BAD_ARGUMENTS = (ConfigError, ManifestError, CheckpointError, FolderError, storage.StorageError, OSError)
+COMMAND = commands.SEGMENT
 SHOWN = 8  # class names in a line, kinds of failures in a list
+PANELS = "20"  # pictures that the last line offers
 
 console = Console(soft_wrap=True, markup=False)
+parse = partial(commands.parse, COMMAND)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Parse, check, plan, run, audit, report."""
-    options = parse(arguments)
+    """Parse, run; returns the exit code."""
+    return call(COMMAND, arguments, run)
+
+
+def run(options: SegmentConfig) -> int:
+    """Check, plan, claim the output, run, audit, report."""
+    config = with_absolute_paths(as_output_was_begun(options))
+    info, networks = check_networks(config)
+    config = with_shape_of(config, info)
+    if options.weights in BUNDLED:
+        console.print(f"--weights {options.weights}: {BUNDLED[options.weights].knows}")
+    check_named("input", listing.glob_root(config.input))
+    check_run(config, networks)
+    left_aside: Counter[str] = Counter()
+    manifest = build_manifest(config.input, config.limit, left_aside)
+    if left_aside:
+        console.print(describe(left_aside))
+    if config.dry_run:
+        return show_plan(config, info, manifest)
+    if config.overwrite or config.retry_failed or unfinished(config, manifest):
+        check_cluster(config)
+    record = open_run(config, networks, info.class_names, manifest, console.print)
     try:
-        config = with_absolute_paths(as_output_was_begun(options))
-        check_backend(config.refine)
-        check_edges(config.propose)
-        if config.propose.proposals_from is not None:
-            check_given(config.propose.proposals_from)
-        data = storage.read_bytes(config.weights)
-        info = read_info(data, config.weights)
-        check_network(info, config.weights, whole_images=config.whole_images)
-        config = with_shape_of(config, info)
-        networks = joint_fingerprint(fingerprint(data), check_other(config, info))
-        left_aside: Counter[str] = Counter()
-        manifest = build_manifest(config.input, config.limit, left_aside)
-        if left_aside:
-            console.print(describe(left_aside))
-        if config.dry_run:
-            return show_plan(config, info, manifest)
-        run = open_run(config, networks, info.class_names, manifest, console.print)
-    except BAD_ARGUMENTS as error:
-        return complain(error)
-    except KeyboardInterrupt:  # listing millions of images takes a while
-        console.print("stopped; the same command goes on from here")
-        return EXIT_STOPPED
-    try:
-        with run.lease.kept_alive():
-            return work(config, info, run)
+        with record.lease.kept_alive():
+            return work(config, info, record)
     except KeyboardInterrupt:  # again, while the first was followed
         console.print("stopped at once; the same command goes on from here")
         return EXIT_STOPPED
 
 
-def parse(arguments: Sequence[str] | None) -> SegmentConfig:
-    """The settings: those of the recipe (or of the shipped checkpoint's), and over them what was given.
+def check_networks(config: SegmentConfig) -> tuple[CheckpointInfo, str]:
+    """Make sure that this process has what the settings name; what each worker needs must not fail image by image.
 
-    It ends the process if that is wrong.
+    Returns:
+        What the network is, and the fingerprint of all networks together.
 
-    Args:
-        arguments: of the command line; None for the process's own.
+    Raises:
+        UserError: a file or a module is missing, or does not fit.
+        OSError: a file cannot be read.
     """
-    weights = first_look(arguments, "weights", SegmentConfig.weights)
-    name = first_look(arguments, "recipe", SHIPPED.get(weights, SegmentConfig.recipe))
-    start = SegmentConfig(input=tyro.MISSING, output=tyro.MISSING)
-    if name in ENSEMBLES:
-        start = replace(start, ensemble=EnsembleConfig(fcn=tyro.MISSING))
-    return tyro.cli(
-        SegmentConfig,
-        args=arguments,
-        description=__doc__,
-        default=RECIPES.get(name, RECIPES[SegmentConfig.recipe])(start),  # tyro tells which names there are
-        config=(tyro.conf.OmitArgPrefixes,),
-    )
+    if config.recipe in ENSEMBLES and config.ensemble.fcn is None:
+        raise ConfigError(f"--recipe {config.recipe} combines two networks: give the other one by --fcn FILE")
+    for option, uri in (
+        ("weights", config.weights), ("fcn", config.ensemble.fcn), ("edge-model", config.propose.edge_model),
+    ):  # fmt: skip
+        check_named(option, uri)
+    check_backend(config.refine)
+    check_edges(config.propose)
+    if config.propose.proposals_from is not None:
+        check_given(config.propose.proposals_from)
+    data = storage.read_bytes(config.weights)
+    info = read_info(data, config.weights)
+    check_network(info, config.weights, whole_images=config.whole_images)
+    return info, joint_fingerprint(fingerprint(data), check_other(config, info))
+
+
+def unfinished(config: SegmentConfig, manifest: pa.Table) -> int:
+    """How many images of the manifest are neither in the results nor in the errors."""
+    done = pc.sum(pc.is_in(manifest["image_id"], value_set=finished_ids(config.output))).as_py() or 0
+    return len(manifest) - int(done)
+
+
+def check_cluster(config: SegmentConfig) -> None:
+    """Connect to Ray, and make sure that the processes of the run fit it.
+
+    Raises:
+        ClusterError: there is none.
+        PoolError: they do not fit.
+    """
+    from pipeline.cluster import connect
+    from pipeline.cluster.plan import plan
+
+    connect.start_ray()
+    plan(config)
 
 
 def as_output_was_begun(config: SegmentConfig) -> SegmentConfig:
     """Settings that did not exist when the output was begun are what they were then."""
     recorded = {} if config.overwrite else recorded_settings(config.output)
-    default = RECIPES[config.recipe](SegmentConfig(config.input, config.output))
+    default: SegmentConfig = SEGMENT_RECIPES[config.recipe](SegmentConfig(config.input, config.output))
     return as_begun(config, recorded, RUNS, default, console.print)
 
 
@@ -136,7 +150,7 @@ def with_shape_of(config: SegmentConfig, info: CheckpointInfo) -> SegmentConfig:
 
 
 def check_other(config: SegmentConfig, info: CheckpointInfo) -> str | None:
-    """Load the ensemble's other network once here, so that a file that cannot be used is told before the run starts.
+    """Load the ensemble's other network once here, so that one that cannot be used is found before the run starts.
 
     Returns:
         Its fingerprint; None where there is no other network.
@@ -166,22 +180,20 @@ def work(config: SegmentConfig, info: CheckpointInfo, run: RunRecord) -> int:
             from pipeline.cluster.driver import Driver
 
             Driver(config, info, run, summary, console.print).drive(todo)
-    except (PoolError, ResultsError) as error:
-        return complain(error)
     except TooManyErrors as error:
         console.print(f"stopped: {error}")
-        code = EXIT_ERRORS
+        code = EXIT_FAILED
     except KeyboardInterrupt:  # at any moment, also while Ray starts
         console.print("stopped; the same command goes on from here")
         code = EXIT_STOPPED
-    except OSError as error:
-        console.print(f"stopped, the same command goes on from here: {storage.redact(str(error))}")
+    except LeaseError:  # reported below
         code = EXIT_STOPPED
-    except LeaseError:  # told below
+    except OSError as error:  # WorkBrokenError among them
+        console.print(f"stopped, the same command goes on from here: {storage.redact(str(error))}")
         code = EXIT_STOPPED
     try:
         run.lease.check()
-        return report(run, summary, code, config.max_error_rate)
+        return report(config, run, summary, code)
     except LeaseError as error:  # what is in the output is the other run's business now
         console.print(f"stopped: {error}")
         return EXIT_STOPPED
@@ -214,32 +226,34 @@ def classes(info: CheckpointInfo) -> str:
 
 
 def show_plan(config: SegmentConfig, info: CheckpointInfo, manifest: pa.Table) -> int:
-    """What a run would do; writes nothing."""
+    """What a run would do; writes nothing.
+
+    Raises:
+        ClusterError: there is no cluster.
+        PoolError: the processes do not fit it.
+    """
     from pipeline.cluster import connect
     from pipeline.cluster.plan import plan
 
-    try:
-        connect.start_ray()
-        pools = plan(config)
-    except (ClusterError, PoolError) as error:
-        return complain(error)
-    done = pc.sum(pc.is_in(manifest["image_id"], value_set=finished_ids(config.output))).as_py()
-    console.print(f"{len(manifest)} images, {done} done before; {classes(info)}")
+    connect.start_ray()
+    pools = plan(config)
+    left = unfinished(config, manifest)
+    console.print(f"{len(manifest)} images, {len(manifest) - left} done before; {classes(info)}")
     console.print(f"first ids: {', '.join(manifest['image_id'][:5].to_pylist())}")
     console.print(f"stages: {' -> '.join(STAGES)} -> write; {pools.describe()}")
-    rows = rows_in_a_file(len(manifest) - done, config.rows_per_file)
-    files = -(-(len(manifest) - done) // rows)
+    rows = rows_in_a_file(left, config.rows_per_file)
+    files = -(-left // rows)
     console.print(f"about {files} files of {rows} rows, more in a slow run, in {config.output}, with columns:")
     console.print(", ".join(RESULTS_SCHEMA.names))
     return EXIT_DONE
 
 
-def report(run: RunRecord, summary: Summary, code: int, allowed: float | None) -> int:
+def report(config: SegmentConfig, run: RunRecord, summary: Summary, code: int) -> int:
     """Audit the output, write and print the summary; returns the exit code.
 
     The last line has the numbers, those of the images that failed included: who calls this from a script looks there.
     """
-    found = run.audit()
+    allowed, found = config.max_error_rate, run.audit()
     content = run.write_summary(summary, found)
     alone = content["seconds_alone"]
     table = Table("stage", "images", "seconds", "seconds an image", *["alone, before the run"] * bool(alone), box=None)
@@ -256,9 +270,11 @@ def report(run: RunRecord, summary: Summary, code: int, allowed: float | None) -
         code = EXIT_STOPPED
     if code == EXIT_DONE and allowed is not None and too_many(found.failed, allowed, found.total):
         console.print(f"more images failed than --max-error-rate {allowed:g} allows")
-        code = EXIT_ERRORS
+        code = EXIT_FAILED
     if code == EXIT_DONE and found.failed and not found.ok:
-        code = EXIT_ERRORS
+        code = EXIT_FAILED
+    if found.ok:
+        show_results(config, run.output)
     console.print(
         f"{found.ok} of {found.total} images done, {found.failed} failed, {found.missing} left; "
         f"{content['seconds']:.1f} s, {content['images_per_second']:.2f} images/s"
@@ -278,14 +294,17 @@ def show_failures(output: str) -> None:
         )
 
 
-def complain(error: Exception) -> int:
-    """Say what is wrong with the arguments."""
-    print(f"segment_dataset: {storage.redact(str(error))}", file=sys.stderr)
-    return EXIT_ARGUMENTS
+def show_results(config: SegmentConfig, output: str) -> None:
+    """Say where the results are, what was found in them, and how to look at them."""
+    found = images_per_class(output)
+    objects = sorted(list(found.items())[1:], key=lambda one: -one[1])  # without the background
+    top = ", ".join(f"{name} in {images}" for name, images in objects[:SHOWN] if images)
+    console.print(f"images with each class: {top or 'none has anything but background'}")
+    if config.masks:
+        console.print(f"masks:   {storage.join(output, 'masks')}")
+    console.print(f"results: {storage.join(output, 'results')}")
+    console.print(f"to look at them: {commands.EVALUATE.line(shlex.quote(output), '--panels', PANELS)}")
 
 
 if __name__ == "__main__":
-    code = main()
-    for asked in (signal.SIGINT, signal.SIGTERM):  # all is said and done; Ray ends what it started
-        signal.signal(asked, signal.SIG_IGN)
-    sys.exit(code)
+    end_process(main)

@@ -2,106 +2,134 @@
 
     python jobs/train.py --training-set data/training_set --output runs/train --epochs 10 10
 
-Give it a folder made by jobs/build_training_set.py. It writes OUTPUT/deconvnet.safetensors, the network for
-`segment_dataset.py --weights`, and after every epoch OUTPUT/curves.csv, curves.png, tensorboard/ and windows/. Run
-again, a stopped training goes on from its last checkpoint. `--recipe release` follows the authors' solvers instead of
-the paper. Exit codes: 0 done, 1 the workers failed or the loss exploded, 2 bad arguments, 3 stopped.
+A stopped training goes on from its last checkpoint when it is called again.
 """
 
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from typing import Any
 
-import torch
-import tyro
-
+from jobs import commands
+from jobs.common import EXIT_DONE, after_claim, call, end_process
 from pipeline import storage
-from pipeline.config import AT_WORK, ConfigError, TrainConfig, recipe_defaults
-from pipeline.config.recipes import first_look
+from pipeline.config import AT_WORK, ConfigError, TrainConfig
 from pipeline.datasets.layouts import SPLITS
-from pipeline.errors import CheckpointError, ClusterError, TrainingError
-from pipeline.imaging.geometry import Shape
-from pipeline.models.background import hold_back_background
-from pipeline.models.checkpoint import CheckpointInfo, dump_checkpoint, load_checkpoint, load_state_dict
-from pipeline.models.deconvnet import DeconvNet
-from pipeline.models.initialise import initialise, load_vgg16
+from pipeline.inputs.named import check_named
+from pipeline.outputs.folder import check_folder
 from pipeline.training.windows.examples import Stage
 from pipeline.training.windows.index import load_info
 
-EXIT_DONE, EXIT_FAILED, EXIT_ARGUMENTS, EXIT_STOPPED = 0, 1, 2, 3
+COMMAND = commands.TRAIN
 EXPORT = "deconvnet.safetensors"
 RECORD = "train.json"
 
+History = dict[str, list[dict[str, Any]]]
+parse = partial(commands.parse, COMMAND)
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Parse, check, train the stages one after the other, export."""
-    try:
-        config = parse(arguments)
-        info = load_info(config.training_set)
-        check_windows(config, info)
-        class_names = tuple(info["class_names"])
-        start = first_network(config, class_names, info["config"]["propose"].get("window_shape", "box"))
-        history = take_up(config)
-    except (ConfigError, CheckpointError, storage.StorageError, OSError, ValueError) as error:
-        print(f"train: {storage.redact(str(error))}", file=sys.stderr)
-        return EXIT_ARGUMENTS
+    """Parse, run; returns the exit code."""
+    return call(COMMAND, arguments, run)
+
+
+def run(options: TrainConfig) -> int:
+    """Check, train the stages one after the other, export."""
+    config = with_absolute_paths(options)
+    for option in ("training_set", "init", "vgg16"):
+        check_named(option.replace("_", "-"), getattr(config, option))
+    info = load_info(config.training_set)
+    check_windows(config, info)
+    record = check_folder(config.output, RECORD, asdict(config), below="config", neutral=AT_WORK | {"output"})
+    history: History = {} if record is None else record["history"]
+    print(f"training on {config.training_set}: {len(info['class_names'])} classes; starting", flush=True)
+    from pipeline.training.loop.networks import export, first_network  # brings torch
+
+    shape = info["config"]["propose"].get("window_shape", "box")
+    start = first_network(config, tuple(info["class_names"]), shape)
+    if not storage.exists(storage.join(config.output, EXPORT)):
+        from pipeline.cluster import connect
+
+        connect.start_ray()
+    with after_claim():
+        if record is None:
+            write_record(config, {})
+        network, best = train(config, start, history)
+        target = storage.join(config.output, EXPORT)
+        storage.write_atomic(target, export(config, network, best))
+    print(f"mean IoU on validation windows {best['val']['mean_iou']:.3f}; network: {target}")
+    print(f"curves: {storage.join(config.output, 'curves.png')}")
+    print(f"segment with it: {commands.SEGMENT.line('photos', '--output runs/photos --weights', target)}")
+    return EXIT_DONE
+
+
+def with_absolute_paths(config: TrainConfig) -> TrainConfig:
+    """Paths that mean the same in every worker, wherever it runs."""
+    return replace(
+        config,
+        training_set=storage.absolute(config.training_set),
+        output=storage.absolute(config.output),
+        init=config.init and storage.absolute(config.init),
+        vgg16=config.vgg16 and storage.absolute(config.vgg16),
+    )
+
+
+def train(config: TrainConfig, start: bytes, history: History) -> tuple[bytes, dict[str, Any]]:
+    """Run what is left of the stages.
+
+    Args:
+        config: the settings.
+        start: the checkpoint that the first stage starts from.
+        history: every epoch's figures by stage; those of a stage that ends are added.
+
+    Returns:
+        The last stage's best network, and the figures of the epoch that it comes from.
+    """
     try:
         for stage in config.stages:
             start = network_of_stage(config, stage, start, history)
         effect = renew_statistics(config)
-    except (ClusterError, TrainingError) as error:
-        print(f"train: {storage.redact(str(error))}", file=sys.stderr)
-        return EXIT_FAILED
-    except (KeyboardInterrupt, SystemExit):  # the latter is what Ray Train makes of Ctrl-C
-        print("train: stopped; the same command goes on from the last checkpoint", file=sys.stderr)
-        return EXIT_STOPPED
+    except SystemExit:  # what Ray Train makes of Ctrl-C
+        raise KeyboardInterrupt from None
     best = max(history[f"stage{config.stages[-1]}"], key=lambda line: line["val"]["pixel_accuracy"])
-    if effect is not None:
-        write_record(config, history, effect)
-        start, best = storage.read_bytes(statistics_uri(config)), {**best, "val": effect["after"]}
-    target = storage.join(config.output, EXPORT)
-    storage.write_atomic(target, export(config, start, best))
-    print(f"mean IoU on validation windows {best['val']['mean_iou']:.3f}; network: {target}")
-    return EXIT_DONE
+    if effect is None:
+        return start, best
+    write_record(config, history, effect)
+    return storage.read_bytes(statistics_uri(config)), {**best, "val": effect["after"]}
 
 
 def check_windows(config: TrainConfig, info: dict[str, Any]) -> None:
     """Make sure that each stage has something to learn from, and something to choose its best network by.
 
     Raises:
-        ConfigError: a stage has no training or no validation windows.
+        ConfigError: a stage has no validation windows, or fewer training examples than a batch takes.
     """
     for stage in config.stages:
+        windows = info["windows"][f"stage{stage}"]
         for split in SPLITS:
-            if not info["windows"][f"stage{stage}"][split]["windows"]:
+            if not windows[split]["windows"]:
                 raise ConfigError(
                     f"{config.training_set} holds no {split} windows for stage {stage}: annotate and list images for "
-                    f"it (ImageSets/Segmentation/{split}.txt in VOC's layout) and build the training set anew"
+                    f"it (ImageSets/Segmentation/{split}.txt in VOC's layout) and build the training set again"
                 )
+        examples = windows["train"]["examples"]
+        if examples < config.batch_size:
+            raise ConfigError(
+                f"--batch-size is {config.batch_size}, and {config.training_set} has {examples} training examples for "
+                f"stage {stage}; an epoch must fill a batch at least: give --batch-size {examples} or less"
+            )
 
 
-def parse(arguments: Sequence[str] | None) -> TrainConfig:
-    """The settings: the recipe's, but for the options that are given."""
-    recipe = first_look(arguments, "recipe", TrainConfig.recipe)
-    default = recipe_defaults(TrainConfig(tyro.MISSING, tyro.MISSING), recipe)
-    return tyro.cli(TrainConfig, args=arguments, default=default, description=__doc__)
-
-
-def network_of_stage(
-    config: TrainConfig, stage: Stage, start: bytes, history: dict[str, list[dict[str, Any]]]
-) -> bytes:
+def network_of_stage(config: TrainConfig, stage: Stage, start: bytes, history: History) -> bytes:
     """The best network of a stage: trained now from `start`, or read where an earlier call finished the stage."""
     done_uri = storage.join(config.output, f"stage{stage}.safetensors")
     if storage.exists(done_uri):
         return storage.read_bytes(done_uri)
-    from pipeline.cluster import connect
     from pipeline.training.ray.stage import run_stage
 
-    connect.start_ray()
     start_uri = storage.join(config.output, f"stage{stage}_start.safetensors")
     if not storage.exists(start_uri):
         storage.write_atomic(start_uri, start)
@@ -130,83 +158,17 @@ def renew_statistics(config: TrainConfig) -> dict[str, Any] | None:
         if record.get("bn_statistics"):
             effect: dict[str, Any] = record["bn_statistics"]
             return effect
-    from pipeline.cluster import connect
     from pipeline.training.ray.stage import run_statistics
 
-    connect.start_ray()
     network_uri = storage.join(config.output, f"stage{config.stages[-1]}.safetensors")
     return run_statistics(config, network_uri, statistics_uri(config))
 
 
-def first_network(config: TrainConfig, class_names: tuple[str, ...], window_shape: Shape) -> bytes:
-    """The checkpoint that training starts from: `init`, or random weights with VGG-16 in the encoder if given.
-
-    Its description names what it will be trained on: classes and shape of the training set's windows.
-    """
-    if config.init is not None:
-        checkpoint = load_checkpoint(storage.read_bytes(config.init), config.init)
-        if checkpoint.info.class_names != class_names:
-            raise CheckpointError(
-                f"{config.init} knows the classes {', '.join(checkpoint.info.class_names)}; the training set has "
-                f"{', '.join(class_names)}"
-            )
-        # Training gathers the statistics that a converted training file lacks.
-        info = replace(checkpoint.info, batch_statistics=True, window_shape=window_shape)
-        return dump_checkpoint(checkpoint.net, info)
-    # First the file: drawing a full network's random numbers takes seconds.
-    vgg16 = None if config.vgg16 is None else load_state_dict(storage.read_bytes(config.vgg16), config.vgg16)
-    net = DeconvNet(len(class_names), config.width)
-    initialise(net, config.seed)
-    if vgg16 is not None:
-        load_vgg16(net, vgg16)
-    return dump_checkpoint(net, CheckpointInfo(class_names, config.width, window_shape=window_shape), torch.float32)
-
-
-def export(config: TrainConfig, network: bytes, best: dict[str, Any]) -> bytes:
-    """The checkpoint for users: the best network, with a line that says how it came about."""
-    checkpoint = load_checkpoint(network)
-    hold_back_background(checkpoint.net, config.export_background)
-    name = storage.absolute(config.training_set).rpartition("/")[2]
-    trained_on = (
-        f"{name}, stages {config.stages}, {best['epoch'] + 1} epochs of the last; validation windows: "
-        f"pixel accuracy {best['val']['pixel_accuracy']:.3f}, mean IoU {best['val']['mean_iou']:.3f}"
-    )
-    dtype = torch.float16 if config.export_precision == "float16" else torch.float32
-    return dump_checkpoint(checkpoint.net, replace(checkpoint.info, trained_on=trained_on), dtype)
-
-
-def take_up(config: TrainConfig) -> dict[str, list[dict[str, Any]]]:
-    """History of an earlier, stopped run of the same config in the same folder; empty for a new folder.
-
-    Raises:
-        ConfigError: the folder holds a run with other settings.
-    """
-    record_uri = storage.join(config.output, RECORD)
-    if storage.exists(record_uri):
-        record = json.loads(storage.read_bytes(record_uri))
-        before, now = record["config"], json.loads(json.dumps(asdict(config)))
-        changed = [
-            f"{name}: {before.get(name)} -> {value}"
-            for name, value in now.items()
-            if name not in AT_WORK and before.get(name) != value
-        ]
-        if changed:
-            raise ConfigError(
-                f"{config.output} holds a run with other settings ({'; '.join(changed)}); choose another --output"
-            )
-        history: dict[str, list[dict[str, Any]]] = record["history"]
-        return history
-    write_record(config, {})
-    return {}
-
-
-def write_record(
-    config: TrainConfig, history: dict[str, list[dict[str, Any]]], effect: dict[str, Any] | None = None
-) -> None:
+def write_record(config: TrainConfig, history: History, effect: dict[str, Any] | None = None) -> None:
     """Write the settings, every epoch's figures and what new statistics of batch normalisation changed."""
     record = {"config": asdict(config), "history": history, "bn_statistics": effect}
     storage.write_atomic(storage.join(config.output, RECORD), json.dumps(record, indent=1).encode())
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    end_process(main)

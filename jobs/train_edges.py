@@ -9,7 +9,7 @@ same data, settings and machine give the same file.
 from __future__ import annotations
 
 import json
-import sys
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -17,33 +17,33 @@ from typing import Any
 import cv2
 import safetensors.torch
 import torch
-import tyro
 
+from jobs import commands
+from jobs.common import EXIT_DONE, call, end_process
 from pipeline.config import ConfigError
 from pipeline.config.edges import TrainEdgesConfig
 from pipeline.datasets.bsds import Outlined, load_outlined
 from pipeline.evaluation.edges import edge_score, match_counts
+from pipeline.inputs.named import check_named
 from pipeline.models.edgenet import tensors
 from pipeline.proposals.edge_network import learned_edges
 from pipeline.training.edges.detector import train
 
-EXIT_DONE, EXIT_ARGUMENTS = 0, 2
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Parse, run; returns the exit code."""
+    return call(commands.TRAIN_EDGES, arguments, run)
 
 
-def main() -> int:
-    """Parse, check, train, write, score."""
+def run(config: TrainEdgesConfig) -> int:
+    """Check, train, write, score."""
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
-    try:
-        config = tyro.cli(TrainEdgesConfig, description=__doc__)
-        data = load_outlined(config.data, "train")
-        used, held_out = data[: len(data) - config.hold_out], data[len(data) - config.hold_out :]
-        if not used:
-            print(f"train_edges: {len(data)} images, {config.hold_out} held out: none left", file=sys.stderr)
-            return EXIT_ARGUMENTS
-    except (ConfigError, OSError) as error:
-        print(f"train_edges: {error}", file=sys.stderr)
-        return EXIT_ARGUMENTS
+    check_named("data", config.data)
+    data = load_outlined(config.data, "train")
+    used, held_out = data[: len(data) - config.hold_out], data[len(data) - config.hold_out :]
+    if not used:
+        raise ConfigError(f"--hold-out is {config.hold_out}, and {config.data} has {len(data)} images: none are left")
     weights = {name: tensor.half() for name, tensor in tensors(train(used, config)).items()}
     record = {
         "config": asdict(config),
@@ -67,4 +67,4 @@ def score(weights: dict[str, torch.Tensor], held_out: list[Outlined]) -> dict[st
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    end_process(main)

@@ -4,63 +4,76 @@
 
 It writes OUTPUT/fcn.safetensors, the network for `segment_dataset.py --recipe fcn+crf --weights`, or `--fcn` in an
 ensemble; OUTPUT/train.json with settings and figures; and on the way OUTPUT/curves.csv and curves.png. Run again, a
-stopped training goes on from its last checkpoint. The encoder starts from ImageNet (`--imagenet`). Exit codes: 0 done,
-2 bad arguments, 3 stopped, 4 the workers failed or the loss exploded, 5 no cluster.
+stopped training goes on from its last checkpoint. The encoder starts from ImageNet (`--imagenet`).
 """
 
 from __future__ import annotations
 
 import importlib.util
 import json
-import sys
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import safetensors.torch
 import torch
-import tyro
 
+from jobs import commands
+from jobs.common import EXIT_DONE, after_claim, call, end_process
 from pipeline import storage
 from pipeline.config import AT_WORK, TrainingSetConfig
 from pipeline.config.fcn import TrainFcnConfig
 from pipeline.datasets.layouts import Images, list_images
-from pipeline.errors import CheckpointError, ClusterError, ConfigError, FolderError, TrainingError, UserError
+from pipeline.errors import CheckpointError, ConfigError, TrainingError
+from pipeline.inputs.named import check_named
 from pipeline.models.checkpoint import CheckpointInfo, dump_checkpoint, load_state_dict
 from pipeline.models.efficientnet import INPUT, fold, load_imagenet
 from pipeline.models.litefcn import LiteFCN
+from pipeline.outputs.folder import check_folder
 
-EXIT_DONE, EXIT_ARGUMENTS, EXIT_STOPPED, EXIT_FAILED, EXIT_NO_CLUSTER = 0, 2, 3, 4, 5
 EXPORT = "fcn.safetensors"
 RECORD = "train.json"
 ERRORS_LISTED = 5
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Parse, check, train, export."""
-    try:
-        config = tyro.cli(TrainFcnConfig, args=arguments, description=__doc__)
-        images = listed(config)
-        take_up(config)
-        start_uri = storage.join(config.output, "start.safetensors")
-        if not storage.exists(start_uri):
-            storage.write_atomic(start_uri, first_network(config, len(images.class_names)))
-    except (UserError, OSError, ValueError) as error:
-        print(f"train_fcn: {storage.redact(str(error))}", file=sys.stderr)
-        return EXIT_ARGUMENTS
-    try:
-        history = trained(config, images, start_uri)
-    except (ClusterError, TrainingError) as error:
-        print(f"train_fcn: {storage.redact(str(error))}", file=sys.stderr)
-        return EXIT_NO_CLUSTER if isinstance(error, ClusterError) else EXIT_FAILED
-    except (KeyboardInterrupt, SystemExit):  # the latter is what Ray Train makes of Ctrl-C
-        print("train_fcn: stopped; the same command goes on from the last checkpoint", file=sys.stderr)
-        return EXIT_STOPPED
-    target = storage.join(config.output, EXPORT)
-    state = safetensors.torch.load(storage.read_bytes(storage.join(config.output, "trained.safetensors")))
-    storage.write_atomic(target, export(config, state, images.class_names, history))
+    """Parse, run; returns the exit code."""
+    return call(commands.TRAIN_FCN, arguments, run)
+
+
+def run(options: TrainFcnConfig) -> int:
+    """Check, train, export."""
+    data = tuple(storage.absolute(root) for root in options.data)
+    for root in data:
+        check_named("data", root)
+    check_named("classes", options.classes)
+    imagenet = options.imagenet if options.imagenet in ("package", "none") else storage.absolute(options.imagenet)
+    config = replace(options, data=data, output=storage.absolute(options.output), imagenet=imagenet)
+    images = listed(config)
+    record = check_folder(config.output, RECORD, asdict(config), below="config", neutral=AT_WORK | {"output"})
+    start_uri = storage.join(config.output, "start.safetensors")
+    start = None if storage.exists(start_uri) else first_network(config, len(images.class_names))
+    if not storage.exists(storage.join(config.output, "trained.safetensors")):
+        from pipeline.cluster import connect
+
+        connect.start_ray()
+    with after_claim():
+        if record is None:
+            write_record(config, [])
+        if start is not None:
+            storage.write_atomic(start_uri, start)
+        try:
+            history = trained(config, images, start_uri)
+        except SystemExit:  # what Ray Train makes of Ctrl-C
+            raise KeyboardInterrupt from None
+        target = storage.join(config.output, EXPORT)
+        state = safetensors.torch.load(storage.read_bytes(storage.join(config.output, "trained.safetensors")))
+        storage.write_atomic(target, export(config, state, images.class_names, history))
     print(f"mean IoU on validation photographs {history[-1]['mean_iou']:.3f}; network: {target}")
+    print(
+        f"segment with it: {commands.SEGMENT.line('photos', '--output runs/photos --recipe fcn+crf --weights', target)}"
+    )
     return EXIT_DONE
 
 
@@ -76,29 +89,6 @@ def listed(config: TrainFcnConfig) -> Images:
             limit=config.limit,
         )
     )
-
-
-def take_up(config: TrainFcnConfig) -> None:
-    """Enter the settings in the output folder, or compare them with those of the call that began it.
-
-    Raises:
-        FolderError: the folder holds a run with other settings.
-    """
-    uri = storage.join(config.output, RECORD)
-    now = json.loads(json.dumps(asdict(config)))
-    if not storage.exists(uri):
-        write_record(config, [])
-        return
-    before = json.loads(storage.read_bytes(uri))["config"]
-    changed = [
-        f"{name}: {before.get(name)} -> {value}"
-        for name, value in now.items()
-        if name not in AT_WORK and before.get(name) != value
-    ]
-    if changed:
-        raise FolderError(
-            f"{config.output} holds a run with other settings ({'; '.join(changed)}); choose another --output"
-        )
 
 
 def write_record(config: TrainFcnConfig, history: list[dict[str, Any]]) -> None:
@@ -148,10 +138,8 @@ def trained(config: TrainFcnConfig, images: Images, start_uri: str) -> list[dict
     if storage.exists(storage.join(config.output, "trained.safetensors")):
         history: list[dict[str, Any]] = json.loads(storage.read_bytes(record_uri))["history"]
         return history
-    from pipeline.cluster import connect
     from pipeline.training.ray import fcn
 
-    connect.start_ray()
     found = fcn.look_at(images.train, len(images.class_names))
     bad = [error for error in found if isinstance(error, str)]
     if bad:
@@ -190,4 +178,4 @@ def export(
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    end_process(main)

@@ -5,31 +5,30 @@
 
 Prints mean IoU without a CRF, with the default parameters and with the best that were found for each normalisation of
 the kernels, and these as options for segment_dataset.py. Choose on one part of the data and report on another. The
-network is not run again, so a trial takes the CRF's time alone. Exit codes: 0 done, 2 bad arguments or missing data.
+network is not run again, so a trial takes the CRF's time alone.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from typing import Literal
 
-import tyro
 from rich.console import Console
 from rich.table import Table
 
+from jobs import commands
+from jobs.common import EXIT_DONE, call, end_process
 from pipeline import storage
 from pipeline.config import RefineConfig
 from pipeline.config.evaluating import TuneCrfConfig
 from pipeline.crf.refine import check_backend
-from pipeline.errors import UserError
 from pipeline.evaluation.crf_tuning import RANGES, Trial, class_count, load_examples, measure, options, search
+from pipeline.inputs.named import check_named
 
-EXIT_DONE, EXIT_ARGUMENTS = 0, 2
 SHOWN = 5  # trials of each normalisation
 
 Normalization = Literal["symmetric", "none"]
@@ -38,25 +37,27 @@ console = Console(soft_wrap=True, markup=False)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Parse, read, search, print, write."""
-    config = tyro.cli(TuneCrfConfig, args=arguments, description=__doc__)
-    try:
-        starts = [RefineConfig(crf_normalization=one) for one in config.normalizations]
-        for start in starts:
-            check_backend(start)
-        examples = load_examples(config.results, config.ground_truth, config.split, config.limit)
-        measured = partial(
-            measure, examples, num_classes=class_count(config.results), threads=config.threads or os.cpu_count() or 1
-        )
-        console.print(f"{len(examples)} images; {config.trials} trials for each normalisation")
-        without = Trial(RefineConfig(crf="none"), measured(RefineConfig(crf="none")))
-        found = {start.crf_normalization: search(measured, start, config.trials, config.seed) for start in starts}
-        if config.json is not None:
-            rows = [asdict(trial) for trial in (without, *(trial for trials in found.values() for trial in trials))]
-            storage.write_atomic(config.json, json.dumps(rows, indent=1).encode())
-    except (UserError, OSError) as error:
-        print(f"tune_crf: {storage.redact(str(error))}", file=sys.stderr)
-        return EXIT_ARGUMENTS
+    """Parse, run; returns the exit code."""
+    return call(commands.TUNE_CRF, arguments, run)
+
+
+def run(config: TuneCrfConfig) -> int:
+    """Read, search, print, write."""
+    check_named("results", config.results)
+    check_named("ground-truth", config.ground_truth)
+    starts = [RefineConfig(crf_normalization=one) for one in config.normalizations]
+    for start in starts:
+        check_backend(start)
+    examples = load_examples(config.results, config.ground_truth, config.split, config.limit)
+    measured = partial(
+        measure, examples, num_classes=class_count(config.results), threads=config.threads or os.cpu_count() or 1
+    )
+    console.print(f"{len(examples)} images; {config.trials} trials for each normalisation")
+    without = Trial(RefineConfig(crf="none"), measured(RefineConfig(crf="none")))
+    found = {start.crf_normalization: search(measured, start, config.trials, config.seed) for start in starts}
+    if config.json is not None:
+        rows = [asdict(trial) for trial in (without, *(trial for trials in found.values() for trial in trials))]
+        storage.write_atomic(config.json, json.dumps(rows, indent=1).encode())
     show(without, found)
     return EXIT_DONE
 
@@ -78,4 +79,4 @@ def show(without: Trial, found: Mapping[Normalization, list[Trial]]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    end_process(main)

@@ -14,7 +14,7 @@ import tyro
 
 from examples.scenes.config import ScenesConfig
 from examples.scenes.dataset import write_dataset
-from pipeline.config import ConfigError
+from pipeline.errors import UserError
 
 
 def main() -> int:
@@ -25,7 +25,7 @@ def main() -> int:
     try:
         for _ in write_dataset(config):
             made += 1
-    except (ConfigError, OSError) as error:
+    except (UserError, OSError) as error:
         print(f"make_scenes: {error}", file=sys.stderr)
         return 2
     seconds = time.monotonic() - started

@@ -18,11 +18,11 @@ from PIL import Image
 
 from examples.scenes.compose import CLASSES, Scene, render_scene
 from examples.scenes.config import ScenesConfig
-from pipeline.config import ConfigError
 from pipeline.datasets.voc import CLASS_MASKS, IMAGES, OBJECT_MASKS, SPLIT_LISTS
 from pipeline.datasets.voc import CLASSES as CLASSES_FILE
 from pipeline.imaging.classes import voc_palette
 from pipeline.imaging.images import encode_mask
+from pipeline.outputs.folder import check_folder
 
 RENDERER = 1
 """Raise this when the same seed gives other scenes than before: older datasets are then refused, not mixed."""
@@ -60,7 +60,7 @@ def write_image(root: Path, seed: int, name: str) -> None:
 def write_dataset(config: ScenesConfig) -> Iterator[str]:
     """Write what is missing of a dataset, on all CPUs; yields the name of each image when it is there.
 
-    Yields nothing for a complete dataset. Raises ConfigError if the directory holds anything else.
+    Yields nothing for a complete dataset. Raises FolderError if the directory holds anything else.
     """
     root = Path(config.output)
     _claim(root, config)
@@ -86,27 +86,11 @@ def _claim(root: Path, config: ScenesConfig) -> None:
     """Make the directories, or check that they are this dataset's."""
     identity = {"renderer": RENDERER, "classes": list(CLASSES)} | asdict(config)
     del identity["output"]
-    mark = root / CONFIG_FILE
-    if root.is_dir() and any(root.iterdir()):
-        if not mark.is_file():
-            raise ConfigError(
-                f"output is {root}, which is not empty and holds no {CONFIG_FILE}; "
-                "choose a new directory, or empty this one"
-            )
-        found = json.loads(mark.read_text())
-        differing = [
-            f"{key} {found.get(key)} there, {identity[key]} asked"
-            for key in identity
-            if found.get(key) != identity[key]
-        ]
-        if differing:
-            raise ConfigError(
-                f"output is {root}, which holds another dataset ({'; '.join(differing)}); "
-                "choose a new directory, or delete this one"
-            )
+    there = sorted(path.name for path in root.iterdir()) if root.is_dir() else []
+    check_folder(str(root), CONFIG_FILE, identity, holds=there)
     for folder in (IMAGES, CLASS_MASKS, OBJECT_MASKS, SPLIT_LISTS):
         (root / folder).mkdir(parents=True, exist_ok=True)
-    _write(mark, (json.dumps(identity, indent=1) + "\n").encode())
+    _write(root / CONFIG_FILE, (json.dumps(identity, indent=1) + "\n").encode())
 
 
 def _write(path: Path, data: bytes) -> None:

@@ -1,14 +1,33 @@
-"""The checkpoints that ship with the project."""
+"""The checkpoints that come with the project, and what each of them knows."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 DEMO, VOC_FCN = "demo", "voc-fcn"
-RECIPES = {DEMO: "deconvnet+crf", VOC_FCN: "fcn+crf"}
-"""Which recipe a shipped checkpoint is made for."""
+
+
+@dataclass(frozen=True)
+class Bundled:
+    """A checkpoint that comes with the project."""
+
+    recipe: str
+    """What it is made for."""
+    knows: str
+    """What a run with it says first, in one line."""
+
+
+BUNDLED = {
+    DEMO: Bundled(
+        "deconvnet+crf",
+        "this network knows six toy classes of generated scenes; it cannot segment photographs: give --weights FILE",
+    ),
+    VOC_FCN: Bundled("fcn+crf", "this network knows the 20 classes of PASCAL VOC in photographs"),
+}
+"""By the value of `--weights`."""
 
 
 def weights_uri(weights: str) -> str:
-    """Where a `--weights` or `--fcn` setting lies: a path or URI as given, or the shipped file of a name."""
-    return str(Path(__file__).parent / f"{weights.replace('-', '_')}.safetensors") if weights in RECIPES else weights
+    """Where a `--weights` or `--fcn` setting lies: a path or URI as given, or the bundled file of a name."""
+    return str(Path(__file__).parent / f"{weights.replace('-', '_')}.safetensors") if weights in BUNDLED else weights

@@ -8,6 +8,8 @@ from pipeline.config.analysis import AblateConfig as AblateConfig
 from pipeline.config.analysis import InspectConfig as InspectConfig
 from pipeline.config.converting import ConvertConfig as ConvertConfig
 from pipeline.config.evaluating import EvaluateConfig as EvaluateConfig
+from pipeline.config.recipes import SEGMENT_RECIPES as SEGMENT_RECIPES
+from pipeline.config.recipes import TRAIN_RECIPES as TRAIN_RECIPES
 from pipeline.config.segmenting import DecodeConfig as DecodeConfig
 from pipeline.config.segmenting import EnsembleConfig as EnsembleConfig
 from pipeline.config.segmenting import PredictConfig as PredictConfig
@@ -17,5 +19,4 @@ from pipeline.config.segmenting import SegmentConfig as SegmentConfig
 from pipeline.config.training import AT_WORK as AT_WORK
 from pipeline.config.training import TrainConfig as TrainConfig
 from pipeline.config.training import TrainingSetConfig as TrainingSetConfig
-from pipeline.config.training import recipe_defaults as recipe_defaults
 from pipeline.errors import ConfigError as ConfigError

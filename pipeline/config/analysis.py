@@ -29,7 +29,11 @@ RESULTS = {"DeconvNet": "--crf none", "DeconvNet+CRF": ""}
 
 @dataclass(frozen=True)
 class AblateConfig:
-    """The main job and its evaluation, with one thing changed at a time."""
+    """What each part of the method is worth: the main job with one thing changed at a time, scored, in one table.
+
+    Each variant is a run of its own in OUTPUT/<variant>; the same command again finishes what is left. Writes
+    OUTPUT/ablation.json, ablation.csv and, where variants differ in the number of proposals only, proposals.png.
+    """
 
     data: str
     """Data set in VOC's layout: JPEGImages, SegmentationClass, ImageSets/Segmentation for `split`."""
@@ -72,7 +76,12 @@ class AblateConfig:
 
 @dataclass(frozen=True)
 class InspectConfig:
-    """What the network does with one image, as two pictures."""
+    """Look at what the network does with one image, in two pictures; without Ray.
+
+    OUTPUT/<name>_activations.png has the decoder's maps from coarse to fine for the image or the box, one channel a
+    layer (the paper's figure 4). OUTPUT/<name>_panels.png has the photograph, the truth if given, and the results
+    without and with the CRF, side by side.
+    """
 
     image: str
     """The image."""

@@ -8,13 +8,17 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class ConvertConfig:
-    """A Caffe model as a checkpoint of this project."""
+    """Convert a released Caffe model to a checkpoint of this project.
+
+    Reads both forms of `.caffemodel` and checks every blob's shape. The checkpoint says how it must be fed (BGR, mean
+    subtracted), so `segment --weights`, `segment --fcn` and `train --init` take it as it is.
+    """
 
     source: str
     """The `.caffemodel`."""
     kind: Literal["deconvnet", "fcn8s", "vgg16"]
     """What it holds: `deconvnet`: the DeconvNet release, training or inference form; `fcn8s`: FCN-8s on VGG-16;
-    `vgg16`: VGG-16 for ImageNet, which becomes a network to train from (`jobs/train.py --init`)."""
+    `vgg16`: VGG-16 for ImageNet, which becomes a network to train from (`train --init`)."""
     output: str
     """The checkpoint to write (.safetensors)."""
     classes: str | None = None

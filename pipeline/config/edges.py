@@ -9,7 +9,10 @@ from pipeline.config.checks import require, require_local
 
 @dataclass(frozen=True)
 class TrainEdgesConfig:
-    """A small network on the outlines that people drew on BSDS500's photographs."""
+    """Train the edge detector on the outlines that people drew on BSDS500's photographs, on one core, and score it.
+
+    The same data, settings and machine give the same file.
+    """
 
     data: str
     """Local folder of BSDS500: images/train/*.jpg, groundTruth/train/*.mat and the same of val."""

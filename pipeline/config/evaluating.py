@@ -10,7 +10,11 @@ from pipeline.config.checks import require
 
 @dataclass(frozen=True)
 class EvaluateConfig:
-    """A run's results against ground truth, or for the server that has it."""
+    """Compare a run's results with ground truth in VOC's layout: IoU of each class, mean IoU, pixel accuracy.
+
+    Prints tables and writes the figures, the confusion matrix and the names of images left out as JSON. `--panels`
+    draws pictures and `--submission` writes the masks as the VOC server takes them; neither needs a ground truth.
+    """
 
     results: str
     """Output folder of a run."""

@@ -1,6 +1,6 @@
-"""Recipes of the main job: the rows of the paper's table, and the authors' released code.
+"""Recipes: named starting points of a job's settings. What a user gives wins over them.
 
-A recipe sets where the settings start from. What a user gives wins over it.
+A recipe is a function from settings to settings and a line in its job's table; `recipe` of the settings is its name.
 """
 
 from __future__ import annotations
@@ -8,8 +8,12 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
 from pipeline.config.segmenting import SegmentConfig
+from pipeline.config.training import TrainConfig
+
+Recipe = Callable[[Any], Any]
 
 
 def first_look(arguments: Sequence[str] | None, option: str, default: str) -> str:
@@ -90,7 +94,35 @@ def release(config: SegmentConfig) -> SegmentConfig:
     )
 
 
-RECIPES: dict[str, Callable[[SegmentConfig], SegmentConfig]] = {
+def train_as_in_paper(config: TrainConfig) -> TrainConfig:
+    """What the paper says of training: the defaults."""
+    return replace(config, recipe="paper")
+
+
+def train_as_released(config: TrainConfig) -> TrainConfig:
+    """What the authors' solvers and network definitions do otherwise."""
+    return replace(
+        config,
+        recipe="release",
+        epochs=(1000, 1000),  # the steps end a stage
+        iterations=(20_000, 40_000),
+        schedule="steps",
+        lr_steps=(9_000, 10_000),
+        # The solver sums the gradients of 8 micro-batches of 8, adds the decay of 0.0005 once and divides by 8.
+        micro_batch=8,
+        weight_decay=0.0005 / 8,
+        bias_lr_factor=2.0,
+        decay_biases=False,
+        # Its layer of batch normalisation keeps the last micro-batch's gradient alone, and the solver divides that too.
+        norm_lr_factor=1 / 8,
+        norm_eps=1e-9,
+        validate_every=500,
+        val_windows=8000,
+        bn_statistics=501 * 28,  # the batches of their third step, times their size
+    )
+
+
+SEGMENT_RECIPES: dict[str, Recipe] = {
     "deconvnet": deconvnet,
     "deconvnet+crf": deconvnet_crf,
     "fcn": fcn,
@@ -101,3 +133,4 @@ RECIPES: dict[str, Callable[[SegmentConfig], SegmentConfig]] = {
 }
 ENSEMBLES = ("edeconvnet", "edeconvnet+crf")
 """Recipes that need a second network; `release` uses one if it is given."""
+TRAIN_RECIPES: dict[str, Recipe] = {"paper": train_as_in_paper, "release": train_as_released}

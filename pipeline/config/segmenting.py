@@ -170,7 +170,11 @@ class RefineConfig:
 
 @dataclass(frozen=True)
 class SegmentConfig:
-    """The main job: a data set of images to label masks."""
+    """Segment photographs with DeconvNet, proposal by proposal, on this machine or on a Ray cluster.
+
+    Writes OUTPUT/results/*.parquet (a row an image), OUTPUT/masks (palette PNGs), OUTPUT/errors/*.parquet (the images
+    that could not be done, and why) and OUTPUT/run (config.json, summary.json, manifest.parquet).
+    """
 
     input: str
     """Images: a folder (with all its subfolders), a pattern such as `photos/**/*.jpg`, an S3 Inventory,
@@ -184,7 +188,7 @@ class SegmentConfig:
         "deconvnet+crf"
     )
     """A row of the paper's table, an FCN alone, or the authors' released code: where the settings start from.
-    Settings that are given win; `--recipe NAME --help` shows what it stands for."""
+    Settings that are given win; `--recipe NAME --help-all` shows what it stands for."""
     limit: int | None = None
     """Take only the first so many images of the sorted input."""
     masks: bool = True

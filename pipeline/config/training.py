@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Literal
 
 from pipeline.config.checks import require
@@ -11,7 +11,11 @@ from pipeline.config.segmenting import ProposeConfig
 
 @dataclass(frozen=True)
 class TrainingSetConfig:
-    """Stage-1 and stage-2 examples from annotated images (paper sections 4 and 6)."""
+    """Turn annotated images into training windows for both stages (paper sections 4 and 6).
+
+    Writes an index of windows for each stage and split, and training_set.json and .png with the counts; no pixels are
+    copied. The same command again tries the images that failed once more.
+    """
 
     data: tuple[str, ...]
     """Folders, local or s3://, each in one of four layouts. PASCAL VOC: JPEGImages, SegmentationClass,
@@ -83,10 +87,14 @@ class TrainingSetConfig:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """Two-stage training (paper sections 4 and 6); the defaults are the paper's."""
+    """Train DeconvNet in two stages: centred objects first, then object proposals. The defaults are the paper's.
+
+    Writes OUTPUT/deconvnet.safetensors, the network, and after every epoch OUTPUT/curves.csv, curves.png, tensorboard/
+    and windows/. A stopped training goes on from its last checkpoint.
+    """
 
     training_set: str
-    """Folder made by jobs/build_training_set.py."""
+    """Folder made by build-training-set."""
     output: str
     """Folder for checkpoints, metrics and the exported network."""
     recipe: Literal["paper", "release"] = "paper"
@@ -195,38 +203,6 @@ class TrainConfig:
         require(0 <= self.export_background <= 1, "export_background", self.export_background, "must lie in 0..1")
         require(0 <= self.momentum < 1, "momentum", self.momentum, "must lie in 0..1")
         require(self.init is None or self.vgg16 is None, "init", self.init, "give `init` or `vgg16`, not both")
-
-
-def recipe_defaults(config: TrainConfig, recipe: str) -> TrainConfig:
-    """`config` with the settings that a recipe prescribes.
-
-    `paper` is what the defaults are; `release` is what the authors' solvers and network definitions do otherwise.
-
-    Raises:
-        ConfigError: there is no such recipe.
-    """
-    require(recipe in {"paper", "release"}, "recipe", recipe, "must be paper or release")
-    if recipe == "paper":
-        return config
-    return replace(
-        config,
-        recipe="release",
-        epochs=(1000, 1000),  # the steps end a stage
-        iterations=(20_000, 40_000),
-        schedule="steps",
-        lr_steps=(9_000, 10_000),
-        # The solver sums the gradients of 8 micro-batches of 8, adds the decay of 0.0005 once and divides by 8.
-        micro_batch=8,
-        weight_decay=0.0005 / 8,
-        bias_lr_factor=2.0,
-        decay_biases=False,
-        # Its layer of batch normalisation keeps the last micro-batch's gradient alone, and the solver divides that too.
-        norm_lr_factor=1 / 8,
-        norm_eps=1e-9,
-        validate_every=500,
-        val_windows=8000,
-        bn_statistics=501 * 28,  # the batches of their third step, times their size
-    )
 
 
 AT_WORK = frozenset({"workers", "max_workers", "max_failures", "checkpoint_minutes", "keep_checkpoints", "compile"})

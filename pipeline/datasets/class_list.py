@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pipeline import storage
+from pipeline.errors import DatasetError
 from pipeline.imaging.classes import check_classes
 
 
@@ -20,4 +21,4 @@ def read_class_list(uri: str) -> tuple[str, ...]:
         lines = storage.read_bytes(uri).decode("utf-8-sig").rstrip().splitlines()
         return check_classes(line.strip() for line in lines)
     except ValueError as error:
-        raise ValueError(f"class list {uri}: {error}") from error
+        raise DatasetError(f"class list {uri}: {error}") from error

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
 from pipeline import storage
+from pipeline.errors import DatasetError
 from pipeline.imaging.classes import VOID, check_classes
 
 UInt8Array = NDArray[np.uint8]
@@ -49,9 +50,9 @@ def read_coco(uri: str) -> Coco:
     try:
         return _coco(json.loads(storage.read_bytes(uri)))
     except (ValueError, TypeError, AttributeError) as error:
-        raise ValueError(f"{uri} is no file of COCO instance annotations that can be used: {error}") from error
+        raise DatasetError(f"{uri} is no file of COCO instance annotations that can be used: {error}") from error
     except KeyError as error:
-        raise ValueError(f"{uri} is no file of COCO instance annotations: it has no {error}") from error
+        raise DatasetError(f"{uri} is no file of COCO instance annotations: it has no {error}") from error
 
 
 def _coco(content: dict[str, Any]) -> Coco:

@@ -13,6 +13,7 @@ from pipeline.config import TrainingSetConfig
 from pipeline.datasets import voc
 from pipeline.datasets.class_list import read_class_list
 from pipeline.datasets.coco import Coco, read_coco
+from pipeline.errors import DatasetError
 from pipeline.imaging.images import SUPPORTED
 
 SPLITS = ("train", "val")
@@ -85,7 +86,7 @@ def list_images(config: TrainingSetConfig) -> Images:
             pairs[split] += found
     pairs["train"] += [pair for pair in from_sbd if _name(pair) not in of_voc]
     if not pairs["train"]:
-        raise ValueError(f"{', '.join(config.data)}: no image is listed for training, and no mask found")
+        raise DatasetError(f"{', '.join(config.data)}: no image is listed for training, and no mask found")
     return Images(pairs["train"][: config.limit], pairs["val"][: config.limit], _agreed(class_lists),
                   tuple(remarks))  # fmt: skip
 
@@ -150,7 +151,7 @@ def _agreed(class_lists: Mapping[str, tuple[str, ...]]) -> tuple[str, ...]:
     (where, names), *others = class_lists.items()
     for elsewhere, other_names in others:
         if other_names != names:
-            raise ValueError(
+            raise DatasetError(
                 f"the classes differ: {', '.join(names)} in {where}; {', '.join(other_names)} in {elsewhere}. "
                 "A folder of masks without classes.txt has VOC's; --classes tells what masks hold"
             )

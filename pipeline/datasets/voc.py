@@ -7,6 +7,7 @@ from collections.abc import Collection
 
 from pipeline import storage
 from pipeline.datasets.class_list import read_class_list
+from pipeline.errors import DatasetError
 from pipeline.imaging.classes import VOC_CLASSES
 from pipeline.storage import listing
 
@@ -77,7 +78,7 @@ def files_by_name(folder: str, suffixes: tuple[str, ...], names: Collection[str]
             continue
         other = found.setdefault(name, file.uri)
         if other != file.uri:
-            raise ValueError(
+            raise DatasetError(
                 f"{other} and {file.uri} have one name, and images are joined with masks by name; remove or rename one"
             )
     return found

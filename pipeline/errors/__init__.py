@@ -4,6 +4,7 @@
     ├── UserError (a ValueError)        something given cannot be used; nothing was changed             2
     │   ├── ConfigError                 a setting out of its range, or settings that contradict
     │   ├── StorageError                an address that cannot be used
+    │   ├── DatasetError                annotated images, lists or indexes that cannot be used
     │   ├── ManifestError               an input without a usable manifest
     │   ├── InventoryError              an S3 Inventory that cannot be read
     │   ├── ImageError                  bytes that are no usable image
@@ -45,6 +46,10 @@ class ConfigError(UserError):
 
 class StorageError(UserError):
     """An address that cannot be used; the message says why, without credentials."""
+
+
+class DatasetError(UserError):
+    """Annotated images, lists of names or classes, or an index of windows that cannot be used."""
 
 
 class ManifestError(UserError):

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from pipeline.errors import CheckpointError
 from pipeline.models.deconvnet import ENCODER, DeconvNet, Layer
 
 DECODER_STD = 0.01
@@ -38,16 +39,16 @@ def load_vgg16(net: DeconvNet, state: Mapping[str, Tensor]) -> None:
             normalisation is copied where the state has it.
 
     Raises:
-        ValueError: the network is not of width 1, or the state is not VGG-16's.
+        CheckpointError: the network is not of width 1, or the state is not VGG-16's.
     """
     if net.width != 1.0:
-        raise ValueError(f"VGG-16's weights fit width 1.0, not {net.width}; train a narrow network from scratch")
+        raise CheckpointError(f"VGG-16's weights fit width 1.0, not {net.width}; train a narrow network from scratch")
     indices = sorted({int(key.split(".")[1]) for key in state if key.startswith("features.")})
     convs = [i for i in indices if state[f"features.{i}.weight"].ndim == 4]
     norms = [i for i in indices if state[f"features.{i}.weight"].ndim == 1]
     layers = [layer for block in map(str, ENCODER) for layer in net.encoder[block].children()]
     if len(convs) != len(layers) or len(norms) not in (0, len(layers)) or "classifier.3.weight" not in state:
-        raise ValueError(
+        raise CheckpointError(
             f"not a VGG-16 state dict: {len(convs)} convolutions and {len(norms)} batch normalisations under "
             "`features`; 13 and 0 or 13, and `classifier.0` and `classifier.3`, are needed"
         )
@@ -68,5 +69,7 @@ def _copy(module: nn.Module, state: Mapping[str, Tensor], prefix: str, names: tu
         source = state.get(f"{prefix}.{name}")
         if source is None or source.numel() != target.numel():
             shape = "missing" if source is None else f"of shape {tuple(source.shape)}"
-            raise ValueError(f"not a VGG-16 state dict: {prefix}.{name} is {shape}, {tuple(target.shape)} is needed")
+            raise CheckpointError(
+                f"not a VGG-16 state dict: {prefix}.{name} is {shape}, {tuple(target.shape)} is needed"
+            )
         target.copy_(source.reshape(target.shape))

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -208,6 +209,20 @@ def read_class_names(output_uri: str) -> tuple[str, ...]:
     if _CLASS_NAMES not in metadata:
         raise ResultsError(f"{files[0]} holds no class names; it was not written by this pipeline")
     return tuple(json.loads(metadata[_CLASS_NAMES]))
+
+
+def images_per_class(output_uri: str) -> dict[str, int]:
+    """In how many images each class has at least one pixel, by the class's name, background first.
+
+    Raises:
+        ResultsError: there are no results, or a file is damaged or foreign.
+    """
+    names = read_class_names(output_uri)
+    found = np.zeros(len(names), np.int64)
+    for batch in _scan(output_uri, _RESULTS, ["pixel_counts"]):
+        counts = pc.list_flatten(batch["pixel_counts"]).to_numpy(zero_copy_only=False).reshape(-1, len(names))
+        found += (counts > 0).sum(0)
+    return dict(zip(names, found.tolist(), strict=True))
 
 
 def audit(output_uri: str, manifest: pa.Table) -> Audit:

@@ -18,8 +18,9 @@ import pyarrow.compute as pc
 from pipeline import storage
 from pipeline.config import SegmentConfig
 from pipeline.config.earlier import RUNS
-from pipeline.errors import FolderError, TooManyErrors
+from pipeline.errors import TooManyErrors
 from pipeline.imaging.classes import class_table
+from pipeline.outputs.folder import check_folder
 from pipeline.outputs.lease import Lease, take_lease
 from pipeline.outputs.results import Audit, audit, finished_ids, forget_errors
 from pipeline.stages.rows import STAGES
@@ -139,9 +140,7 @@ def open_run(
         FolderError: the folder holds results of another run, and `overwrite` was not asked for.
         FolderInUseError: another run is writing into the folder.
     """
-    identity = {**config.result_settings(), "model_fingerprint": fingerprint}
-    if not config.overwrite:
-        _check_identity(config.output, identity)
+    check_run(config, fingerprint)
     lease = take_lease(config.output, tell)
     if config.overwrite:
         for folder in RESULT_FOLDERS:
@@ -149,7 +148,7 @@ def open_run(
         storage.remove(_summary_uri(config.output))
     if config.retry_failed:
         forget_errors(config.output)
-    content = {"identity": identity, "classes": class_names, "settings": asdict(config)}
+    content = {"identity": identity(config, fingerprint), "classes": class_names, "settings": asdict(config)}
     storage.write_atomic(_config_uri(config.output), json.dumps(content, indent=1).encode())
     table = json.dumps(class_table(class_names), indent=1, ensure_ascii=False).encode()
     storage.write_atomic(storage.join(config.output, "run", "classes.json"), table)
@@ -165,23 +164,23 @@ def recorded_settings(output: str) -> dict[str, Any]:
     return settings
 
 
-def _check_identity(output: str, identity: dict[str, Any]) -> None:
-    if not storage.exists(_config_uri(output)):
-        if any(storage.exists(storage.join(output, folder)) for folder in RESULT_FOLDERS):
-            raise FolderError(
-                f"{output} holds results without a run/config.json that says whose they are; choose another "
-                "--output, or --overwrite to delete them"
-            )
-        return
-    before = RUNS | recorded_settings(output)
-    now = json.loads(json.dumps(identity))
-    names = sorted(name for name in before.keys() | now.keys() if before.get(name) != now.get(name))
-    if names:
-        differences = "; ".join(f"{name}: {before.get(name)} -> {now.get(name)}" for name in names)
-        raise FolderError(
-            f"{output} holds another run's results ({differences}); choose another --output, or --overwrite to "
-            "delete them"
-        )
+def identity(config: SegmentConfig, fingerprint: str) -> dict[str, Any]:
+    """What two calls must agree in to share an output folder."""
+    return {**config.result_settings(), "model_fingerprint": fingerprint}
+
+
+def check_run(config: SegmentConfig, fingerprint: str) -> None:
+    """Make sure that the output folder is new, or this run's. Writes nothing.
+
+    Raises:
+        FolderError: the folder holds results of another run, and `overwrite` was not asked for.
+    """
+    if not config.overwrite:
+        check_folder(
+            config.output, "run/config.json", identity(config, fingerprint), below="identity", holds=RESULT_FOLDERS,
+            earlier=RUNS,
+            advice="choose another --output, or --overwrite to delete what it holds",
+        )  # fmt: skip
 
 
 def _earlier_calls(output: str) -> Summary:

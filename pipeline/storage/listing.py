@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 
 import pyarrow as pa
 
+from pipeline.errors import DatasetError
 from pipeline.storage import files as storage
 from pipeline.storage.base import LISTING_SCHEMA, Selection, StoredFile
 from pipeline.storage.stores import store_of
@@ -18,12 +19,12 @@ def read_names(uri: str) -> list[str]:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is no UTF-8 text; the message names it.
+        DatasetError: it is no UTF-8 text; the message names it.
     """
     try:
         lines = storage.read_bytes(uri).decode("utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
-        raise ValueError(f"{uri} is no list of names: {error}") from error
+        raise DatasetError(f"{uri} is no list of names: {error}") from error
     return [line.strip() for line in lines if line.strip()]
 
 

@@ -158,7 +158,7 @@ def test_a_training_file_is_good_for_training_only(trained, tmp_path, capsys):
     arguments = ["--input", str(tmp_path), "--output", str(tmp_path / "out"), "--weights"]
     assert exit_code(segment, *arguments, str(tmp_path / "net.safetensors")) == 2
     assert "statistics" in capsys.readouterr().err
-    from jobs.train import first_network
+    from pipeline.training.loop.networks import first_network
 
     config = TrainConfig(training_set="windows", output="run", init=str(tmp_path / "net.safetensors"))
     start = load_checkpoint(first_network(config, VOC_CLASSES, "square"))

@@ -49,7 +49,7 @@ def test_missing_images_are_reported_and_can_be_an_error(case, monkeypatch, caps
 def test_missing_data_and_bad_arguments_exit_with_2(case, monkeypatch, capsys):
     output, voc = case
     assert run(monkeypatch, "--results", output / "none", "--ground-truth", voc) == 2
-    assert "holds no results" in capsys.readouterr().err
+    assert "--results is" in capsys.readouterr().err
     assert run(monkeypatch, "--results", output, "--ground-truth", output) == 2
     assert run(monkeypatch, "--results", "s3://me:hush@bucket/x", "--ground-truth", voc) == 2
     assert "hush" not in capsys.readouterr().err

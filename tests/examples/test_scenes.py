@@ -17,6 +17,7 @@ from examples.scenes.config import ScenesConfig
 from examples.scenes.forms import FORMS
 from examples.scenes.objects import Light, crop_to, lay, lit_sprite, shade
 from pipeline.config import ConfigError
+from pipeline.errors import FolderError
 from pipeline.imaging.classes import VOID, voc_palette
 
 TRAIN, VAL = 30, 2
@@ -126,7 +127,7 @@ def test_an_address_is_no_place_for_scenes():
 
 def test_refuses_a_directory_of_something_else(tmp_path: Path):
     (tmp_path / "holiday.jpg").write_bytes(b"")
-    with pytest.raises(ConfigError, match="not empty"):
+    with pytest.raises(FolderError, match=r"holds holiday\.jpg without a scenes\.json"):
         list(dataset.write_dataset(ScenesConfig(output=str(tmp_path), train=1, val=0)))
     assert [path.name for path in tmp_path.iterdir()] == ["holiday.jpg"]
 
@@ -136,7 +137,8 @@ def test_refuses_a_directory_of_other_scenes(tmp_path: Path, change: dict[str, i
     settings = {"train": 1, "val": 0, "seed": 0}
     list(dataset.write_dataset(ScenesConfig(output=str(tmp_path), **settings)))
     before = files_of(tmp_path)
-    with pytest.raises(ConfigError, match=f"{next(iter(change))} {settings[next(iter(change))]} there"):
+    name = next(iter(change))
+    with pytest.raises(FolderError, match=f"{name}: {settings[name]} -> {change[name]}"):
         list(dataset.write_dataset(ScenesConfig(output=str(tmp_path), **settings | change)))
     assert files_of(tmp_path) == before
 
@@ -146,18 +148,18 @@ def test_refuses_scenes_of_another_renderer(tmp_path: Path):
     list(dataset.write_dataset(config))
     mark = tmp_path / "scenes.json"
     mark.write_text(json.dumps(json.loads(mark.read_text()) | {"renderer": -1}))
-    with pytest.raises(ConfigError, match="renderer -1 there"):
+    with pytest.raises(FolderError, match="renderer: -1 -> 1"):
         list(dataset.write_dataset(config))
 
 
 def test_job_makes_a_dataset_and_refuses_another(tmp_path: Path):
-    job = [sys.executable, "-m", "jobs.make_scenes", "--output", str(tmp_path / "scenes"), "--train", "2", "--val", "1"]
+    job = [sys.executable, "-m", "examples.scenes", "--output", str(tmp_path / "scenes"), "--train", "2", "--val", "1"]
     root = Path(__file__).parents[2]
     done = subprocess.run(job, cwd=root, capture_output=True, text=True, check=True)
     assert "3 made now" in done.stdout
     refused = subprocess.run([*job, "--seed", "9"], cwd=root, capture_output=True, text=True, check=False)
     assert refused.returncode == 2
-    assert "seed 0 there, 9 asked" in refused.stderr
+    assert "seed: 0 -> 9" in refused.stderr
 
 
 LAMP = Light(np.array([0.36, -0.48, 0.8], np.float32), ambient=0.4, shadow=0.0, softness=0.05)

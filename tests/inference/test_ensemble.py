@@ -15,7 +15,7 @@ from reference_networks import fcn8s_scores, random_fcn8s
 
 from jobs.segment_dataset import main, parse
 from pipeline.config import PredictConfig, SegmentConfig
-from pipeline.config.recipes import RECIPES
+from pipeline.config.recipes import SEGMENT_RECIPES
 from pipeline.errors import CheckpointError
 from pipeline.inference.ensemble import Ensemble, combine
 from pipeline.inference.predictor import Predictor
@@ -246,7 +246,15 @@ def test_recipes_that_need_another_network_say_so(capsys):
     for arguments, said in ((["--recipe", "edeconvnet+crf"], "--fcn"), (["--recipe", "fast"], "deconvnet+crf")):
         assert exit_code(main, "--input", "in", "--output", "out", *arguments) == 2
         assert said in "".join(capsys.readouterr())
-    assert set(RECIPES) == {"deconvnet", "deconvnet+crf", "fcn", "fcn+crf", "edeconvnet", "edeconvnet+crf", "release"}
+    assert set(SEGMENT_RECIPES) == {
+        "deconvnet",
+        "deconvnet+crf",
+        "fcn",
+        "fcn+crf",
+        "edeconvnet",
+        "edeconvnet+crf",
+        "release",
+    }
 
 
 def test_small_images_are_measured_with_the_releases_rule_when_asked():

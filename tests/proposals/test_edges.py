@@ -248,7 +248,7 @@ def test_the_job_writes_a_network_that_numpy_reads(tmp_path, monkeypatch, capsys
     assert set(safetensors.torch.load_file(output)) == set(shipped_weights())
     monkeypatch.setattr(sys, "argv", ["train_edges", "--data", str(tmp_path / "no"), "--output", str(output)])
     assert train_edges.main() == 2
-    assert "give BSDS500's folder" in capsys.readouterr().err
+    assert f"--data is {tmp_path}/no, which does not exist" in capsys.readouterr().err
 
 
 def test_outlines_are_read_as_they_were_drawn(tmp_path):

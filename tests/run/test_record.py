@@ -65,7 +65,7 @@ def test_what_is_left_is_the_manifest_without_results_and_errors(config):
 )
 def test_another_runs_results_are_refused_with_the_difference(config, change, fingerprint, named):
     open_run(config, "f", CLASSES, manifest("a"))
-    with pytest.raises(FolderError, match="another run's results") as refused:
+    with pytest.raises(FolderError, match="begun with other settings") as refused:
         open_run(replace(config, **change), fingerprint, CLASSES, manifest("a"))
     assert named in str(refused.value)
     assert "--overwrite" in str(refused.value)
@@ -107,7 +107,7 @@ def test_overwrite_removes_the_other_runs_output_and_nothing_else(config, tmp_pa
 def test_results_without_a_record_are_not_touched(config, tmp_path):
     (tmp_path / "out" / "results").mkdir(parents=True)
     (tmp_path / "out" / "results" / "part-0.parquet").write_bytes(b"somebody's")
-    with pytest.raises(FolderError, match="whose they are"):
+    with pytest.raises(FolderError, match="what made it"):
         open_run(config, "f", CLASSES, manifest("a"))
 
 

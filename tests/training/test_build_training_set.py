@@ -15,7 +15,7 @@ from jobs.build_training_set import main
 from jobs.train import main as train
 from pipeline import storage
 from pipeline.datasets.layouts import Pair, voc_pairs
-from pipeline.errors import ClusterError
+from pipeline.errors import WorkBrokenError
 from pipeline.imaging.geometry import box_iou, extend_boxes
 from pipeline.training.windows import build
 from pipeline.training.windows.cut import windows_of_row
@@ -373,7 +373,7 @@ def test_a_stopped_job_goes_on_and_ends_with_the_same_bytes(voc_folder, tmp_path
 
     def first_two(work, parts):
         made.extend(work(parts.slice(0, 2))["part_uri"].to_pylist())
-        raise ClusterError("lost")
+        raise WorkBrokenError("lost")
 
     def the_rest(work, parts):
         made.extend(work(parts)["part_uri"].to_pylist())
@@ -381,7 +381,7 @@ def test_a_stopped_job_goes_on_and_ends_with_the_same_bytes(voc_folder, tmp_path
     def by_hand(work, parts):
         raise KeyboardInterrupt
 
-    assert main(stopped, first_two) == 1
+    assert main(stopped, first_two) == 3
     assert main(stopped, by_hand) == 3
     assert main(stopped, the_rest) == 0
     assert len(made) == len(set(made)) == 4

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from pipeline.config import ConfigError, TrainConfig, recipe_defaults
+from pipeline.config import TRAIN_RECIPES, ConfigError, TrainConfig
 from pipeline.errors import TrainingError
 from pipeline.models.checkpoint import Preprocessing
 from pipeline.models.deconvnet import DeconvNet
@@ -129,7 +129,7 @@ def test_a_step_of_the_release_is_that_of_its_solver():
     Its batch normalisation overwrites its gradients, so the last micro-batch's alone are left. All 8 are alike here, as
     ours takes their mean.
     """
-    config = replace(recipe_defaults(CONFIG, "release"), batch_size=24, micro_batch=3)
+    config = replace(TRAIN_RECIPES["release"](CONFIG), batch_size=24, micro_batch=3)
     net, reference = Normalised(), Normalised()
     images, labels = coloured([0, 1, 2] * 8)
     batches = [(images, labels)] * 3
@@ -155,7 +155,7 @@ def test_a_step_of_the_release_is_that_of_its_solver():
 
 def test_the_release_lets_biases_learn_twice_as_fast_without_decay_and_normalisation_an_eighth_as_fast():
     net = DeconvNet(3, 1 / 16)
-    optimizer = make_optimizer(net, recipe_defaults(CONFIG, "release"))
+    optimizer = make_optimizer(net, TRAIN_RECIPES["release"](CONFIG))
     rules = {id(p): (group["lr"], group["weight_decay"]) for group in optimizer.param_groups for p in group["params"]}
     assert len(rules) == len(list(net.parameters()))
     for name, p in net.named_parameters():
@@ -175,7 +175,7 @@ def test_the_learning_rate_falls_tenfold_when_accuracy_stops_improving():
 
 
 def test_the_release_divides_every_learning_rate_by_ten_every_so_many_steps():
-    config = replace(recipe_defaults(CONFIG, "release"), lr_steps=(2, 3))
+    config = replace(TRAIN_RECIPES["release"](CONFIG), lr_steps=(2, 3))
     for stage, every in ((1, 2), (2, 3)):
         optimizer = make_optimizer(nn.Conv2d(1, 1, 1), config)
         schedule = make_schedule(optimizer, config, stage)

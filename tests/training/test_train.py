@@ -40,7 +40,7 @@ def training_set(tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("scenes")
     list(write_dataset(ScenesConfig(output=str(root / "voc"), train=4, val=2, seed=5)))
     arguments = ["--data", str(root / "voc"), "--output", str(root / "windows"), "--windows-per-image", "3"]
-    assert build(arguments, run=lambda work, images: pa.concat_tables([work(images)])) == 0
+    assert build(arguments, runner=lambda work, images: pa.concat_tables([work(images)])) == 0
     return root / "windows"
 
 
@@ -49,8 +49,10 @@ def test_two_stages_give_a_checkpoint_and_a_history_and_go_on_where_they_stopped
     training_set, tmp_path, capsys, monkeypatch
 ):
     monkeypatch.setenv("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")  # how soon Ray Train sees that a worker is done
+    monkeypatch.chdir(tmp_path)  # workers have another working directory: what is relative must be so to this one
     output = tmp_path / "run"
-    whole = ["--training-set", str(training_set), "--output", str(output), "--epochs", "2", "1", "--bn-statistics", "8"]
+    relative = os.path.relpath(training_set, tmp_path)
+    whole = ["--training-set", relative, "--output", "run", "--epochs", "2", "1", "--bn-statistics", "8"]
     whole += [*SMALL, "--max-failures", "0"]
 
     def kill_the_worker() -> None:
@@ -107,6 +109,7 @@ def test_two_stages_give_a_checkpoint_and_a_history_and_go_on_where_they_stopped
         (["--batch-size", "3", "--workers", "2", "--max-workers", "4"], "--batch-size is 3"),
         (["--workers", "2", "--max-workers", "1"], "--max-workers is 1"),
         (["--recipe", "mine"], "recipe"),
+        (["--batch-size", "100000"], "training examples for stage 1"),
     ],
 )
 def test_bad_arguments_are_told(training_set, tmp_path, arguments, message, capsys):
@@ -127,5 +130,8 @@ def test_a_recipe_gives_defaults_and_an_option_wins():
 
 
 def test_a_missing_training_set_is_told(tmp_path, capsys):
+    assert exit_code(main, "--training-set", str(tmp_path / "nothing"), "--output", str(tmp_path / "run")) == 2
+    assert "--training-set is" in capsys.readouterr().err
+    (tmp_path / "nothing").mkdir()
     assert exit_code(main, "--training-set", str(tmp_path / "nothing"), "--output", str(tmp_path / "run")) == 2
     assert "training_set.json" in capsys.readouterr().err

@@ -23,6 +23,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from pipeline import storage
+from pipeline.errors import DatasetError
 from pipeline.training.windows.examples import Stage
 
 INDEX_SCHEMA = pa.schema(
@@ -79,13 +80,13 @@ def read_index(uri: str) -> pa.Table:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is no index of windows.
+        DatasetError: it is no index of windows.
     """
     try:
         table = pq.read_table(io.BytesIO(storage.read_bytes(uri)), use_threads=False)
         return _complete(table)
     except (pa.ArrowInvalid, KeyError) as error:
-        raise ValueError(f"{uri} is no index of training windows; make one with jobs/build_training_set.py") from error
+        raise DatasetError(f"{uri} is no index of training windows; make one with build-training-set") from error
 
 
 def _complete(table: pa.Table) -> pa.Table:

@@ -1,0 +1,248 @@
+"""The commands: what each is called, its settings, and which of them people use first. Imports nothing heavy.
+
+`deconvnet segment photos --output runs/photos` and `python jobs/segment_dataset.py --input photos --output runs/photos`
+are the same job, read from the same class of settings; the first takes its subject without an option's name.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass, replace
+from inspect import getdoc
+from typing import Any
+
+from pipeline import config as settings
+from pipeline.checkpoints.bundled import BUNDLED
+from pipeline.config.edges import TrainEdgesConfig
+from pipeline.config.evaluating import TuneCrfConfig
+from pipeline.config.fcn import TrainFcnConfig
+from pipeline.config.recipes import Recipe, first_look
+
+EXIT_CODES = "Exit codes: 0 done, 2 wrong arguments, 3 stopped (the same command goes on), 4 failed, 5 no cluster."
+
+
+@dataclass(frozen=True)
+class Command:
+    """One job.
+
+    Attributes:
+        name: `deconvnet NAME`.
+        module: jobs/MODULE.py, whose `run` takes the settings and returns the exit code.
+        config: the class of its settings; its docstring explains the job.
+        subject: the setting that the console takes without its name.
+        summary: one line for the list of commands.
+        example: arguments on the console.
+        first: settings that `--help` shows, beside those that must be given.
+        recipes: by the name of `--recipe`, what the settings start from.
+    """
+
+    name: str
+    module: str
+    config: type[Any]
+    subject: str
+    summary: str
+    example: str
+    first: tuple[str, ...]
+    recipes: dict[str, Recipe] = field(default_factory=dict)
+
+    @property
+    def on_console(self) -> bool:
+        """Whether this process was started as `deconvnet`, and not as a script."""
+        return not sys.argv[0].endswith(".py")
+
+    def line(self, subject: str, *options: str) -> str:
+        """The command line that calls this job, in the form that this process was called in."""
+        if self.on_console:
+            return " ".join(["deconvnet", self.name, subject, *options])
+        return " ".join(["python", f"jobs/{self.module}.py", f"--{_option(self.subject)}", subject, *options])
+
+
+SEGMENT = Command(
+    "segment", "segment_dataset", settings.SegmentConfig, "input",
+    "photographs to masks, on this machine or a cluster",
+    "photos --output runs/photos --weights my.safetensors",
+    ("weights", "limit", "masks", "overwrite", "retry_failed", "dry_run", "proposals", "device", "crf"),
+    settings.SEGMENT_RECIPES,
+)  # fmt: skip
+EVALUATE = Command(
+    "evaluate", "evaluate", settings.EvaluateConfig, "results",
+    "scores against ground truth, and pictures of results",
+    "runs/photos --panels 20",
+    tuple(one.name for one in fields(settings.EvaluateConfig)),
+)  # fmt: skip
+BUILD = Command(
+    "build-training-set", "build_training_set", settings.TrainingSetConfig, "data",
+    "annotated images to training windows",
+    "VOC2012 SBD/dataset --output data/voc_windows",
+    ("classes", "train_split", "val_split", "limit", "min_iou", "windows_per_image", "any_windows_per_image"),
+)  # fmt: skip
+TRAIN = Command(
+    "train", "train", settings.TrainConfig, "training_set",
+    "a network from training windows",
+    "data/voc_windows --output runs/voc --vgg16 vgg16_bn.pth",
+    ("vgg16", "init", "width", "epochs", "batch_size", "learning_rate", "precision", "workers", "recipe"),
+    settings.TRAIN_RECIPES,
+)  # fmt: skip
+TRAIN_FCN = Command(
+    "train-fcn", "train_fcn", TrainFcnConfig, "data",
+    "a light FCN from whole photographs with masks",
+    "VOC2012 SBD/dataset --output runs/fcn",
+    ("classes", "limit", "encoder", "imagenet", "steps", "batch_size", "crop", "learning_rate", "precision", "workers"),
+)  # fmt: skip
+CONVERT = Command(
+    "convert", "convert_weights", settings.ConvertConfig, "source",
+    "a released Caffe model to a checkpoint",
+    "release.caffemodel --kind deconvnet --output release.safetensors",
+    ("classes",),
+)  # fmt: skip
+INSPECT = Command(
+    "inspect", "inspect_network", settings.InspectConfig, "image",
+    "pictures of what the network does with one image",
+    "photo.jpg --weights my.safetensors --output runs/inspected",
+    ("weights", "box", "truth", "base", "also"),
+)  # fmt: skip
+ABLATE = Command(
+    "ablate", "ablate", settings.AblateConfig, "data",
+    "what each part of the method is worth, in a table",
+    "data/demo --split val --output runs/ablation",
+    ("weights", "split", "limit", "base", "also", "only", "trimap"),
+)  # fmt: skip
+TUNE_CRF = Command(
+    "tune-crf", "tune_crf", TuneCrfConfig, "results",
+    "the CRF's best parameters for saved probabilities",
+    "runs/demo --ground-truth data/demo --split val",
+    ("split", "limit", "trials", "threads", "json"),
+)  # fmt: skip
+TRAIN_EDGES = Command(
+    "train-edges", "train_edges", TrainEdgesConfig, "data",
+    "the edge detector that proposals start from",
+    "BSDS500 --output edges.safetensors",
+    tuple(one.name for one in fields(TrainEdgesConfig)),
+)  # fmt: skip
+
+COMMANDS = (SEGMENT, EVALUATE, BUILD, TRAIN, TRAIN_FCN, CONVERT, INSPECT, ABLATE, TUNE_CRF, TRAIN_EDGES)
+
+
+def parse(command: Command, arguments: Sequence[str] | None = None, console: bool = False) -> Any:
+    """The settings: those of the recipe, and over them what was given.
+
+    Args:
+        command: the job.
+        arguments: of the command line; None for the process's own.
+        console: whether the subject comes without its option's name.
+
+    Raises:
+        SystemExit: with 0 after the help, with 2 where something is wrong; what it is was printed.
+    """
+    import tyro
+
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    help_asked = next((word for word in given if word in ("-h", "--help", "--help-all")), None)
+    return tyro.cli(
+        command.config,
+        args=given if help_asked is None else ["--help"],
+        prog=f"deconvnet {command.name}" if console else f"jobs/{command.module}.py",
+        description=_description(command, console, all_shown=help_asked == "--help-all"),
+        default=_start(command, given),
+        config=(tyro.conf.OmitArgPrefixes, tyro.conf.PositionalMetavarFromFieldName)
+        + ((tyro.conf.FlagCreatePairsOff, tyro.conf.DisallowNone) if help_asked else ()),
+        registry=_view(command, console, short=help_asked in ("-h", "--help")),
+    )
+
+
+def _description(command: Command, console: bool, *, all_shown: bool) -> str:
+    """What the help says above the settings."""
+    subject, _, options = command.example.partition(" --")
+    call = f"deconvnet {command.name} {subject}" if console else (
+        f"python jobs/{command.module}.py --{_option(command.subject)} {subject}"
+    )  # fmt: skip
+    shown = set(command.first) | {one.name for one in fields(command.config) if _needed(one)}
+    more = len(_names(command.config) - shown)
+    rest = f"\n\n{more} more settings: --help-all" if more and not all_shown else ""
+    return f"{getdoc(command.config)}\n\n    {call} --{options}\n\n{EXIT_CODES}{rest}"
+
+
+def _needed(one: Any) -> bool:
+    return one.default is MISSING and one.default_factory is MISSING
+
+
+def _names(config: type[Any]) -> set[str]:
+    """Every setting's name, those of nested classes included."""
+    names: set[str] = set()
+    for one in fields(config):
+        nested: Any = one.default_factory
+        names |= _names(nested) if isinstance(nested, type) and is_dataclass(nested) else {one.name}
+    return names
+
+
+def _recipe_name(command: Command, given: Sequence[str]) -> str | None:
+    """The recipe that was given, known or not; else the one that the bundled checkpoint is made for."""
+    if not command.recipes:
+        return None
+    bundled = BUNDLED.get(first_look(given, "weights", ""))
+    return first_look(given, "recipe", bundled.recipe if bundled else command.config.recipe)
+
+
+def _start(command: Command, given: Sequence[str]) -> Any:
+    """What the settings start from: the recipe's, with what must be given missing; None without recipes."""
+    import tyro
+
+    name = _recipe_name(command, given)
+    if name is None:
+        return None
+    start = command.config(**{one.name: tyro.MISSING for one in fields(command.config) if _needed(one)})
+    recipe = command.recipes.get(name)  # tyro says which names there are
+    return start if recipe is None else recipe(start)
+
+
+def _view(command: Command, console: bool, *, short: bool) -> Any:
+    """How the class of settings becomes a command line: the subject without a name; in the short help, few settings.
+
+    Returns:
+        A registry for `tyro.cli`.
+    """
+    import tyro
+    from tyro.constructors import ConstructorRegistry, StructConstructorSpec, StructFieldSpec, StructTypeInfo
+
+    registry = ConstructorRegistry()
+    asking_tyro = False
+
+    def as_tyro_does(info: StructTypeInfo) -> StructConstructorSpec:
+        nonlocal asking_tyro
+        asking_tyro = True
+        spec = ConstructorRegistry.get_struct_spec(info)
+        asking_tyro = False
+        assert isinstance(spec, StructConstructorSpec)
+        return spec
+
+    def flat(info: StructTypeInfo) -> list[StructFieldSpec]:
+        found = []
+        for one in as_tyro_does(info).fields:
+            nested = is_dataclass(one.type)
+            found += flat(StructTypeInfo.make(one.type, one.default, in_union_context=False)) if nested else [one]
+        return found
+
+    @registry.struct_rule
+    def rule(info: StructTypeInfo) -> StructConstructorSpec | None:
+        if asking_tyro or not is_dataclass(info.type):
+            return None
+        spec = as_tyro_does(info)
+        chosen = list(spec.fields)
+        if short:  # nothing is made of these settings: the help ends the process
+            needed = {one.name for one in fields(info.type) if _needed(one)}
+            by_name = {one.name: one for one in flat(info)}
+            chosen = [by_name[name] for name in by_name if name in needed]
+            chosen += [by_name[name] for name in command.first if name not in needed]
+        if console:
+            chosen = [_positional(one) if one.name == command.subject else one for one in chosen]
+        return replace(spec, fields=tuple(chosen))
+
+    def _positional(one: StructFieldSpec) -> StructFieldSpec:
+        return replace(one, type=tyro.conf.Positional[one.type])  # type: ignore[misc, name-defined]
+
+    return registry
+
+
+def _option(name: str) -> str:
+    return name.replace("_", "-")

@@ -1,0 +1,142 @@
+"""What every job does around its work: read the command line, turn an error into a line and an exit code.
+
+exit code   error (pipeline/errors)   meaning
+0           -                         done
+1           any other                 a fault of the program: a traceback is printed; or Ray ended the process
+2           UserError, OSError        something given cannot be used; nothing was written
+3           StoppedError, Ctrl-C      stopped; the same command goes on
+4           FailedError               what came out is no result: too many errors, a loss that exploded
+5           ClusterError              no Ray cluster could be reached or started
+"""
+
+from __future__ import annotations
+
+import io
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from importlib import import_module
+from types import FrameType
+from typing import Any, NoReturn
+
+from jobs.commands import Command, parse
+from pipeline.errors import ClusterError, FailedError, PipelineError, StoppedError, UserError
+
+EXIT_DONE, EXIT_FAULT, EXIT_ARGUMENTS, EXIT_STOPPED, EXIT_FAILED, EXIT_NO_CLUSTER = range(6)
+
+EXIT_CODES: tuple[tuple[type[BaseException], int], ...] = (
+    (KeyboardInterrupt, EXIT_STOPPED),
+    (StoppedError, EXIT_STOPPED),
+    (FailedError, EXIT_FAILED),
+    (ClusterError, EXIT_NO_CLUSTER),
+    (UserError, EXIT_ARGUMENTS),
+    (OSError, EXIT_ARGUMENTS),
+)
+"""The first that fits counts."""
+
+Run = Callable[[Any], int]
+
+
+def call(
+    command: Command, arguments: Sequence[str] | None = None, run: Run | None = None, console: bool = False
+) -> int:
+    """Run a job; returns the exit code.
+
+    Args:
+        command: the job.
+        arguments: of the command line; None for the process's own.
+        run: does the work and returns the exit code, or raises; None for `run` of the job's module.
+        console: whether the arguments are those of `deconvnet`.
+
+    Raises:
+        SystemExit: after the help, or where the command line is wrong.
+    """
+    try:
+        config = parse(command, arguments, console)
+        _check_outputs(config)
+        return (run or import_module(f"jobs.{command.module}").run)(config)
+    except (Exception, KeyboardInterrupt) as error:
+        return told(command, error)
+
+
+def _check_outputs(config: Any) -> None:
+    """Make sure that a submitted job writes to a place that stays; see `storage.check_kept`."""
+    from pipeline.storage import check_kept  # not before the command line is read: it brings pyarrow
+
+    for option in ("output", "json", "submission"):
+        if (uri := getattr(config, option, None)) is not None:
+            check_kept(option, uri)
+
+
+def told(command: Command, error: BaseException) -> int:
+    """Say on stderr what ended a job; returns the exit code."""
+    from pipeline.storage import redact  # not before the command line is read: it brings pyarrow
+
+    code = next((code for kind, code in EXIT_CODES if isinstance(error, kind)), EXIT_FAULT)
+    if isinstance(error, KeyboardInterrupt):
+        message = "stopped; the same command goes on from here"
+    elif code == EXIT_STOPPED:
+        message = f"stopped, the same command goes on from here: {error}"
+    elif code == EXIT_FAULT:
+        print(redact("".join(traceback.format_exception(error))), file=sys.stderr)
+        message = f"a fault of the program, please report the lines above ({type(error).__name__})"
+    else:
+        message = str(error) or type(error).__name__
+    print(f"{command.name}: {redact(message)}", file=sys.stderr)
+    return code
+
+
+@contextmanager
+def after_claim() -> Iterator[None]:
+    """The part of a job after it claimed its output: an OSError of a store now ends it as stopped."""
+    try:
+        yield
+    except PipelineError:
+        raise
+    except OSError as error:
+        raise StoppedError(str(error)) from error
+
+
+def end_process(main: Callable[[], int]) -> NoReturn:
+    """Run a job's `main` as the process that it is, and end the process with its exit code."""
+    last_longer_than_the_terminal()
+    signal.signal(signal.SIGTERM, _interrupt)
+    code: int | str | None
+    try:
+        code = main()
+    except SystemExit as end:  # after a help, after a wrong command line
+        code = end.code
+    for asked in (signal.SIGINT, signal.SIGTERM):  # all is said and done; Ray ends what it started
+        signal.signal(asked, signal.SIG_IGN)
+    with suppress(OSError):
+        sys.stdout.flush()
+    sys.exit(code)
+
+
+def _interrupt(_signal: int, _frame: FrameType | None) -> NoReturn:
+    """Treat a request to end like Ctrl-C."""
+    raise KeyboardInterrupt
+
+
+class _Pipe(io.FileIO):
+    """Output that nobody may be reading any more: what is written then is lost, and the work goes on."""
+
+    def write(self, data: Any, /) -> int:
+        try:
+            return super().write(data)
+        except BrokenPipeError:
+            return len(data)
+
+
+def last_longer_than_the_terminal() -> None:
+    """Let no closed pipe (`| head`) and no encoding without some letter end a job that does its work."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if not isinstance(stream, io.TextIOWrapper):  # of a test, of a notebook
+            continue
+        stream.flush()
+        raw = io.BufferedWriter(_Pipe(stream.fileno(), "wb", closefd=False))
+        lasting = io.TextIOWrapper(raw, stream.encoding, errors="replace", line_buffering=True)
+        setattr(sys, name, lasting)

@@ -1,0 +1,60 @@
+"""Whose an output folder is: the settings that began it are in a record, and other settings are refused."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from pipeline import storage
+from pipeline.config.earlier import flat
+from pipeline.errors import FolderError
+
+ANOTHER = "choose another --output"
+
+
+def check_folder(
+    folder: str,
+    record: str,
+    settings: Mapping[str, Any],
+    *,
+    below: str | None = None,
+    neutral: Collection[str] = (),
+    earlier: Mapping[str, Any] | None = None,
+    holds: Collection[str] = (),
+    advice: str = ANOTHER,
+) -> dict[str, Any] | None:
+    """Make sure that a folder is new, or was begun with these settings. Writes nothing.
+
+    Args:
+        folder: the output.
+        record: path of the JSON file below it that says what began it.
+        settings: of this call, as JSON can hold them (tuples count as lists).
+        below: the key of the record under which the settings are; None: they are all of it.
+        neutral: settings that may differ.
+        earlier: settings by name (those of a part as `part.name`) that older records lack, and what they were then.
+        holds: files and folders that only a folder with a record may hold.
+        advice: what the message tells people to do.
+
+    Returns:
+        The record; None for a new folder.
+
+    Raises:
+        FolderError: it was begun with other settings, or holds something without a record.
+    """
+    uri = storage.join(folder, record)
+    if not storage.exists(uri):
+        for name in holds:
+            if storage.exists(storage.join(folder, name)):
+                raise FolderError(f"{folder} holds {name} without a {record} that says what made it; {advice}")
+        return None
+    found: dict[str, Any] = json.loads(storage.read_bytes(uri))
+    before = {**(earlier or {}), **flat(found if below is None else found[below])}
+    now = flat(json.loads(json.dumps(settings)))
+    names = sorted(
+        name for name in before.keys() | now.keys() if name not in neutral and before.get(name) != now.get(name)
+    )
+    if names:
+        changed = "; ".join(f"{name}: {before.get(name)} -> {now.get(name)}" for name in names)
+        raise FolderError(f"{folder} was begun with other settings ({changed}); {advice}")
+    return found

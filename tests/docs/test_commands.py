@@ -1,0 +1,91 @@
+"""The commands of README and docs: each is understood, and those of the first pages do what they say, as typed.
+
+A command is only parsed where it needs S3, a cluster or BSDS500, or where its comment says that it takes hours.
+"""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from conftest import exit_code, write_tiles
+
+from examples.scenes.config import ScenesConfig
+from examples.scenes.dataset import write_dataset
+from jobs import console
+from jobs.commands import COMMANDS, parse
+from pipeline.checkpoints.bundled import weights_uri
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+RUN = ("README.md", "docs/segmenting.md", "docs/training.md")
+CONSOLE = re.compile(r"^(?:\.venv/bin/)?deconvnet (?P<words>.*)")
+SCRIPT = re.compile(r"python jobs/(?P<module>\w+)\.py (?P<words>.*)")
+
+
+def blocks(page: Path) -> list[tuple[str, str]]:
+    """Language and text of each block of code, in order."""
+    return re.findall(r"^```(\w*)\n(.*?)^```$", page.read_text(), re.MULTILINE | re.DOTALL)
+
+
+def lines(text: str) -> list[str]:
+    return text.replace("\\\n", " ").splitlines()
+
+
+def lines_of(page: Path) -> list[str]:
+    """Lines of shell, those that are only outlined (with an ellipsis) left out."""
+    return [line for language, text in blocks(page) if not language for line in lines(text) if "..." not in line]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_command_is_understood(page: Path):
+    for line in lines_of(page):
+        if found := CONSOLE.search(line):
+            name, *words = shlex.split(found["words"], comments=True)
+            command = next(one for one in COMMANDS if one.name == name)
+            parse(command, words, console=True)
+        elif found := SCRIPT.search(line):
+            command = next(one for one in COMMANDS if one.module == found["module"])
+            parse(command, shlex.split(found["words"], comments=True))
+
+
+def test_the_pages_have_commands():
+    found = sum(bool(CONSOLE.search(line) or SCRIPT.search(line)) for page in PAGES for line in lines_of(page))
+    assert found >= 20
+
+
+@pytest.fixture
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of small data under the names that the pages use; it is the working directory, and its `home` is `~`."""
+    for folder in (tmp_path / "photos", tmp_path / "home" / "photos"):
+        folder.mkdir(parents=True)
+        write_tiles(folder, 2)
+        (folder / "empty.jpg").touch()  # so that there is an error to read
+    list(write_dataset(ScenesConfig(str(tmp_path / "VOC2012"), train=2, val=1, seed=5)))
+    network = Path(weights_uri("demo")).read_bytes()
+    for name in ("my.safetensors", "runs/voc/deconvnet.safetensors"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(network)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    return tmp_path
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize("page", RUN)
+def test_the_commands_of_a_page_work_as_typed_from_any_folder(page: str, elsewhere: Path, in_ray, capsys):
+    done = []
+    for language, text in blocks(ROOT / page):
+        if language == "python":
+            exec(compile(text, page, "exec"), globals())
+        for line in lines(text) if not language else ():
+            found = CONSOLE.search(line)
+            if not found or "# hours" in line or "s3://" in line or "..." in line:
+                continue
+            words = shlex.split(found["words"], comments=True)
+            words = [str(Path(word).expanduser()) if word.startswith("~") else word for word in words]
+            assert exit_code(console.main, *words) == 0, (line, capsys.readouterr())
+            done.append(words[0])
+    assert "segment" in done
+    for masks in (elsewhere / "runs").glob("*/masks"):
+        assert list(masks.rglob("*.png"))
