@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass, replace
 from inspect import getdoc
-from typing import Any
+from typing import Any, get_type_hints
 
 from pipeline import config as settings
 from pipeline.checkpoints.bundled import BUNDLED
@@ -170,9 +170,8 @@ def _needed(one: Any) -> bool:
 def _names(config: type[Any]) -> set[str]:
     """Every setting's name, those of nested classes included."""
     names: set[str] = set()
-    for one in fields(config):
-        nested: Any = one.default_factory
-        names |= _names(nested) if isinstance(nested, type) and is_dataclass(nested) else {one.name}
+    for name, nested in get_type_hints(config).items():
+        names |= _names(nested) if isinstance(nested, type) and is_dataclass(nested) else {name}
     return names
 
 

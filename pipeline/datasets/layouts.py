@@ -97,7 +97,7 @@ def _listed_windows(config: TrainingSetConfig, lists: str) -> Images:
     class_names = voc.class_names(root) if config.classes is None else read_class_list(config.classes)
     train, val = (window_list(storage.join(lists, f"{split}.txt"), root) for split in SPLITS)
     if not train:
-        raise ValueError(f"{lists}/train.txt lists no window")
+        raise DatasetError(f"{lists}/train.txt lists no window")
     return Images(train[: config.limit], val[: config.limit], class_names)
 
 
@@ -120,9 +120,9 @@ def window_list(uri: str, root: str) -> list[Pair]:
             image, mask, *corners = fields
             x1, y1, x2, y2 = map(int, corners)
         except ValueError as error:
-            raise ValueError(f"{uri}, line {number}: {line!r} is not `image mask x1 y1 x2 y2`") from error
+            raise DatasetError(f"{uri}, line {number}: {line!r} is not `image mask x1 y1 x2 y2`") from error
         if x2 < x1 or y2 < y1:
-            raise ValueError(f"{uri}, line {number}: {line!r} is a window without pixels")
+            raise DatasetError(f"{uri}, line {number}: {line!r} is a window without pixels")
         windows.setdefault((image, mask), []).append([x1, y1, x2 + 1, y2 + 1])
     return [
         Pair(storage.join(root, image.lstrip("/")), storage.join(root, mask.lstrip("/")), windows=json.dumps(boxes))

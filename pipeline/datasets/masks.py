@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline import storage
-from pipeline.errors import ImageError
+from pipeline.errors import DatasetError, ImageError
 from pipeline.imaging.images import decode_image, decode_mask
 
 UInt8Array = NDArray[np.uint8]
@@ -39,7 +39,7 @@ def check_sizes(image_HW3: UInt8Array, mask_HW: UInt8Array, mask_uri: str) -> No
     if mask_HW.shape == (height, width):
         return
     turned = ", upright: it seems to have been drawn before the photograph was turned as its EXIF orientation says"
-    raise ValueError(
+    raise DatasetError(
         f"{mask_uri} is {mask_HW.shape[1]}x{mask_HW.shape[0]} pixels, its image {width}x{height}; a mask has the size "
         f"of its image{turned if mask_HW.shape == (width, height) else ''}"
     )

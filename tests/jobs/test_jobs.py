@@ -83,10 +83,9 @@ def test_the_short_help_has_what_people_use_first_and_the_long_one_everything(co
 
 def every_option(command: Command) -> set[str]:
     found = set()
-    for one in dataclasses.fields(command.config):
-        nested = one.default_factory
-        inside = dataclasses.fields(nested) if dataclasses.is_dataclass(nested) else (one,)
-        found |= {field.name.replace("_", "-") for field in inside}
+    for name, nested in get_type_hints(command.config).items():
+        inside = get_type_hints(nested) if dataclasses.is_dataclass(nested) else (name,)
+        found |= {inner.replace("_", "-") for inner in inside}
     return found
 
 
