@@ -218,7 +218,7 @@ def test_what_is_missing_is_made_again_and_equal(run, photos, in_ray):
         (["--input", "{photos}", "--weights", "missing.safetensors"], "missing.safetensors"),
         (["--input", "{photos}/nothing"], "nothing"),
         (["--input", "{empty}"], "holds no image"),
-        (["--input", "{photos}", "--proposals", "0"], "proposals is 0"),
+        (["--input", "{photos}", "--proposals", "0"], "sees object proposals"),
         (["--input", "{photos}", "--crf", "fast"], "crf"),
         (["--input", "{photos}", "--refine-gpus", "0.5"], "only `crf torch`"),
         (["--input", "{photos}", "--edges", "structured"], "--edge-model is None"),
