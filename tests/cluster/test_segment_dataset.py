@@ -336,7 +336,7 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(photos, tmp_path, in_ray, 
 
 
 def test_help_explains_every_setting(capsys):
-    assert segment_here("--help") == 0
+    assert segment_here("--help-all") == 0
     told = capsys.readouterr().out
     for option in ("input", "output", "weights", "limit", "crf", "proposals", "edges", "window", "max-side"):
         assert f"--{option}" in told
