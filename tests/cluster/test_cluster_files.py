@@ -109,7 +109,10 @@ def test_what_only_the_user_knows_stands_at_the_top() -> None:
 def test_nodes_install_the_pinned_packages() -> None:
     mounted = CLUSTER["file_mounts"]
     assert all((ROOT / local).is_file() for local in mounted.values())
-    assert {"pyproject.toml", "constraints.txt", "setup.py", "native/densecrf_lattice.cpp"} == set(mounted.values())
+    metadata = {"README.md", "LICENSE"}  # named in pyproject.toml
+    assert metadata | {"pyproject.toml", "constraints.txt", "setup.py", "native/densecrf_lattice.cpp"} == set(
+        mounted.values()
+    )
     assert all(remote.removeprefix("~/deconvnet-ray/") == local for remote, local in mounted.items())
     assert any(
         command.endswith("--no-deps --build-constraints constraints.txt .") for command in CLUSTER["setup_commands"]
