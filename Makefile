@@ -29,8 +29,8 @@ $(READY): pyproject.toml constraints.txt setup.py native/densecrf_lattice.cpp
 
 demo: $(READY)
 	$(BIN)/python -m examples.scenes --output data/demo --train 0 --val 24 --seed 1
-	$(BIN)/python jobs/segment_dataset.py --input data/demo/JPEGImages --output runs/demo --weights demo
-	$(BIN)/python jobs/evaluate.py --results runs/demo --ground-truth data/demo --split val --panels 24
+	$(BIN)/deconvnet segment data/demo/JPEGImages --output runs/demo --weights demo
+	$(BIN)/deconvnet evaluate runs/demo --ground-truth data/demo --split val --panels 24
 	@echo "masks: runs/demo/masks, every figure: runs/demo/run"
 
 test: $(READY)

@@ -36,6 +36,7 @@ EXIT_CODES: tuple[tuple[type[BaseException], int], ...] = (
 )
 """The first that fits counts."""
 
+OUR_PACKAGES = ("pipeline", "jobs")
 Run = Callable[[Any], int]
 
 
@@ -57,6 +58,12 @@ def call(
         config = parse(command, arguments, console)
         _check_outputs(config)
         return (run or import_module(f"jobs.{command.module}").run)(config)
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] in OUR_PACKAGES:
+            return told(command, error)
+        return told(command, UserError(
+            f"the package {error.name} is not installed; pip install 'deconvnet-ray[all]' brings what all commands need"
+        ))  # fmt: skip
     except (Exception, KeyboardInterrupt) as error:
         return told(command, error)
 
@@ -85,7 +92,15 @@ def told(command: Command, error: BaseException) -> int:
     else:
         message = str(error) or type(error).__name__
     print(f"{command.name}: {redact(message)}", file=sys.stderr)
+    if not isinstance(error, UserError | KeyboardInterrupt) and (logs := _ray_logs()) is not None:
+        print(f"{command.name}: Ray's log files: {logs}", file=sys.stderr)
     return code
+
+
+def _ray_logs() -> str | None:
+    """Where Ray's log files are; None where this process has not started Ray."""
+    connect = sys.modules.get("pipeline.cluster.connect")
+    return connect.log_folder() if connect is not None else None
 
 
 @contextmanager

@@ -47,6 +47,14 @@ def test_a_mistyped_command_is_answered_with_the_nearest(capsys):
     assert "build-training-set" in capsys.readouterr().err
 
 
+def test_a_package_of_an_extra_that_is_not_there_is_named_with_what_brings_it(tmp_path):
+    hidden = "import sys; sys.modules['google.protobuf'] = None\nfrom jobs.console import main\nsys.exit(main(sys.argv[1:]))"
+    ended = run_python("-c", hidden, "convert", str(tmp_path), "--output", str(tmp_path / "out"))
+    assert ended.returncode == 2, ended.stderr
+    assert "google.protobuf is not installed; pip install 'deconvnet-ray[all]'" in ended.stderr
+    assert not (tmp_path / "out").exists()
+
+
 def test_nothing_heavy_is_imported_before_the_command_line_is_read():
     check = (
         "import sys; from jobs.console import main\n"
