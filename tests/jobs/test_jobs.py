@@ -48,8 +48,10 @@ def test_a_mistyped_command_is_answered_with_the_nearest(capsys):
 
 
 def test_a_package_of_an_extra_that_is_not_there_is_named_with_what_brings_it(tmp_path):
-    hidden = "import sys; sys.modules['google.protobuf'] = None\nfrom jobs.console import main\nsys.exit(main(sys.argv[1:]))"
-    ended = run_python("-c", hidden, "convert", str(tmp_path), "--output", str(tmp_path / "out"))
+    hidden = (
+        "import sys; sys.modules['google.protobuf'] = None\nfrom jobs.console import main\nsys.exit(main(sys.argv[1:]))"
+    )
+    ended = run_python("-c", hidden, "convert", __file__, "--kind", "vgg16", "--output", str(tmp_path / "out"))
     assert ended.returncode == 2, ended.stderr
     assert "google.protobuf is not installed; pip install 'deconvnet-ray[all]'" in ended.stderr
     assert not (tmp_path / "out").exists()
