@@ -41,12 +41,31 @@ def deconvnet_crf(config: SegmentConfig) -> SegmentConfig:
 
 def fcn(config: SegmentConfig) -> SegmentConfig:
     """An FCN alone: whole images, no proposals, no CRF."""
-    return replace(fcn_crf(config), recipe="fcn", refine=replace(config.refine, crf="none"))
+    with_crf = fcn_crf(config)
+    return replace(with_crf, recipe="fcn", refine=replace(with_crf.refine, crf="none"))
 
 
 def fcn_crf(config: SegmentConfig) -> SegmentConfig:
-    """An FCN and the CRF."""
-    return replace(config, recipe="fcn+crf", weights="voc-fcn", propose=replace(config.propose, proposals=0))
+    """An FCN and the CRF: whole images, no proposals.
+
+    Its maps are coarser than DeconvNet's, so the CRF looks further. Chosen on 53 of VOC's train photographs with
+    `voc-fcn` in training: mean IoU 0.015 more than without a CRF, as with ten iterations and half again as much time;
+    the release's kernels gave half of that.
+    """
+    return replace(
+        config,
+        recipe="fcn+crf",
+        weights="voc-fcn",
+        propose=replace(config.propose, proposals=0),
+        refine=replace(
+            config.refine,
+            crf_iterations=5,
+            gaussian_weight=1.0,
+            bilateral_sxy=60.0,
+            bilateral_srgb=5.0,
+            bilateral_weight=4.0,
+        ),
+    )
 
 
 def edeconvnet(config: SegmentConfig) -> SegmentConfig:
