@@ -77,7 +77,7 @@ train-demo: $(READY)
 VOC ?= data/VOC2012
 EXTRA ?=
 train-voc-fcn: $(READY)
-	$(BIN)/python jobs/train_fcn.py --data $(VOC) $(EXTRA) --output runs/voc_fcn --steps STEPS --seed 0
+	$(BIN)/python jobs/train_fcn.py --data $(VOC) $(EXTRA) --output runs/voc_fcn --steps 2356 --seed 0
 	cp runs/voc_fcn/fcn.safetensors pipeline/checkpoints/voc_fcn.safetensors
 
 clean:
