@@ -21,7 +21,7 @@ class Bundled:
 BUNDLED = {
     DEMO: Bundled(
         "deconvnet+crf",
-        "this network knows six toy classes of generated scenes; it cannot segment photographs: give --weights FILE",
+        "this network knows six toy classes of generated scenes; for photographs give --weights voc-fcn",
     ),
     VOC_FCN: Bundled("fcn+crf", "this network knows the 20 classes of PASCAL VOC in photographs"),
 }
