@@ -94,7 +94,7 @@ def test_timing_that_does_not_end_is_given_up_and_keeps_nothing(in_ray, photos):
     manifest, told = build_manifest(str(photos), None), []
     assert pace(manifest, hangs, Pools(1, 0.25, 0, 1, 0.125, 1), 2.0, told.append) is None
     assert "the stages could not be timed" in told[0]
-    for _ in range(100):
+    for _ in range(600):
         if ray.available_resources()["CPU"] == connect.total("CPU"):
             break
         time.sleep(0.1)
