@@ -76,11 +76,11 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_the_commands_of_a_page_work_as_typed_from_any_folder(page: str, elsewhere: Path, in_ray, capsys):
     done = []
     for language, text in blocks(ROOT / page):
-        if language == "python":
+        if language == "python" and "(mask" not in text:  # lines on one mask: tests/imaging runs those
             exec(compile(text, page, "exec"), globals())
         for line in lines(text) if not language else ():
             found = CONSOLE.search(line)
-            if not found or "# hours" in line or "s3://" in line or "..." in line:
+            if not found or any(word in line for word in ("# hours", "s3://", "BSDS500", "...")):
                 continue
             words = shlex.split(found["words"], comments=True)
             words = [str(Path(word).expanduser()) if word.startswith("~") else word for word in words]
