@@ -39,12 +39,16 @@ def pytest_runtest_setup() -> None:
         sys.modules["torch"].manual_seed(0)
 
 
+WITHOUT_RAY = {"test_cluster_files", "test_pools", "test_profile"}
+"""Modules of tests/cluster that start no Ray."""
 MARKS = {"head": "ray", "in_ray": "ray", "s3": "s3", "s3_folder": "s3", "voc": "data"}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark tests by the fixtures they use; those that start Ray by themselves are marked where they stand."""
     for item in items:
+        if item.path.parent.name == "cluster" and item.path.stem not in WITHOUT_RAY:
+            item.add_marker("ray")
         for fixture in getattr(item, "fixturenames", ()):
             if fixture in MARKS:
                 item.add_marker(MARKS[fixture])
