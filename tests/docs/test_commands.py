@@ -18,7 +18,7 @@ from pipeline.checkpoints.bundled import weights_uri
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-RUN = ("README.md", "docs/segmenting.md", "docs/training.md")
+RUN = ("README.md", "docs/segmenting.md")
 CONSOLE = re.compile(r"^(?:\.venv/bin/)?deconvnet (?P<words>.*)")
 SCRIPT = re.compile(r"python jobs/(?P<module>\w+)\.py (?P<words>.*)")
 
