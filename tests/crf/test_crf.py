@@ -15,6 +15,8 @@ from pipeline.crf.refine import SMALLEST_PROBABILITY, check_backend, refine, ref
 from pipeline.inference.labels import keep_labels
 
 CONFIG = RefineConfig()
+pytest.importorskip("pydensecrf", reason="pydensecrf2 does not build on this Python: the reference is not there")
+
 PYDENSECRF, TORCH = replace(CONFIG, crf="pydensecrf"), replace(CONFIG, crf="torch")
 NO_CRF = replace(CONFIG, crf="none")
 BACKENDS = ("native", "pydensecrf", "torch")
