@@ -49,6 +49,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.path.parent.name == "cluster" and item.path.stem not in WITHOUT_RAY:
             item.add_marker("ray")
+        if item.path.parent.name == "benchmarks":  # each measures something for a while
+            item.add_marker("slow")
         for fixture in getattr(item, "fixturenames", ()):
             if fixture in MARKS:
                 item.add_marker(MARKS[fixture])
