@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import SHARED_DATA
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
@@ -129,7 +130,7 @@ def imagenet_features(state: dict[str, torch.Tensor], image_13HW: torch.Tensor) 
 
 
 CAT, DOGS = range(281, 286), range(151, 269)
-PHOTOGRAPHS = Path("/work/shared/data/VOC2012_extra")
+PHOTOGRAPHS = SHARED_DATA / "VOC2012_extra"
 
 
 def imagenet() -> dict[str, torch.Tensor]:
