@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import SHARED_DATA
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
@@ -127,10 +126,6 @@ def imagenet_features(state: dict[str, torch.Tensor], image_13HW: torch.Tensor) 
             number += 1
     x = conv(x, "_conv_head", "_bn1").mean((2, 3))
     return x @ state["_fc.weight"].T + state["_fc.bias"]
-
-
-CAT, DOGS = range(281, 286), range(151, 269)
-PHOTOGRAPHS = SHARED_DATA / "VOC2012_extra"
 
 
 def imagenet() -> dict[str, torch.Tensor]:
