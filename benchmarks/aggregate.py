@@ -10,8 +10,7 @@ from torch import Tensor
 
 from benchmarks.config import Aggregate
 from benchmarks.crops import HEIGHT, PROPOSALS, WIDTH, some_boxes
-from benchmarks.network import DTYPES
-from benchmarks.timing import measure
+from benchmarks.timing import DTYPES, measure
 from pipeline.imaging.geometry import CROP, fed_rectangles
 from pipeline.inference.aggregate import Canvas
 from pipeline.inference.form import triton_compiles

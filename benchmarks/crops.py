@@ -9,8 +9,8 @@ import torch
 from numpy.typing import NDArray
 
 from benchmarks.config import Crops
-from benchmarks.network import DTYPES, random_network
-from benchmarks.timing import measure
+from benchmarks.network import random_network
+from benchmarks.timing import DTYPES, measure
 from pipeline.config import PredictConfig
 from pipeline.imaging.geometry import CROP
 from pipeline.inference.predictor import Predictor, choose_device, fastest_form

@@ -11,14 +11,12 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.config import Network
-from benchmarks.timing import matrix_product, measure
+from benchmarks.timing import fast_dtypes, matrix_product, measure
 from pipeline.imaging.geometry import CROP
 from pipeline.inference.form import InferenceNet, inference_form
 from pipeline.inference.predictor import choose_device, fastest_form
 from pipeline.models.deconvnet import DeconvNet
 from pipeline.models.initialise import initialise
-
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 def run(config: Network) -> list[dict[str, Any]]:
@@ -35,7 +33,7 @@ def run(config: Network) -> list[dict[str, Any]]:
         equal = {
             name: (forward().argmax(dim=1) == reference_NHW).float().mean().item() for name, forward in works.items()
         }
-        products = {name: matrix_product(device, dtype) for name, dtype in DTYPES.items()}
+        products = {name: matrix_product(device, dtype) for name, dtype in fast_dtypes(device).items()}
         taken = measure(works | {name: product for name, (product, _) in products.items()}, config.seconds)
     flops = forward_flops(net, crops)
     rows = []
@@ -54,7 +52,7 @@ def run(config: Network) -> list[dict[str, Any]]:
 def _forms(net: DeconvNet, device: torch.device, x_NCHW: Tensor) -> dict[str, Callable[[], Tensor]]:
     as_written = net.to(device)
     forms: dict[str, Callable[[], Tensor]] = {"float32, as written": lambda: as_written(x_NCHW)}
-    for name, dtype in DTYPES.items():
+    for name, dtype in fast_dtypes(device).items():
         last_NCHW = x_NCHW.to(dtype).contiguous(memory_format=torch.channels_last)
         if device.type == "cuda":
             plain = InferenceNet(net).to(device, dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -14,6 +14,8 @@ from torch import Tensor
 MATRIX_SIDE = {"cpu": 2048, "cuda": 8192}
 SHORTEST = 0.01
 """Seconds that a timing lasts at least; shorter works are repeated."""
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+BFLOAT16_INSTRUCTIONS = ("amx_bf16", "avx512_bf16", "bf16", "sve_bf16", "arm_bf16")
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,15 @@ def _seconds(work: Callable[[], Any], calls: int) -> float:
 def _wait() -> None:
     if torch.cuda.is_available():
         torch.cuda.synchronize()
+
+
+def fast_dtypes(device: torch.device) -> dict[str, torch.dtype]:
+    """The types to compare, by name: bfloat16 only where the device multiplies in it.
+
+    A processor without such instructions computes it many times slower than float32, in minutes where it is seconds.
+    """
+    fast = device.type != "cpu" or any(torch.cpu.get_capabilities().get(name) for name in BFLOAT16_INSTRUCTIONS)
+    return DTYPES if fast else {"float32": torch.float32}
 
 
 def matrix_product(device: torch.device, dtype: torch.dtype) -> tuple[Callable[[], Tensor], float]:

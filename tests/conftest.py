@@ -29,6 +29,9 @@ if not Path("/dev/nvidiactl").exists():
 hypothesis.settings.register_profile("patient", deadline=None, derandomize="CI" in os.environ)
 hypothesis.settings.load_profile("patient")
 
+# A shell that starts the tests in the background has Ctrl-C ignored, and some of the tests are about it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
 SHARED_DATA = Path(os.environ.get("DECONVNET_SHARED_DATA", Path(__file__).parents[2] / "shared" / "data"))
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import logging
 import os
 import re
+from contextlib import suppress
 
 import grpc
+import psutil
 import ray
 import ray._private.worker
 from ray._private import services
@@ -66,8 +68,9 @@ def start_ray() -> None:
     environment = {name: os.environ.get(name, value) for name, value in WORKER_SETTINGS.items()}
     environment |= storage.worker_environment()
     # Ray gives a cluster on this machine 30 seconds to start, which a busy machine may not keep.
+    ours = set(psutil.Process().children())
     attempts = Retrying(
-        stop=stop_after_attempt(1 if address else LOCAL_ATTEMPTS), after=lambda _: ray.shutdown(), reraise=True
+        stop=stop_after_attempt(1 if address else LOCAL_ATTEMPTS), after=lambda _: _clear_away(ours), reraise=True
     )
     try:
         attempts(ray.init, address or LOCAL, logging_level=logging.WARNING, runtime_env={"env_vars": environment})
@@ -77,6 +80,20 @@ def start_ray() -> None:
     send_stderr_to(str(log_folder()))
     if address is not None:
         tell(f"joined the Ray cluster at {address}: {len(machines())} machine(s), {total('CPU'):.0f} CPUs")
+
+
+def _clear_away(ours: set[psutil.Process]) -> None:
+    """End what a Ray that did not start in time has left: it keeps all its processes but the one that was late.
+
+    Args:
+        ours: children of this process from before Ray's start.
+    """
+    ray.shutdown()
+    left = set(psutil.Process().children()) - ours
+    for process in left:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
+    psutil.wait_procs(left, timeout=ANSWER_SECONDS)
 
 
 def log_folder() -> str | None:

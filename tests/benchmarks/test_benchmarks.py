@@ -38,7 +38,7 @@ def test_forms_of_the_network_agree_on_labels():
     rows = network.run(Network(width=1 / 16, classes=3, micro_batch=1, seconds=0.05, device="cpu"))
     assert rows[0]["speed"] == 1.0
     assert rows[1]["equal labels"] > 0.999
-    assert rows[2]["equal labels"] > 0.9
+    assert all(row["equal labels"] > 0.9 for row in rows[2:])  # bfloat16, where the processor has it
     assert all(row["of the floor"] == pytest.approx(row["floor, ms"] / row["ms a crop"]) for row in rows)
 
 
@@ -56,7 +56,7 @@ def test_a_networks_operations_are_counted_from_its_layers():
 
 
 def test_a_training_step_and_aggregation_are_held_against_their_floors():
-    slow, _ = step.run(Step(width=1 / 16, classes=3, micro_batch=2, seconds=0.05, device="cpu"))
+    slow, *_ = step.run(Step(width=1 / 16, classes=3, micro_batch=2, seconds=0.05, device="cpu"))
     assert slow["speed"] == 1.0
     copy, *ways = aggregate.run(Aggregate(classes=2, seconds=0.05, device="cpu"))
     assert copy["of the floor"] == 1.0

@@ -44,6 +44,27 @@ def test_an_address_where_no_ray_is_ends_in_one_line(monkeypatch, silent, addres
     assert "\n" not in str(error.value)
 
 
+def test_a_ray_that_cannot_start_leaves_no_process(monkeypatch):
+    left = []
+
+    def starts_too_slowly(*_: object, **__: object) -> None:
+        left.append(subprocess.Popen(["sleep", "600"]))
+        raise RuntimeError("the node did not come up in 30 s")
+
+    other = subprocess.Popen(["sleep", "600"])
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(connect.ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(connect.ray, "init", starts_too_slowly)
+    try:
+        with pytest.raises(ClusterError, match="the node did not come up"):
+            connect.start_ray()
+        assert other.poll() is None
+    finally:
+        other.kill()
+    assert len(left) == connect.LOCAL_ATTEMPTS
+    assert all(process.poll() is not None for process in left)
+
+
 def test_a_cluster_that_answers_is_joined_and_named(head):
     program = "from pipeline.cluster import connect\nconnect.start_ray()\nprint(connect.log_folder())"
     process = subprocess.run(
