@@ -290,7 +290,7 @@ def _read_parquet(uri: str, read: Callable[[pq.ParquetFile], T]) -> T:
 
     def opened() -> T:
         with filesystem.open_input_file(path) as stream:
-            return read(pq.ParquetFile(stream))
+            return read(pq.ParquetFile(stream, pre_buffer=False))  # reading ahead starts a thread of Arrow's
 
     try:
         return retrying_arrow(opened)

@@ -7,7 +7,6 @@ job that was stopped finds what it had done, whoever made it, and a task that Ra
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -192,7 +191,7 @@ def read_parts(parts: pa.Table) -> pa.Table:
 
 
 def _read(uri: str, columns: list[str] | None = None) -> pa.Table:
-    return pq.read_table(io.BytesIO(storage.read_bytes(uri)), columns=columns, use_threads=False)
+    return pq.ParquetFile(pa.BufferReader(storage.read_bytes(uri))).read(columns=columns, use_threads=False)
 
 
 def failures(rows: pa.Table) -> pa.Table:

@@ -12,7 +12,6 @@ An index holds no pixels: crops are cut anew, at random, every time they are sho
 
 from __future__ import annotations
 
-import io
 import json
 from typing import Any
 
@@ -83,7 +82,7 @@ def read_index(uri: str) -> pa.Table:
         DatasetError: it is no index of windows.
     """
     try:
-        table = pq.read_table(io.BytesIO(storage.read_bytes(uri)), use_threads=False)
+        table = pq.ParquetFile(pa.BufferReader(storage.read_bytes(uri))).read(use_threads=False)
         return _complete(table)
     except (pa.ArrowInvalid, KeyError) as error:
         raise DatasetError(f"{uri} is no index of training windows; make one with build-training-set") from error
