@@ -58,7 +58,8 @@ class Evaluation:
         images: compared.
         missing: names with a ground truth (of the split, if one was given) but no result; not in the figures.
         without_truth: ids of results for which there is no ground truth at all.
-        problems: images left out of the figures, with the reason.
+        problems: images left out of the figures, with the reason: of another size than their ground truth, or with one
+            that is damaged or cannot be drawn.
         void_only: names whose ground truth holds nothing but 0 and void: only its background counts.
     """
 
@@ -107,7 +108,7 @@ def evaluate_results(output_uri: str, ground_truth_uri: str, split: str | None =
 
     Raises:
         EvaluationError: there is no ground truth, or not for all of the split; two results or two masks have one name;
-            the ground truth holds a label beyond the results' classes; or no image could be compared.
+            a ground truth holds a label beyond the results' classes; or no image could be compared.
         ResultsError: there are no results, or they cannot be read.
     """
     class_names = read_class_names(output_uri)
@@ -129,14 +130,19 @@ def evaluate_results(output_uri: str, ground_truth_uri: str, split: str | None =
             raise EvaluationError(f"{found[name]} and {image_id} are both results for the ground truth {name}; "
                                   "evaluate runs whose image names differ")  # fmt: skip
         found[name] = image_id
-        truth_HW = _read_truth(truths[name], class_names)
-        void_only += [name] if set(np.unique(truth_HW).tolist()) | {0} == {0, VOID} else []
+        try:
+            truth_HW = read_truth(truths[name])
+        except EvaluationError as error:
+            problems.append(Problem(image_id, str(error)))
+            continue
+        _check_classes(truth_HW, truths[name], class_names)
         try:
             labels_HW = decode_mask(row["mask"])
             confusion += confusion_matrix(truth_HW, labels_HW, len(class_names))
         except ValueError as error:
             problems.append(Problem(image_id, str(error)))
             continue
+        void_only += [name] if set(np.unique(truth_HW).tolist()) | {0} == {0, VOID} else []
         if trimap:
             trimaps += trimap_confusions(truth_HW, labels_HW, len(class_names), trimap)
     if not confusion.any():
@@ -145,30 +151,25 @@ def evaluate_results(output_uri: str, ground_truth_uri: str, split: str | None =
             first = f": no name agrees; a result is named {truth_name(without_truth[0])}, a mask {min(wanted)}"
         raise EvaluationError(f"none of the {len(wanted)} ground truths could be compared with a result in "
                               f"{output_uri}{first}")  # fmt: skip
-    _check_labels(void_only, len(found))
     compared = len(found) - len(problems)
+    _check_labels(void_only, compared)
     missing = tuple(sorted(wanted - set(found)))
     return Evaluation(class_names, confusion, trimaps, compared, missing, tuple(sorted(without_truth)), tuple(problems),
                       tuple(void_only))  # fmt: skip
 
 
-def _check_labels(void_only: list[str], found: int) -> None:
-    if len(void_only) == found:
+def _check_labels(void_only: list[str], compared: int) -> None:
+    if len(void_only) == compared:
         raise EvaluationError(f"the ground truths hold nothing but 0 and {VOID}, which is void and not counted, "
                               f"{void_only[0]} for one; where {VOID} stands for a class, give it its number (1)"
                               )  # fmt: skip
 
 
-def _read_truth(truth: Truth, class_names: tuple[str, ...]) -> NDArray[np.uint8]:
-    try:
-        truth_HW = read_truth(truth)
-    except ValueError as error:
-        raise EvaluationError(f"ground truth {truth.uri}: {error}") from error
+def _check_classes(truth_HW: NDArray[np.uint8], truth: Truth, class_names: tuple[str, ...]) -> None:
     labels = truth_HW[truth_HW != VOID]
     if labels.size and labels.max() >= len(class_names):
         raise EvaluationError(f"ground truth {truth.uri} holds label {labels.max()}, but the results have only "
                               f"{len(class_names)} classes: {', '.join(class_names)}")  # fmt: skip
-    return truth_HW
 
 
 def _value(figure: float) -> float | None:

@@ -67,13 +67,16 @@ def read_truth(truth: Truth) -> NDArray[np.uint8]:
 
     Raises:
         OSError: it cannot be read.
-        ValueError: it is no mask, or cannot be drawn.
+        EvaluationError: it is no mask, or cannot be drawn; the message names it.
     """
-    if truth.annotations is None:
-        return decode_mask(storage.read_bytes(truth.uri))
-    from pipeline.datasets.coco import draw_masks  # its package is for training and for this
+    try:
+        if truth.annotations is None:
+            return decode_mask(storage.read_bytes(truth.uri))
+        from pipeline.datasets.coco import draw_masks  # its package is for training and for this
 
-    return draw_masks(truth.annotations)[0]
+        return draw_masks(truth.annotations)[0]
+    except ValueError as error:
+        raise EvaluationError(f"ground truth {truth.uri}: {error}") from error
 
 
 def _of_voc(root: str, split: str | None) -> Truths:

@@ -11,6 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from pipeline import storage
 from pipeline.config import DecodeConfig
+from pipeline.errors import EvaluationError
 from pipeline.evaluation.truths import Truth, list_truths, read_truth, truth_name
 from pipeline.imaging.classes import VOID, voc_palette
 from pipeline.imaging.images import decode_image, decode_mask
@@ -58,7 +59,8 @@ def write_panels(output_uri: str, ground_truth_uri: str | None, split: str | Non
         output_uri: a run's output folder.
         ground_truth_uri: only images with a mask in its `SegmentationClass` are shown; None: all, without a truth.
         split: only images of this list of the ground truth.
-        count: of panels, at most; those are left out whose pictures are not of one size. With 0 nothing is read.
+        count: of panels, at most; those are left out whose pictures are not of one size, or
+            whose ground truth cannot be used. With 0 nothing is read.
 
     Returns:
         Where they were written: OUTPUT/panels/<image id>.png.
@@ -77,7 +79,10 @@ def write_panels(output_uri: str, ground_truth_uri: str | None, split: str | Non
         if row["image_id"] in wanted:
             image_HW3 = decode_image(storage.read_bytes(row["uri"]), DecodeConfig().max_megapixels)
             truth = [truths[truth_name(row["image_id"])]] if truths else []
-            masks = [*map(read_truth, truth), decode_mask(row["mask"])]
+            try:
+                masks = [*map(read_truth, truth), decode_mask(row["mask"])]
+            except EvaluationError:  # the evaluation names it
+                continue
             if any(mask_HW.shape != image_HW3.shape[:2] for mask_HW in masks):
                 continue
             buffer = io.BytesIO()

@@ -1,5 +1,6 @@
 """IoU against a brute-force reference, and the join of results with masks in VOC's layout."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -232,8 +233,6 @@ def test_what_macos_leaves_is_no_ground_truth(tmp_path: Path):
 
 
 def test_own_coco_annotations_are_scored_by_file_name(tmp_path: Path):
-    import json
-
     (tmp_path / "coco" / "annotations").mkdir(parents=True)
     square = [[2, 2, 6, 2, 6, 6, 2, 6]]
     content = {
@@ -252,6 +251,39 @@ def test_own_coco_annotations_are_scored_by_file_name(tmp_path: Path):
     np.testing.assert_array_equal(evaluation.confusion, expected)
     with pytest.raises(EvaluationError, match="--split"):
         evaluate_results(str(tmp_path / "run"), str(tmp_path / "coco"))
+
+
+def write_coco(root: Path, segmentations: dict[str, object]) -> None:
+    """One image of 8x8 pixels a name, with one dog of such a segmentation."""
+    (root / "annotations").mkdir(parents=True)
+    (root / "annotations" / "instances_val.json").write_text(json.dumps({
+        "categories": [{"id": 7, "name": "cat"}, {"id": 9, "name": "dog"}, {"id": 90, "name": "cow"}],
+        "images": [{"id": number, "file_name": f"{name}.jpg", "height": 8, "width": 8}
+                   for number, name in enumerate(segmentations)],
+        "annotations": [{"id": 100 + number, "image_id": number, "category_id": 9, "segmentation": segmentation}
+                        for number, segmentation in enumerate(segmentations.values())],
+    }))  # fmt: skip
+
+
+def test_images_whose_ground_truth_cannot_be_used_are_set_aside_and_counted(tmp_path: Path):
+    square, far = [[2, 2, 6, 2, 6, 6, 2, 6]], [[2, 2, 6000, 2, 6, 6, 2, 6]]
+    write_coco(tmp_path / "coco", {"good": square, "empty": [], "far": far, "text": "much"})
+    result = np.zeros((8, 8), np.uint8)
+    write_results(tmp_path / "run", {f"{name}.jpg": result for name in ("good", "empty", "far", "text")})
+    evaluation = evaluate_results(str(tmp_path / "run"), str(tmp_path / "coco"), "val")
+    assert (evaluation.images, evaluation.confusion.sum(), evaluation.confusion[2, 0]) == (1, 64, 16)
+    said = {problem.image: problem.message for problem in evaluation.problems}
+    assert set(said) == {"empty.jpg", "far.jpg", "text.jpg"}
+    assert "annotation 101: its segmentation is empty or missing" in said["empty.jpg"]
+    assert "annotation 102" in said["far.jpg"]
+    assert "annotation 103" in said["text.jpg"]
+
+    write_truth(tmp_path / "voc", {"good": result, "empty": result})
+    (tmp_path / "voc" / "SegmentationClass" / "empty.png").write_bytes(b"rubbish")
+    evaluation = evaluate_results(str(tmp_path / "run"), str(tmp_path / "voc"))
+    assert evaluation.images == 1
+    (problem,) = evaluation.problems
+    assert "empty.png" in problem.message
 
 
 def test_ground_truth_that_is_all_void_is_said(tmp_path: Path):
