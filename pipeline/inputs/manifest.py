@@ -39,6 +39,7 @@ _HIDDEN_NAMES = (".", "_")
 _SHOWN = 8  # endings in a line
 _HIDDEN = re.compile(r"(?:^|/)[._]")
 _MAX_SEGMENT_BYTES = 180
+_MAX_BYTES = 800  # S3's keys have 1024, an output's folder included
 # Letters of any script are safe. A leading dot is not: it hides files and makes `..`.
 _UNSAFE = re.compile(r"^\.|[^\w.~+=,@()-]")
 
@@ -129,9 +130,17 @@ def safe_id(path: str) -> str:
     """Make a path a name that is safe below any folder, different for different paths.
 
     In each segment a leading dot and every character but letters, digits and `_.~+=,@()-` is percent-encoded, an
-    empty segment becomes `%2F`, and one of more than 180 bytes is cut and ends in `~`, a hash and its extension.
+    empty segment becomes `%2F`, and one of more than 180 bytes is cut and ends in `~`, a hash and its extension. Of a
+    name that is then still longer than 800 bytes the first folders become one, `~` and a hash.
     """
-    return "/".join(_safe_segment(segment) for segment in path.split("/"))
+    segments = [_safe_segment(segment) for segment in path.split("/")]
+    name = "/".join(segments)
+    if len(name.encode()) <= _MAX_BYTES:
+        return name
+    above = f"~{hashlib.sha256(path.encode()).hexdigest()[:16]}"
+    while len("/".join([above, *segments]).encode()) > _MAX_BYTES:
+        segments.pop(0)
+    return "/".join([above, *segments])
 
 
 def _safe_segment(segment: str) -> str:

@@ -82,6 +82,8 @@ def _text(uri: str, data: bytes) -> str:
 
 
 def _chosen(uri: str, names: list[str]) -> list[str]:
+    if not any(names):
+        raise ManifestError(f"manifest {uri} is empty; it needs a column uri")
     if names.count("uri") != 1 or names.count("image_id") > 1:
         raise ManifestError(f"manifest {uri} needs one column uri and at most one image_id; its columns are "
                          f"{', '.join(names)}")  # fmt: skip
@@ -104,6 +106,7 @@ def _entries(where: str, first: int, rows: list[list[str | None]]) -> Entries:
 
 
 def _csv_rows(uri: str, text: str, suffix: str) -> Iterator[list[str | None]]:
+    text = re.sub(r"^\s*\n", "", text)  # blank lines above the header
     header = text.partition("\n")[0]
     separator = "\t" if suffix == "tsv" else max(",;\t", key=header.count)
     blanks = f"{separator} " in header  # who writes them there writes them in all rows
@@ -113,7 +116,7 @@ def _csv_rows(uri: str, text: str, suffix: str) -> Iterator[list[str | None]]:
         names = [name.strip() for name in next(reader, [])]
         columns = [names.index(name) for name in _chosen(uri, names)]
         for row in reader:
-            if not row:
+            if not row or (len(row) == 1 and not row[0].strip()):
                 continue
             number += 1
             if len(row) != len(names):
@@ -153,11 +156,24 @@ def _json_rows(uri: str, text: str) -> Iterator[list[str | None]]:
         if not isinstance(row, dict):
             raise ManifestError(f"manifest {uri}, row {number}: no JSON object")
         columns = columns or _chosen(uri, list(row))
-        yield [_as_text(row.get(name)) for name in columns]
+        where, named = f"manifest {uri}, row {number}", "image_id" in row
+        if named != ("image_id" in columns):
+            raise ManifestError(
+                f"{where} has {'an' if named else 'no'} image_id, unlike the first; give all one, or none"
+            )
+        yield [_as_text(f"{where}: the {name}", row.get(name)) for name in columns]
 
 
-def _as_text(value: Any) -> str | None:
-    return value if value is None or isinstance(value, str) else str(value)
+def _as_text(what: str, value: Any) -> str | None:
+    if value is None or (isinstance(value, int) and not isinstance(value, bool)):
+        return None if value is None else str(value)
+    if not isinstance(value, str):
+        raise ManifestError(f"{what} is {value!r}, which is no text")
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise ManifestError(f"{what}, {value!a}, holds half a character, which no file's name does") from None
+    return value
 
 
 def _parquet(uri: str, data: bytes) -> Iterator[Entries]:
