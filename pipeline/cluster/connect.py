@@ -31,7 +31,7 @@ WORKER_SETTINGS = {
 }
 """Of every process that works for a job, unless the environment says otherwise."""
 LOCAL = "local"  # Ray's word for a cluster of its own
-LOCAL_ATTEMPTS = 3
+ATTEMPTS = 3  # at starting Ray, and at joining one that answers
 LOCAL_SETTINGS = {
     "RAY_AUTH_MODE": "disabled",  # else a local start turns token authentication on for all
     # Ray ends a worker that had nothing to do for a second, and a new one takes three seconds of a core to start: where
@@ -67,11 +67,10 @@ def start_ray() -> None:
         tell("starting Ray on this machine")
     environment = {name: os.environ.get(name, value) for name, value in WORKER_SETTINGS.items()}
     environment |= storage.worker_environment()
-    # Ray gives a cluster on this machine 30 seconds to start, which a busy machine may not keep.
+    # Ray gives a cluster on this machine 30 seconds to start, and itself a few to join one: a busy machine may not keep
+    # either.
     ours = set(psutil.Process().children())
-    attempts = Retrying(
-        stop=stop_after_attempt(1 if address else LOCAL_ATTEMPTS), after=lambda _: _clear_away(ours), reraise=True
-    )
+    attempts = Retrying(stop=stop_after_attempt(ATTEMPTS), after=lambda _: _clear_away(ours), reraise=True)
     try:
         attempts(ray.init, address or LOCAL, logging_level=logging.WARNING, runtime_env={"env_vars": environment})
     except Exception as error:  # Ray raises many types here, plain Exception among them
