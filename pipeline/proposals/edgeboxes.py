@@ -49,7 +49,8 @@ def propose(image_HW3: NDArray[np.uint8], config: ProposeConfig) -> Proposals:
     """The windows that the network sees: EdgeBoxes extended, small ones skipped, the best kept (paper section 6).
 
     When no box is left (a flat or tiny image) the whole image, extended like any box, is the one proposal, with score
-    0. The same image always gives the same boxes.
+    0. The same image gives the same boxes on machines of one kind where NumPy has as many threads (Ray gives each task
+    one): sums of the edge network are rounded otherwise with more, and a box in fifty changes.
 
     Returns:
         1 to `config.proposals` boxes; extended, so they may leave the image.

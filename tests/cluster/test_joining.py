@@ -61,7 +61,7 @@ def test_a_ray_that_cannot_start_leaves_no_process(monkeypatch):
         assert other.poll() is None
     finally:
         other.kill()
-    assert len(left) == connect.LOCAL_ATTEMPTS
+    assert len(left) == connect.ATTEMPTS
     assert all(process.poll() is not None for process in left)
 
 
