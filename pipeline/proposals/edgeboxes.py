@@ -50,7 +50,7 @@ def propose(image_HW3: NDArray[np.uint8], config: ProposeConfig) -> Proposals:
 
     When no box is left (a flat or tiny image) the whole image, extended like any box, is the one proposal, with score
     0. The same image gives the same boxes on machines of one kind where NumPy has as many threads (Ray gives each task
-    one): sums of the edge network are rounded otherwise with more, and a box in fifty changes.
+    one): sums of the edge network are rounded otherwise with more, and a box or two may change.
 
     Returns:
         1 to `config.proposals` boxes; extended, so they may leave the image.
