@@ -179,7 +179,8 @@ def main() -> int:
         with s3_server(temporary) as server:
             process = start_job(machines, server.environment, "undisturbed")
             started = time.monotonic()
-            assert finish(process) == 0, "the undisturbed run failed"
+            said, _ = process.communicate()
+            assert process.returncode == 0, f"the undisturbed run failed:\n{said}"
             duration = time.monotonic() - started
             expected = masks_of(bucket / "undisturbed")
             for number in range(chaos.rounds):
