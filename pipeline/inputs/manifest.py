@@ -80,7 +80,8 @@ def build_manifest(input_uri: str, limit: int | None, left_aside: Counter[str] |
         raise ManifestError(f"input {storage.redact(input_uri)} cannot be read: {error}") from error
     if not rows.num_rows:
         looked_for = "rows" if _is_table(input_uri) else f"files ending in {', '.join(SUPPORTED)}"
-        found = "no name fits the pattern" if listing.is_glob(input_uri) and not counts else describe(counts)
+        unfit = listing.is_glob(input_uri) and not set(counts) - {HIDDEN}
+        found = "no name fits the pattern" if unfit else describe(counts)
         raise ManifestError(f"input {input_uri} holds no image; looked for {looked_for}; {found}")
     if left_aside is not None:
         left_aside.update(counts)

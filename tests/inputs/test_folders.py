@@ -147,7 +147,7 @@ def test_other_endings_are_counted_and_named(store: str):
     assert listed(f"{store}/*.jpg")[1] == {"hidden": 2}
     with pytest.raises(ManifestError, match=r"holds no image.*1 files of other endings were left aside \(\.jp2 1\)"):
         build_manifest(f"{store}/e*", None)
-    with pytest.raises(ManifestError, match="holds no image.*no name fits the pattern"):
+    with pytest.raises(ManifestError, match=r"holds no image.*no name fits the pattern"):
         build_manifest(f"{store}/none*", None)
 
 
