@@ -27,9 +27,9 @@ from pipeline.errors import InventoryError, ManifestError
 from pipeline.imaging.images import SUPPORTED
 from pipeline.inputs.inventory import is_inventory, read_inventory
 from pipeline.inputs.tables import ENDINGS, read_entries
-from pipeline.outputs.layout import is_output
+from pipeline.outputs.layout import FOLDERS, RECORD, is_output
 from pipeline.storage import listing
-from pipeline.storage.base import HIDDEN, NO_ENDING
+from pipeline.storage.base import HIDDEN, NO_ENDING, OUTPUT, ending
 
 MANIFEST_SCHEMA = pa.schema([("image_id", pa.string()), ("uri", pa.string())])
 
@@ -54,7 +54,8 @@ def build_manifest(input_uri: str, limit: int | None, left_aside: Counter[str] |
             or pattern and in an inventory, names that begin with `.` or `_` are skipped, folders included, and so is
             what a run of this job wrote.
         limit: keep this many images, the first by id; None keeps all.
-        left_aside: is added to: how many files of a folder or pattern are no input, by ending or other reason.
+        left_aside: is added to: how many files of a folder, a pattern or an inventory are no input, by ending or other
+            reason.
 
     Returns:
         Table of `MANIFEST_SCHEMA`, at least one row, sorted by `image_id`, every id once, every uri absolute.
@@ -106,7 +107,7 @@ def _is_table(uri: str) -> bool:
 def _batches(uri: str, left_aside: Counter[str]) -> Iterator[pa.RecordBatch]:
     if _is_table(uri):
         return _batches_of_manifest(uri)
-    return _batches_of_inventory(uri) if is_inventory(uri) else _batches_of_files(uri, left_aside)
+    return _batches_of_inventory(uri, left_aside) if is_inventory(uri) else _batches_of_files(uri, left_aside)
 
 
 def _sorted_and_unique(rows: pa.Table, limit: int | None) -> pa.Table:
@@ -175,11 +176,33 @@ def _batches_of_files(uri: str, left_aside: Counter[str]) -> Iterator[pa.RecordB
         yield _batch((file.removeprefix(root) for file in uris), uris)
 
 
-def _batches_of_inventory(uri: str) -> Iterator[pa.RecordBatch]:
+def _batches_of_inventory(uri: str, left_aside: Counter[str]) -> Iterator[pa.RecordBatch]:
+    batches, outputs = list[pa.RecordBatch](), list[str]()
     for objects in read_inventory(uri):
-        images = [(f"s3://{bucket}/{key}", key) for bucket, key in objects
-                  if key.lower().endswith(SUPPORTED) and not _HIDDEN.search(key)]  # fmt: skip
-        yield _batch((key for _, key in images), (address for address, _ in images))
+        images = []
+        for bucket, key in objects:
+            if f"/{key}".endswith(f"/{RECORD}"):  # anywhere in the inventory: what it tells of may have come before
+                above = f"s3://{bucket}/{key.removesuffix(RECORD)}"
+                outputs += [f"{above}{folder}/" for folder in FOLDERS]
+            if (reason := _key_left_aside(key)) is None:
+                images.append((f"s3://{bucket}/{key}", key))
+            elif reason:
+                left_aside[reason] += 1
+        batches.append(_batch((key for _, key in images), (address for address, _ in images)))
+    written = tuple(outputs)
+    for batch in batches:
+        kept = [not address.startswith(written) for address in batch["uri"].to_pylist()]
+        left_aside.update([OUTPUT] * (len(kept) - sum(kept)))
+        yield batch.filter(pa.array(kept, pa.bool_()))
+
+
+def _key_left_aside(key: str) -> str | None:
+    """Why an object of an inventory is no image, "" of a folder's marker; None if it is one."""
+    if key.endswith("/"):
+        return ""
+    if _HIDDEN.search(key):
+        return HIDDEN
+    return None if key.lower().endswith(SUPPORTED) else ending(key.rpartition("/")[2])
 
 
 def _batches_of_manifest(uri: str) -> Iterator[pa.RecordBatch]:

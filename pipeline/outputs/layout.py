@@ -6,6 +6,8 @@ from pipeline import storage
 
 FOLDERS = ("results", "errors", "masks", "panels", "run")
 """What the jobs write below an output folder."""
+RECORD = "run/config.json"
+"""By which a folder is told to be an output."""
 
 
 def is_output(folder: str) -> bool:
@@ -15,4 +17,4 @@ def is_output(folder: str) -> bool:
         OSError: the store does not say.
     """
     above, _, name = folder.rpartition("/")
-    return name in FOLDERS and storage.exists(f"{above}/run/config.json")
+    return name in FOLDERS and storage.exists(f"{above}/{RECORD}")

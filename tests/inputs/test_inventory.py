@@ -3,6 +3,7 @@
 import gzip
 import io
 import json
+from collections import Counter
 from urllib.parse import quote, quote_plus
 
 import pyarrow as pa
@@ -74,6 +75,16 @@ def test_parquet(store: str):
     assert (
         rows(write_inventory(store, files, "Parquet", "message s3.inventory { required binary bucket; }")) == EXPECTED
     )
+
+
+def test_what_is_no_image_is_counted_and_what_a_run_wrote_is_none(store: str):
+    outputs = ["out/masks/a.jpg.png", "out/panels/a.png", "out/run/config.json", "out/run/x.png", "masks/kept.png"]
+    files = {"1.csv.gz": csv_file([*outputs[:2], *KEYS, "photos/"]), "2.csv.gz": csv_file(outputs[2:])}
+    left_aside: Counter[str] = Counter()
+    table = build_manifest(write_inventory(store, files, "CSV"), None, left_aside)
+    assert set(table["image_id"].to_pylist()) == {*EXPECTED, "masks/kept.png"}
+    assert left_aside == {"hidden": 2, ".txt": 1, ".json": 1, "of a run's output": 3}
+    assert len(table) + left_aside.total() == len(outputs) + len(KEYS)
 
 
 def test_an_inventory_without_versions(store: str):
