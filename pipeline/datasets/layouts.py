@@ -112,7 +112,11 @@ def window_list(uri: str, root: str) -> list[Pair]:
         ValueError: a line is something else; the message has it.
     """
     windows: dict[tuple[str, str], list[list[float]]] = {}
-    for number, line in enumerate(storage.read_bytes(uri).decode("utf-8").splitlines(), start=1):
+    try:
+        text = storage.read_bytes(uri).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DatasetError(f"{uri} is no list of windows: {error}") from error
+    for number, line in enumerate(text.splitlines(), start=1):
         fields = line.split()
         if not fields:
             continue

@@ -40,7 +40,7 @@ def check_folder(
         The record; None for a new folder.
 
     Raises:
-        FolderError: it was begun with other settings, or holds something without a record.
+        FolderError: it was begun with other settings, holds something without a record, or a damaged record.
     """
     uri = storage.join(folder, record)
     if not storage.exists(uri):
@@ -48,7 +48,7 @@ def check_folder(
             if storage.exists(storage.join(folder, name)):
                 raise FolderError(f"{folder} holds {name} without a {record} that says what made it; {advice}")
         return None
-    found: dict[str, Any] = json.loads(storage.read_bytes(uri))
+    found = read_record(uri, needs=() if below is None else (below,))
     before = {**(earlier or {}), **flat(found if below is None else found[below])}
     now = flat(json.loads(json.dumps(settings)))
     names = sorted(
@@ -57,4 +57,24 @@ def check_folder(
     if names:
         changed = "; ".join(f"{name}: {before.get(name)} -> {now.get(name)}" for name in names)
         raise FolderError(f"{folder} was begun with other settings ({changed}); {advice}")
+    return found
+
+
+def read_record(uri: str, needs: Collection[str] = ()) -> dict[str, Any]:
+    """Read a JSON file that a job keeps in its output.
+
+    Args:
+        uri: it is there.
+        needs: keys that it has if it is one.
+
+    Raises:
+        FolderError: it is damaged, or somebody else's.
+    """
+    try:
+        found: dict[str, Any] = json.loads(storage.read_bytes(uri))
+        missing = set(needs) - found.keys()
+    except (ValueError, AttributeError) as error:
+        raise FolderError(f"{uri} is damaged ({error}); move it away, or {ANOTHER}") from error
+    if missing:
+        raise FolderError(f"{uri} has no {', '.join(sorted(missing))}: it is not this job's; {ANOTHER}")
     return found

@@ -22,7 +22,7 @@ from uuid import uuid4
 import psutil
 
 from pipeline import storage
-from pipeline.errors import FolderInUseError, LeaseError
+from pipeline.errors import FolderError, FolderInUseError, LeaseError
 
 SILENCE_SECONDS = 45.0
 """An owner on another machine that gave no sign of life for so long is taken for dead."""
@@ -179,6 +179,8 @@ def _owner(output: str) -> Owner | None:
         return Owner(**json.loads(storage.read_bytes(_lease(output))))
     except FileNotFoundError:
         return None
+    except (ValueError, TypeError) as error:
+        raise FolderError(f"{_lease(output)} is damaged ({error}); remove it if no run is at work there") from error
 
 
 def _sign(output: str, owner: Owner) -> bytes | None:

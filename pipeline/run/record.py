@@ -20,7 +20,7 @@ from pipeline.config import SegmentConfig
 from pipeline.config.earlier import RUNS
 from pipeline.errors import TooManyErrors
 from pipeline.imaging.classes import class_table
-from pipeline.outputs.folder import check_folder
+from pipeline.outputs.folder import ANOTHER, check_folder, read_record
 from pipeline.outputs.lease import Lease, take_lease
 from pipeline.outputs.results import Audit, audit, finished_ids, forget_errors
 from pipeline.stages.rows import STAGES
@@ -160,7 +160,7 @@ def recorded_settings(output: str) -> dict[str, Any]:
     """The settings of the run that an output belongs to, by name; empty for a new output."""
     if not storage.exists(_config_uri(output)):
         return {}
-    settings: dict[str, Any] = json.loads(storage.read_bytes(_config_uri(output)))["identity"]
+    settings: dict[str, Any] = read_record(_config_uri(output), needs=("identity",))["identity"]
     return settings
 
 
@@ -173,20 +173,23 @@ def check_run(config: SegmentConfig, fingerprint: str) -> None:
     """Make sure that the output folder is new, or this run's. Writes nothing.
 
     Raises:
-        FolderError: the folder holds results of another run, and `overwrite` was not asked for.
+        FolderError: the folder holds results of another run, and `overwrite` was not asked for; or something that no
+            run's record speaks of.
     """
-    if not config.overwrite:
-        check_folder(
-            config.output, "run/config.json", identity(config, fingerprint), below="identity", holds=RESULT_FOLDERS,
-            earlier=RUNS,
-            advice="choose another --output, or --overwrite to delete what it holds",
-        )  # fmt: skip
+    if config.overwrite and storage.exists(_config_uri(config.output)):
+        return
+    # Without a run's record, what lies there is somebody's data: nothing deletes it.
+    others = ANOTHER if config.overwrite else "choose another --output, or --overwrite to delete what it holds"
+    check_folder(
+        config.output, "run/config.json", identity(config, fingerprint), below="identity", holds=RESULT_FOLDERS,
+        earlier=RUNS, advice=others,
+    )  # fmt: skip
 
 
 def _earlier_calls(output: str) -> Summary:
     if not storage.exists(_summary_uri(output)):
         return Summary()
-    content = json.loads(storage.read_bytes(_summary_uri(output)))
+    content = read_record(_summary_uri(output), needs=("seconds", "stages", "faults"))
     return Summary(
         content["seconds"],
         content["stages"],

@@ -104,10 +104,25 @@ def test_overwrite_removes_the_other_runs_output_and_nothing_else(config, tmp_pa
     assert kept.read_text() == "mine"
 
 
-def test_results_without_a_record_are_not_touched(config, tmp_path):
-    (tmp_path / "out" / "results").mkdir(parents=True)
-    (tmp_path / "out" / "results" / "part-0.parquet").write_bytes(b"somebody's")
-    with pytest.raises(FolderError, match="what made it"):
+@pytest.mark.parametrize("folder", ["results", "masks"])
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_what_no_record_speaks_of_is_not_touched(config, tmp_path, folder, overwrite):
+    mine = tmp_path / "out" / folder / "mine.png"
+    mine.parent.mkdir(parents=True)
+    mine.write_bytes(b"somebody's")
+    with pytest.raises(FolderError, match="what made it") as refused:
+        open_run(replace(config, overwrite=overwrite), "f", CLASSES, manifest("a"))
+    assert ("--overwrite" in str(refused.value)) is not overwrite
+    assert mine.read_bytes() == b"somebody's"
+
+
+@pytest.mark.parametrize("name", ["config.json", "summary.json", "lease.json"])
+@pytest.mark.parametrize("content", ["", "[1]", '{"other": 1}'])
+def test_a_damaged_or_foreign_record_is_named(config, name, content):
+    run = open_run(config, "f", CLASSES, manifest("a"))
+    run.write_summary(Summary(), run.audit())
+    Path(config.output, "run", name).write_text(content)
+    with pytest.raises(FolderError, match=name):
         open_run(config, "f", CLASSES, manifest("a"))
 
 
