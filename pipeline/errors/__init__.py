@@ -127,3 +127,8 @@ class TrainingError(FailedError):
 
 class ClusterError(PipelineError, ConnectionError):
     """No cluster could be reached or started."""
+
+
+def kinds_of(error: type[PipelineError]) -> set[type[PipelineError]]:
+    """An error's class and all below it in the tree."""
+    return {error}.union(*(kinds_of(kind) for kind in error.__subclasses__()))

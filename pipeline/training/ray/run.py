@@ -13,7 +13,7 @@ from pyarrow.fs import FSSpecHandler, PyFileSystem
 from ray.train.torch import TorchTrainer
 
 from pipeline import storage
-from pipeline.errors import TrainingError
+from pipeline.errors import TrainingError, UserError, kinds_of
 from pipeline.run.error_line import in_short
 from pipeline.storage.base import StoredFile
 from pipeline.storage.listing import list_files
@@ -24,6 +24,9 @@ TRAIN_SETTINGS = {
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",  # else workers' lines are shown twice
 }
 """Of Ray Train, unless the environment says otherwise."""
+
+OF_THE_DATA = frozenset({"FileNotFoundError", *(error.__name__ for error in kinds_of(UserError))})
+"""Errors that come again however often the same is read."""
 
 
 @dataclass(frozen=True)
@@ -45,8 +48,9 @@ class Workers:
 def run_workers(worker: Any, loop: dict[str, Any], name: str, workers: Workers) -> Any:
     """Run a function on all workers and return its Result, which Ray Train's stubs do not know.
 
-    Ray Train counts all failures of a run together, and a long one on machines that may be taken away has many. So it
-    is called again, and begins at the last checkpoint, as long as each call leaves new checkpoints.
+    Ray Train counts all failures of a run together, and a long one on machines that may be taken away has many; and it
+    tries four times to read a file that is not there. So each failure ends a call of Ray Train, and the next call
+    begins at the last checkpoint.
 
     Args:
         worker: the function; it is given `loop` and, as `threads`, how many threads it may use.
@@ -55,7 +59,8 @@ def run_workers(worker: Any, loop: dict[str, Any], name: str, workers: Workers) 
         workers: what the run is given.
 
     Raises:
-        TrainingError: the workers failed.
+        TrainingError: the training set cannot be read, or the workers failed more than `max_failures` times in a row
+            without a new checkpoint.
     """
     for setting, value in TRAIN_SETTINGS.items():
         os.environ.setdefault(setting, value)
@@ -63,6 +68,7 @@ def run_workers(worker: Any, loop: dict[str, Any], name: str, workers: Workers) 
     cpus = _cpus_each(workers)
     count: Any = workers.most if workers.least == workers.most else (workers.least, workers.most)  # stubs: no tuple
     on_ctrl_c = signal.getsignal(signal.SIGINT)
+    fruitless = 0
     while True:
         before = _checkpoint_files(workers.output, name)
         trainer = TorchTrainer(
@@ -76,15 +82,19 @@ def run_workers(worker: Any, loop: dict[str, Any], name: str, workers: Workers) 
                 **_checkpoints(workers.output),
                 checkpoint_config=ray.train.CheckpointConfig(num_to_keep=workers.keep_checkpoints),
                 logging_config=ray.train.LoggingConfig("WARNING"),  # type: ignore[call-arg]  # workers say lines
-                failure_config=ray.train.FailureConfig(max_failures=workers.max_failures),
+                failure_config=ray.train.FailureConfig(max_failures=0),
             ),
         )
         try:
             return trainer.fit()
         except (ray.train.TrainingFailedError, ray.exceptions.RayError) as error:
-            if _checkpoint_files(workers.output, name) == before:
-                raise TrainingError(f"the workers failed: {in_short(error)}") from error
-            print(f"training goes on from the last checkpoint; the workers failed: {in_short(error)}", flush=True)  # noqa: T201
+            said = in_short(error)
+            if said.split(":")[0].rpartition(".")[2] in OF_THE_DATA:
+                raise TrainingError(f"the training set cannot be used: {said}") from error
+            fruitless = 0 if _checkpoint_files(workers.output, name) != before else fruitless + 1
+            if 0 <= workers.max_failures < fruitless:
+                raise TrainingError(f"the workers failed: {said}") from error
+            print(f"training goes on from the last checkpoint; the workers failed: {said}", flush=True)  # noqa: T201
         finally:  # Ray Train's handler asks a controller that has ended, and then ends the process with 0
             signal.signal(signal.SIGINT, on_ctrl_c)
 
