@@ -151,7 +151,7 @@ def _json_rows(uri: str, text: str) -> Iterator[list[str | None]]:
         number += 1
         try:
             row: Any = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ManifestError(f"manifest {uri}, row {number}: no JSON object in one line ({error})") from None
         if not isinstance(row, dict):
             raise ManifestError(f"manifest {uri}, row {number}: no JSON object")

@@ -78,6 +78,7 @@ def test_ids_of_json_lines_may_be_numbers(tmp_path: Path):
 @pytest.mark.parametrize(("name", "content", "complaint"), [
     ("m.jsonl", b'{"uri": "a.jpg"}\n{"uri": "b.jpg"\n', "row 2: no JSON object in one line"),
     ("m.jsonl", b'["a.jpg"]\n', "row 1: no JSON object"),
+    ("m.jsonl", b"[" * 100_000, "row 1: no JSON object"),
     ("m.jsonl", b'{"path": "a.jpg"}\n', "needs one column uri.*path"),
     ("m.jsonl", b'{"uri": "a.jpg"}\n{"path": "b.jpg"}\n', "row 2: the uri is empty"),
     ("m.jsonl", b'{"uri": "a.jpg"}\n{"uri": "b.jpg", "image_id": "b"}\n', "row 2 has an image_id, unlike the first"),
