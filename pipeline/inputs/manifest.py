@@ -74,6 +74,8 @@ def build_manifest(input_uri: str, limit: int | None, left_aside: Counter[str] |
             counts.clear()
     except FileNotFoundError as error:
         raise ManifestError(f"input {storage.redact(input_uri)}: {error}") from error
+    except storage.StoreAwayError as error:
+        raise ManifestError(f"input {storage.redact(input_uri)} cannot be read: {error}") from error
     except PermissionError as error:
         raise ManifestError(f"input {storage.redact(input_uri)} cannot be read: {error}; make it readable, or leave it "
                             "out by a pattern or a manifest") from error  # fmt: skip

@@ -29,11 +29,19 @@ _CONNECTIONS = 64
 
 BUSY = {"SlowDown", "RequestTimeout", "InternalError", "ServiceUnavailable", "Throttling", "ThrottlingException",
          "RequestLimitExceeded", "BandwidthLimitExceeded", "OperationAborted"}  # fmt: skip
-_STRANGER = {"ExpiredToken", "InvalidToken", "InvalidAccessKeyId", "SignatureDoesNotMatch"}
+_STRANGER = {"ExpiredToken", "InvalidToken", "InvalidAccessKeyId", "SignatureDoesNotMatch", "RequestTimeTooSkewed",
+             "RequestExpired", "TokenRefreshRequired", "AccountProblem", "NotSignedUp"}  # fmt: skip
+"""Who asks is not known, or this machine's clock is wrong: no object is to blame."""
 _NO_CREDENTIALS = ("no usable credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY or AWS_PROFILE, "
                    "or AWS_NO_SIGN_REQUEST=YES for a public bucket")  # fmt: skip
 
 _OR_PAY = " (no right to it, or a bucket whose readers pay: that takes AWS_REQUEST_PAYER=requester)"
+_ELSEWHERE = " (the bucket lies in another region; set AWS_REGION to it)"
+_REMARKS = {
+    "InvalidObjectState": " (archived: restore it first)",
+    "RequestTimeTooSkewed": " (this machine's clock is wrong)",
+    "PermanentRedirect": _ELSEWHERE, "AuthorizationHeaderMalformed": _ELSEWHERE,
+}  # fmt: skip
 _CHECKSUMS = {"AWS_REQUEST_CHECKSUM_CALCULATION": "request_checksum_calculation",
               "AWS_RESPONSE_CHECKSUM_VALIDATION": "response_checksum_validation"}  # fmt: skip
 
@@ -143,11 +151,13 @@ def _refused(error: boto.ClientError, uri: str) -> OSError:
     code = str(error.response.get("Error", {}).get("Code", ""))
     status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
     reason = error.response.get("Error", {}).get("Message") or code
-    message = s3_environment.redact(f"{uri}: {code}: {reason}")
+    denied = code in ("AccessDenied", "403") and not s3_environment.request_payer()  # to HEAD the code is the status
+    remark = _OR_PAY if denied else _REMARKS.get(code, "")
+    message = s3_environment.redact(f"{uri}: {code}: {reason}{remark}")
     if code in BUSY or status in (408, 429) or (status >= 500 and status != 501):
         return TransientError(message)
     if code in _STRANGER:
         return CredentialsError(message)
     if status in (401, 403) or code == "AccessDenied":
-        return PermissionError(message if s3_environment.request_payer() else message + _OR_PAY)
+        return PermissionError(message)
     return FileNotFoundError(message) if status == 404 else OSError(message)

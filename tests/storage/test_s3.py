@@ -112,6 +112,28 @@ def test_a_listing_that_says_nothing_is_asked_for_again(
             listing.list_files(s3_folder, (".jpg",))
 
 
+@pytest.mark.parametrize(("code", "status", "kind", "away", "said"), [
+    ("AccessDenied", 403, PermissionError, False, "no right to it"),
+    ("InvalidObjectState", 403, PermissionError, False, "archived: restore it first"),
+    ("RequestTimeTooSkewed", 403, PermissionError, True, "this machine's clock is wrong"),
+    ("ExpiredToken", 400, PermissionError, True, "ExpiredToken"),
+    ("PermanentRedirect", 301, OSError, False, "another region; set AWS_REGION"),
+    ("AuthorizationHeaderMalformed", 400, OSError, False, "another region; set AWS_REGION"),
+    ("SlowDown", 503, retrying.TransientError, False, "SlowDown"),
+    ("NoSuchKey", 404, FileNotFoundError, False, "NoSuchKey"),
+])  # fmt: skip
+def test_refusals_name_their_cause_and_what_is_no_objects_fault_ends_the_work(
+    monkeypatch: pytest.MonkeyPatch, code: str, status: int, kind: type[OSError], away: bool, said: str
+):
+    monkeypatch.delenv("AWS_REQUEST_PAYER", raising=False)
+    refusal = {"Error": {"Code": code}, "ResponseMetadata": {"HTTPStatusCode": status}}
+    error = s3_client._translated(ClientError(refusal, "GetObject"), "s3://bucket/x.jpg")
+    assert isinstance(error, kind)
+    assert isinstance(error, retrying.StoreAwayError) is away
+    assert said in str(error)
+    assert ("readers pay" in str(error)) is (code == "AccessDenied")
+
+
 def test_the_payer_of_requests_is_said_if_the_user_says_it(
     s3: S3Server, s3_folder: str, monkeypatch: pytest.MonkeyPatch
 ):
