@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from pipeline import storage
 
 FOLDERS = ("results", "errors", "masks", "panels", "run")
@@ -18,3 +20,18 @@ def is_output(folder: str) -> bool:
     """
     above, _, name = folder.rpartition("/")
     return name in FOLDERS and storage.exists(f"{above}/{RECORD}")
+
+
+def place(folder: str, image_id: str, ending: str) -> str:
+    """The path below an output of what one image gives, `<folder>/<image_id>.<ending>`.
+
+    In a folder's name that ends in `.<ending>` the point becomes `%2E`, which no id has there: the mask of `x.bmp` is a
+    file `x.bmp.png`, and there may be images in a folder of that name.
+
+    Args:
+        folder: below the output, such as `masks`.
+        image_id: a manifest's, so the path stays below the folder.
+        ending: of the file, in lower case and without its point.
+    """
+    name = re.sub(rf"\.({ending})/", r"%2E\1/", image_id, flags=re.IGNORECASE)  # some file systems know no case
+    return f"{folder}/{name}.{ending}"

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -27,6 +26,7 @@ import pyarrow.parquet as pq
 
 from pipeline import storage
 from pipeline.errors import ResultsError
+from pipeline.outputs.layout import place
 from pipeline.storage import listing
 from pipeline.storage.retrying import TransientError, retrying_arrow
 
@@ -60,7 +60,6 @@ ERRORS_SCHEMA = pa.schema(
 
 _RESULTS, _ERRORS = "results", "errors"
 _CLASS_NAMES = b"class_names"
-_PNG_FOLDER = re.compile(r"\.(png)/", re.IGNORECASE)  # some file systems know no case
 _SAMPLE = 5
 _READERS = 16
 
@@ -143,13 +142,8 @@ def write_mask(output_uri: str, image_id: str, png: bytes) -> None:
 
 
 def mask_path(image_id: str) -> str:
-    """The mask's path below the output folder, `masks/<image_id>.png`; the id is a manifest's, so it stays below it.
-
-    In a folder's name that ends in `.png` the point becomes `%2E`, which no id has there: the mask of `x.bmp` is a file
-    `x.bmp.png`, and there may be images in a folder of that name.
-    """
-    name = _PNG_FOLDER.sub(r"%2E\1/", image_id)
-    return f"masks/{name}.png"
+    """The mask's path below the output folder, `masks/<image_id>.png`, see `layout.place`."""
+    return place("masks", image_id, "png")
 
 
 def finished_ids(output_uri: str) -> pa.ChunkedArray:

@@ -15,6 +15,7 @@ from pipeline.errors import EvaluationError
 from pipeline.evaluation.truths import Truth, list_truths, read_truth, truth_name
 from pipeline.imaging.classes import VOID, voc_palette
 from pipeline.imaging.images import decode_image, decode_mask
+from pipeline.outputs.layout import place
 from pipeline.outputs.results import read_class_names, scan_results
 
 OPACITY = 0.65  # of the class colours over the photograph
@@ -87,7 +88,7 @@ def write_panels(output_uri: str, ground_truth_uri: str | None, split: str | Non
                 continue
             buffer = io.BytesIO()
             Image.fromarray(panel(image_HW3, masks, class_names)).save(buffer, "PNG")
-            written.append(storage.join(output_uri, "panels", f"{row['image_id']}.png"))
+            written.append(storage.join(output_uri, place("panels", row["image_id"], "png")))
             storage.write_atomic(written[-1], buffer.getvalue())
     return sorted(written)
 

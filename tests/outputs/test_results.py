@@ -10,8 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipeline import storage
 from pipeline.errors import ResultsError
 from pipeline.inputs.manifest import safe_id
+from pipeline.outputs.layout import place
+from pipeline.outputs.probabilities import probabilities_uri
 from pipeline.outputs.results import (
     ERRORS_SCHEMA,
     OK,
@@ -221,6 +224,13 @@ def test_the_audit_counts_every_image_once(tmp_path_factory, wanted: set[str], b
     assert found.unexpected == len(seen - wanted)
 
 
+def test_saved_probabilities_and_a_folder_of_their_name_stand_side_by_side(tmp_path):
+    uris = [probabilities_uri(str(tmp_path), image_id) for image_id in ("x.jpg", "x.jpg.npz/y.jpg")]
+    for uri in uris:
+        storage.write_atomic(uri, b"1")
+    assert uris == [f"{tmp_path}/probabilities/x.jpg.npz", f"{tmp_path}/probabilities/x.jpg%2Enpz/y.jpg.npz"]
+
+
 def test_a_mask_and_a_folder_of_its_name_stand_side_by_side(tmp_path):
     ids = ["x.bmp", "x.bmp.png/y.png", "x.bmp.PNG/z.png/z.png", "x.bmp.png/y.png.png/w.png", "a/b.png"]
     for image_id in ids:
@@ -230,12 +240,14 @@ def test_a_mask_and_a_folder_of_its_name_stand_side_by_side(tmp_path):
     assert mask_path("x.bmp.png/y.png") == "masks/x.bmp%2Epng/y.png.png"
 
 
-NAMES = st.text("a.%", max_size=4).map(lambda stem: f"{stem}.png")
+NAMES = st.tuples(st.text("a.%", max_size=4), st.sampled_from([".png", ".npz"])).map("".join)
 
 
-@given(st.sets(st.lists(NAMES, min_size=1, max_size=3).map("/".join).map(safe_id), max_size=12))
-def test_no_two_masks_get_in_each_others_way(ids):
-    paths = [mask_path(image_id).lower() for image_id in ids]
+@given(st.sets(st.lists(NAMES, min_size=1, max_size=3).map("/".join).map(safe_id), max_size=12),
+       st.sampled_from([("masks", "png"), ("probabilities", "npz")]))  # fmt: skip
+def test_no_two_files_get_in_each_others_way(ids, of):
+    folder, ending = of
+    paths = [place(folder, image_id, ending).lower() for image_id in ids]
     folders = {parent for path in paths for parent in map(str, PurePosixPath(path).parents)}
     assert len(set(paths)) == len(paths)
     assert not folders & set(paths)
