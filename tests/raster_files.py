@@ -15,24 +15,31 @@ def pack(samples_HWC, bits, order):
 
 
 def tiff(samples_HWC, bits, photometric, *, planar=False, extra=(), deflate=False, big_endian=False, rows=None,
-         palette=None, sample_format=1, predictor=False, orientation=1):  # fmt: skip
-    """A TIFF of strips of `rows` rows; `extra` are the ExtraSamples, `palette` the ColorMap's 3 << bits values."""
+         palette=None, sample_format=1, predictor=False, orientation=1, tile=None):  # fmt: skip
+    """A TIFF of strips of `rows` rows, or of square tiles of `tile` pixels.
+
+    `extra` are the ExtraSamples, `palette` the ColorMap's 3 << bits values.
+    """
     order = ">" if big_endian else "<"
     height, width, bands = samples_HWC.shape
     rows = rows or height
-    if predictor:
-        before = np.pad(samples_HWC, ((0, 0), (1, 0), (0, 0)))[:, :-1]
-        samples_HWC = (samples_HWC.astype(int) - before) % (1 << bits)
     planes = np.split(samples_HWC, bands, axis=2) if planar else [samples_HWC]
-    strips = [pack(plane[top : top + rows], bits, order) for plane in planes for top in range(0, height, rows)]
+    blocks = [block for plane in planes for block in (_tiles(plane, tile) if tile else _strips(plane, rows))]
+    if predictor:
+        blocks = [(block - np.pad(block, ((0, 0), (1, 0), (0, 0)))[:, :-1]) % (1 << bits) for block in blocks]
+    strips = [pack(block, bits, order) for block in blocks]
     if deflate:
         strips = [zlib.compress(strip) for strip in strips]
     offsets = [8 + sum(len(strip) + len(strip) % 2 for strip in strips[:i]) for i in range(len(strips))]
     data = b"".join(strip + bytes(len(strip) % 2) for strip in strips)
     tags = {256: ("I", [width]), 257: ("I", [height]), 258: ("H", [bits] * bands), 259: ("H", [8 if deflate else 1]),
-            262: ("H", [photometric]), 273: ("I", offsets), 274: ("H", [orientation]), 277: ("H", [bands]),
-            278: ("I", [rows]), 279: ("I", [len(strip) for strip in strips]), 284: ("H", [2 if planar else 1]),
+            262: ("H", [photometric]), 274: ("H", [orientation]), 277: ("H", [bands]), 284: ("H", [2 if planar else 1]),
             317: ("H", [2 if predictor else 1]), 339: ("H", [sample_format] * bands)}  # fmt: skip
+    sizes = ("I", [len(strip) for strip in strips])
+    if tile:
+        tags |= {322: ("I", [tile]), 323: ("I", [tile]), 324: ("I", offsets), 325: sizes}
+    else:
+        tags |= {273: ("I", offsets), 278: ("I", [rows]), 279: sizes}
     if len(extra):
         tags[338] = ("H", list(extra))
     if palette is not None:
@@ -49,6 +56,18 @@ def tiff(samples_HWC, bits, photometric, *, planar=False, extra=(), deflate=Fals
         entries += struct.pack(f"{order}HHI", tag, {"H": 3, "I": 4}[kind], len(values)) + value.ljust(4, b"\0")
     head = (b"MM\0*" if big_endian else b"II*\0") + struct.pack(f"{order}I", start)
     return head + data + struct.pack(f"{order}H", len(tags)) + entries + bytes(4) + beyond
+
+
+def _strips(plane_HWC, rows):
+    return [plane_HWC[top : top + rows].astype(int) for top in range(0, len(plane_HWC), rows)]
+
+
+def _tiles(plane_HWC, side):
+    """Row by row; the last ones are filled up."""
+    height, width, _ = plane_HWC.shape
+    filled = np.pad(plane_HWC.astype(int), ((0, -height % side), (0, -width % side), (0, 0)))
+    return [filled[top : top + side, left : left + side]
+            for top in range(0, height, side) for left in range(0, width, side)]  # fmt: skip
 
 
 def bmp(pixels_HWC, bits, *, masks=None, palette=None, top_down=False, header=40):

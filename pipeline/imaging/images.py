@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image, PngImagePlugin, UnidentifiedImageError
 from PIL.ImageFile import ImageFile
 from PIL.JpegImagePlugin import JpegImageFile
+from PIL.TiffImagePlugin import TILELENGTH, TILEWIDTH, TiffImageFile
 
 from pipeline.errors import ErrorKind, ImageError
 from pipeline.imaging.jpeg import decode_jpeg
@@ -102,10 +103,14 @@ def _open(data: bytes) -> ImageFile:
 
 
 def _check_size(image: Image.Image, max_megapixels: float) -> None:
-    megapixels = image.width * image.height / 1e6
-    if megapixels > max_megapixels:
-        raise ImageError("too_large", f"{image.width}x{image.height} pixels are {megapixels:.1f} megapixels; "
-                         f"at most {max_megapixels:g} are allowed")  # fmt: skip
+    sizes = {"": image.size}
+    if isinstance(image, TiffImageFile):  # a tile is decoded whole, however little of it is in the image
+        sizes[" of a tile"] = image.tag_v2.get(TILEWIDTH, 0), image.tag_v2.get(TILELENGTH, 0)
+    for what, (width, height) in sizes.items():
+        megapixels = width * height / 1e6
+        if megapixels > max_megapixels:
+            raise ImageError("too_large", f"{width}x{height} pixels{what} are {megapixels:.1f} megapixels; "
+                             f"at most {max_megapixels:g} are allowed")  # fmt: skip
 
 
 def _upright(image_HW3: NDArray[np.uint8], image: Image.Image) -> NDArray[np.uint8]:

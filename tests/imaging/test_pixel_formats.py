@@ -76,22 +76,37 @@ def tiff_and_pixels(seed, bits, photometric, extra, untagged, **layout):
     seed=st.integers(0, 1000), bits=st.sampled_from([1, 2, 4, 8, 16]), photometric=st.sampled_from(sorted(OWN_BANDS)),
     extra=st.lists(st.sampled_from([0, MULTIPLIED_IN, BESIDE]), max_size=2).map(tuple), untagged=st.booleans(),
     planar=st.booleans(), big_endian=st.booleans(), deflate=st.booleans(), rows=st.sampled_from([None, 4]),
-    predictor=st.booleans(), orientation=st.sampled_from([1, 1, 6]),
+    predictor=st.booleans(), orientation=st.sampled_from([1, 1, 6]), tile=st.sampled_from([None, None, 16]),
 )  # fmt: skip
 @settings(max_examples=500, deadline=None)
-@example(0, 16, RGB, (), False, True, False, False, None, False, 1).via("16-bit planes")
-@example(0, 16, WHITE_IS_ZERO, (), False, False, False, False, None, False, 1).via("16 bits, white is zero")
-@example(0, 8, RGB, (0,), True, False, False, False, None, False, 1).via("a fourth band without a tag: infrared")
-@example(0, 8, BLACK_IS_ZERO, (BESIDE,), False, True, False, False, None, False, 1).via("alpha in a plane of its own")
-@example(0, 8, RGB, (0,), True, True, False, False, None, False, 1).via("a fourth plane without a tag")
-@example(0, 8, WHITE_IS_ZERO, (), False, True, False, False, 4, False, 1).via("one plane, white is zero")
-def test_tiffs(seed, bits, photometric, extra, untagged, planar, big_endian, deflate, rows, predictor, orientation):
+@example(0, 16, RGB, (), False, True, False, False, None, False, 1, None).via("16-bit planes")
+@example(0, 16, WHITE_IS_ZERO, (), False, False, False, False, None, False, 1, None).via("16 bits, white is zero")
+@example(0, 8, RGB, (0,), True, False, False, False, None, False, 1, None).via("a fourth band without a tag: infrared")
+@example(0, 8, BLACK_IS_ZERO, (BESIDE,), False, True, False, False, None, False, 1, None).via(
+    "alpha in a plane of its own"
+)
+@example(0, 8, RGB, (0,), True, True, False, False, None, False, 1, None).via("a fourth plane without a tag")
+@example(0, 8, WHITE_IS_ZERO, (), False, True, False, False, 4, False, 1, None).via("one plane, white is zero")
+def test_tiffs(
+    seed, bits, photometric, extra, untagged, planar, big_endian, deflate, rows, predictor, orientation, tile
+):
     if photometric == PALETTE and bits > 8:
         bits = 8
     layout = {"planar": planar, "big_endian": big_endian, "deflate": deflate, "rows": rows,
-              "predictor": predictor and deflate and bits >= 8, "orientation": orientation}  # fmt: skip
+              "predictor": predictor and deflate and bits >= 8, "orientation": orientation,
+              "tile": tile}  # fmt: skip
     data, expected = tiff_and_pixels(seed, bits, photometric, extra, untagged, **layout)
     is_right_or_refused(data, np.rot90(expected, -1) if orientation == 6 else expected)
+
+
+def test_a_tile_is_as_large_as_an_image_may_be():
+    """It is decoded whole: of an image of a few pixels, a tile of gigabytes."""
+    stored = samples(0, 3, 8)
+    data = tiff(stored, 8, RGB, tile=1008, deflate=True)
+    np.testing.assert_array_equal(decode_image(data, 1.1), stored)
+    with pytest.raises(ImageError, match="1008x1008 pixels of a tile") as caught:
+        decode_image(data, 1)
+    assert caught.value.kind == "too_large"
 
 
 @pytest.mark.parametrize("big_endian", [False, True])
