@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from pipeline.config.checks import require, require_positive
-from pipeline.config.segmenting import PredictConfig, ProposeConfig, RefineConfig
+from pipeline.config.stages import PredictConfig, ProposeConfig, RefineConfig
 
 
 @dataclass(frozen=True)

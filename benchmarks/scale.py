@@ -19,13 +19,14 @@ from pipeline import storage
 from pipeline.cluster import connect
 from pipeline.cluster.graph import RemoteLedger, RemoteSink, build_dataset
 from pipeline.cluster.plan import plan
-from pipeline.cluster.profile import Works
 from pipeline.config import SegmentConfig
+from pipeline.config.stages import STAGES
 from pipeline.inputs.manifest import build_manifest
-from pipeline.outputs.results import OK, write_rows
+from pipeline.outputs.results import write_rows
+from pipeline.outputs.schema import OK
 from pipeline.run.record import RunRecord, open_run
 from pipeline.run.saver import Saver
-from pipeline.stages.rows import STAGES
+from pipeline.stages.load import Loads
 from pipeline.stages.write import Counts, rows_in_a_file
 
 CLASSES = ("background", "thing")
@@ -86,7 +87,7 @@ def _work_through(run: RunRecord, todo: pa.Table, settings: SegmentConfig) -> li
 
     ledger = RemoteLedger()
     sink = RemoteSink(run.lease, CLASSES, rows_in_a_file(len(todo), settings.rows_per_file))
-    dataset = build_dataset(todo, NULL_WORKS, settings, plan(settings), run.lease, ledger, sink)
+    dataset = build_dataset(todo, NULL_STAGES, settings, plan(settings), run.lease, ledger, sink)
     saver = Saver(sink.collect, save, check=lambda: None, stop=lambda: None)
     for _ in dataset.iter_internal_ref_bundles():
         pass
@@ -107,7 +108,7 @@ def _write_results(output: str, manifest: pa.Table, done: int) -> None:
 
 def _finished(row: dict[str, Any]) -> dict[str, Any]:
     return row | {"status": OK, "mask": b"", "pixel_counts": [1, 0], "mean_probability": [1.0, None],
-                  **{f"seconds_{stage}": 0.0 for stage in STAGES}}  # fmt: skip
+                  **{f"seconds_{stage.name}": 0.0 for stage in STAGES}}  # fmt: skip
 
 
 def _null(table: pa.Table) -> pa.Table:
@@ -118,4 +119,6 @@ def _null_refine(table: pa.Table) -> pa.Table:
     return pa.Table.from_pylist([_finished(row) for row in table.to_pylist()], schema=table.schema)
 
 
-NULL_WORKS = Works(decode=_null, propose=_null, make_predict=lambda: _null, make_refine=lambda: _null_refine)
+NULL_STAGES: Loads = {
+    "decode": lambda: _null, "propose": lambda: _null, "predict": lambda: _null, "refine": lambda: _null_refine
+}  # fmt: skip

@@ -33,7 +33,7 @@ from pipeline.imaging.images import decode_mask
 from pipeline.inference.crops import cut_crops
 from pipeline.inputs.named import check_named
 from pipeline.models.checkpoint import Checkpoint, load_checkpoint
-from pipeline.outputs.results import OK
+from pipeline.outputs.schema import OK
 from pipeline.report.activations import decoder_maps, representative
 from pipeline.report.figures import activation_figure, side_by_side
 from pipeline.stages.decode import decode_stage

@@ -27,6 +27,7 @@ from pipeline.checkpoints.bundled import BUNDLED, weights_uri
 from pipeline.config import SEGMENT_RECIPES, ConfigError, SegmentConfig
 from pipeline.config.earlier import RUNS, as_begun
 from pipeline.config.recipes import ENSEMBLES
+from pipeline.config.stages import stages_of
 from pipeline.crf.refine import check_backend
 from pipeline.errors import LeaseError, ResultsError, TooManyErrors
 from pipeline.inputs.manifest import build_manifest, describe
@@ -39,11 +40,12 @@ from pipeline.models.checkpoint_header import (
     read_info,
     shape_for,
 )
-from pipeline.outputs.results import RESULTS_SCHEMA, finished_ids, images_per_class, read_errors
+from pipeline.outputs.layout import ERRORS, MASKS, RESULTS, SKIPPED
+from pipeline.outputs.results import finished_ids, images_per_class, read_errors, read_skipped
+from pipeline.outputs.schema import RESULTS_SCHEMA
 from pipeline.proposals.edgeboxes import check_edges
 from pipeline.proposals.given import check_given
 from pipeline.run.record import RunRecord, Summary, check_run, open_run, recorded_settings, too_many
-from pipeline.stages.rows import STAGES
 from pipeline.stages.write import rows_in_a_file
 from pipeline.storage import listing
 
@@ -113,7 +115,7 @@ def check_networks(config: SegmentConfig) -> tuple[CheckpointInfo, str]:
 
 
 def unfinished(config: SegmentConfig, manifest: pa.Table) -> int:
-    """How many images of the manifest are neither in the results nor in the errors."""
+    """How many images of the manifest are not done: not in results, errors or skipped."""
     done = pc.sum(pc.is_in(manifest["image_id"], value_set=finished_ids(config.output))).as_py() or 0
     return len(manifest) - int(done)
 
@@ -168,7 +170,7 @@ def check_other(config: SegmentConfig, info: CheckpointInfo) -> str | None:
 
 def work(config: SegmentConfig, info: CheckpointInfo, run: RunRecord) -> int:
     """Do what is left of a run that this process owns; returns the exit code."""
-    summary = Summary()
+    summary = Summary.of(stages_of(config))
     code = EXIT_DONE
     try:
         todo = run.todo()
@@ -240,7 +242,8 @@ def show_plan(config: SegmentConfig, info: CheckpointInfo, manifest: pa.Table) -
     left = unfinished(config, manifest)
     console.print(f"{len(manifest)} images, {len(manifest) - left} done before; {classes(info)}")
     console.print(f"first ids: {', '.join(manifest['image_id'][:5].to_pylist())}")
-    console.print(f"stages: {' -> '.join(STAGES)} -> write; {pools.describe()}")
+    stages = stages_of(config)
+    console.print(f"stages: {' -> '.join(stage.name for stage in stages)} -> write; {pools.describe(stages)}")
     rows = rows_in_a_file(left, config.rows_per_file)
     files = -(-left // rows)
     console.print(f"about {files} files of {rows} rows, more in a slow run, in {config.output}, with columns:")
@@ -259,24 +262,27 @@ def report(config: SegmentConfig, run: RunRecord, summary: Summary, code: int) -
     table = Table("stage", "images", "seconds", "seconds an image", *["alone, before the run"] * bool(alone), box=None)
     for stage, totals in content["stages"].items():
         each = totals["seconds"] / totals["rows"] if totals["rows"] else 0.0
-        before = [f"{alone[stage]:.3f}"] if alone else []
+        before = [f"{alone[stage]:.3f}" if stage in alone else ""] if alone else []
         table.add_row(stage, f"{totals['rows']:.0f}", f"{totals['seconds']:.1f}", f"{each:.3f}", *before)
     if any(totals["rows"] for totals in content["stages"].values()):
         console.print(table)
     if found.failed:
         show_failures(run.output)
+    if found.skipped:
+        show_skipped(run.output)
     if code == EXIT_DONE and not found.complete:
         console.print(f"the audit found images missing or doubled: {found}")
         code = EXIT_STOPPED
-    if code == EXIT_DONE and allowed is not None and too_many(found.failed, allowed, found.total):
+    if code == EXIT_DONE and allowed is not None and too_many(found.failed, allowed, found.total - found.skipped):
         console.print(f"more images failed than --max-error-rate {allowed:g} allows")
         code = EXIT_FAILED
     if code == EXIT_DONE and found.failed and not found.ok:
         code = EXIT_FAILED
     if found.ok:
         show_results(config, run.output)
+    skipped = f"{found.skipped} skipped, " if found.skipped else ""
     console.print(
-        f"{found.ok} of {found.total} images done, {found.failed} failed, {found.missing} left; "
+        f"{found.ok} of {found.total} images done, {found.failed} failed, {skipped}{found.missing} left; "
         f"{content['seconds']:.1f} s, {content['images_per_second']:.2f} images/s"
     )
     return code
@@ -284,13 +290,24 @@ def report(config: SegmentConfig, run: RunRecord, summary: Summary, code: int) -
 
 def show_failures(output: str) -> None:
     """Print why images failed: how many of each kind, and one of them."""
-    console.print(f"why they failed, image by image: {storage.join(output, 'errors')}")
+    console.print(f"why they failed, image by image: {storage.join(output, ERRORS)}")
     kinds = read_errors(output).group_by(["error_stage", "error_type"], use_threads=False)
     table = kinds.aggregate([("image_id", "count"), ("image_id", "first"), ("error_message", "first")])
     for row in table.sort_by([("image_id_count", "descending")]).slice(0, SHOWN).to_pylist():
         console.print(
             f"  {row['image_id_count']} in {row['error_stage']}: {row['error_type']}; "
             f"{row['image_id_first']}: {row['error_message_first']}"
+        )
+
+
+def show_skipped(output: str) -> None:
+    """Print how many images each stage left out, and why it left out one of them."""
+    console.print(f"why images were skipped, image by image: {storage.join(output, SKIPPED)}")
+    stages = read_skipped(output).group_by("skip_stage", use_threads=False)
+    table = stages.aggregate([("image_id", "count"), ("image_id", "first"), ("skip_reason", "first")])
+    for row in table.to_pylist():
+        console.print(
+            f"  {row['image_id_count']} by {row['skip_stage']}; {row['image_id_first']}: {row['skip_reason_first']}"
         )
 
 
@@ -301,8 +318,8 @@ def show_results(config: SegmentConfig, output: str) -> None:
     top = ", ".join(f"{name} in {images}" for name, images in objects[:SHOWN] if images)
     console.print(f"images with each class: {top or 'none has anything but background'}")
     if config.masks:
-        console.print(f"masks:   {storage.join(output, 'masks')}")
-    console.print(f"results: {storage.join(output, 'results')}")
+        console.print(f"masks:   {storage.join(output, MASKS)}")
+    console.print(f"results: {storage.join(output, RESULTS)}")
     console.print(f"to look at them: {commands.EVALUATE.line(shlex.quote(output), '--panels', PANELS)}")
 
 

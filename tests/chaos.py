@@ -29,7 +29,8 @@ from ray.cluster_utils import Cluster
 from s3_server import REFUSALS, faulty_proxy, s3_server
 
 from examples.scenes.dataset import scene_of
-from pipeline.outputs.results import audit, read_results
+from pipeline.outputs.audit import audit
+from pipeline.outputs.results import read_results
 
 REPOSITORY = Path(__file__).parents[1]
 VICTIMS = ("driver", "worker", "node", "frozen")

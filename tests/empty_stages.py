@@ -10,13 +10,13 @@ import pyarrow as pa
 from ray import cloudpickle
 
 from pipeline.cluster.driver import Driver
-from pipeline.cluster.profile import Works
 from pipeline.config import SegmentConfig
+from pipeline.config.stages import STAGES
 from pipeline.models.checkpoint_header import CheckpointInfo
 from pipeline.outputs.lease import take_lease
 from pipeline.outputs.results import read_results
 from pipeline.run.record import RunRecord, Summary
-from pipeline.stages.rows import STAGES
+from pipeline.stages.load import Loads
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers cannot import from tests/
 IMAGES = 96
@@ -37,12 +37,14 @@ def unchanged(table: pa.Table) -> pa.Table:
 
 def finished(table: pa.Table) -> pa.Table:
     done = {"mask": b"", "pixel_counts": [1, 0], "mean_probability": [1.0, None]}
-    done |= {f"seconds_{stage}": 0.0 for stage in STAGES}
+    done |= {f"seconds_{stage.name}": 0.0 for stage in STAGES}
     return pa.Table.from_pylist([row | done for row in table.to_pylist()], schema=table.schema)
 
 
-def empty_stages(gate: Path) -> Works:
-    return Works(partial(gated, gate=gate), unchanged, lambda: unchanged, lambda: finished)
+def empty_stages(gate: Path) -> Loads:
+    waiting = partial(gated, gate=gate)
+    return {"decode": lambda: waiting, "propose": lambda: unchanged, "predict": lambda: unchanged,
+            "refine": lambda: finished}  # fmt: skip
 
 
 def driver_of(output: Path, tell: Callable[[str], None] = print) -> Driver:

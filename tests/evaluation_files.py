@@ -6,7 +6,8 @@ import numpy as np
 
 from pipeline.imaging.classes import voc_palette
 from pipeline.imaging.images import encode_mask
-from pipeline.outputs.results import OK, write_rows
+from pipeline.outputs.results import write_rows
+from pipeline.outputs.schema import OK
 
 NAMES = ("background", "cat", "dog", "cow")
 

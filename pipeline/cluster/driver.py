@@ -19,11 +19,12 @@ from ray.data import Dataset
 
 from pipeline import storage
 from pipeline.cluster import connect
-from pipeline.cluster.graph import RemoteLedger, RemoteSink, build_dataset, real_works
+from pipeline.cluster.graph import RemoteLedger, RemoteSink, build_dataset, real_stages
 from pipeline.cluster.plan import pace, plan
 from pipeline.cluster.pools import Outlook, Pools, outlook
-from pipeline.cluster.profile import PROBED, Works
+from pipeline.cluster.profile import PROBED
 from pipeline.config import SegmentConfig
+from pipeline.config.stages import stages_of
 from pipeline.errors import PoolError, WorkBrokenError
 from pipeline.models.checkpoint_header import CheckpointInfo
 from pipeline.outputs.lease import BEAT_SECONDS
@@ -31,6 +32,7 @@ from pipeline.run.error_line import in_short
 from pipeline.run.record import RunRecord, Summary
 from pipeline.run.saver import Saver
 from pipeline.run.watch import Watch
+from pipeline.stages.load import Loads
 from pipeline.stages.write import Counts, rows_in_a_file
 
 PROBE_FROM = 100  # images; with fewer, timing the stages takes longer than a better plan saves
@@ -72,16 +74,16 @@ class Driver:
         signal.signal(signal.SIGTERM, _stop)  # `ray job stop`; after Ray's start, which sets a handler of its own
         lost_before = connect.lost_machines()
         pools = plan(self.config)
-        works = real_works(self.config, self.info.num_classes, pools)
+        loads = real_stages(self.config, self.info.num_classes, pools)
         if self.config.plan == "auto" and len(todo) >= PROBE_FROM:
-            pools = self._timed_plan(works, pools, todo)
+            pools = self._timed_plan(loads, pools, todo)
         try:
-            self.run_graphs(todo, works, pools)
+            self.run_graphs(todo, loads, pools)
         finally:
             with suppress(Exception):  # a cluster that is gone cannot say
                 self.summary.faults["nodes_lost"] += connect.lost_machines() - lost_before
 
-    def run_graphs(self, todo: pa.Table, works: Works, pools: Pools) -> None:
+    def run_graphs(self, todo: pa.Table, loads: Loads, pools: Pools) -> None:
         """Run the graph, and where it breaks another one for what is left, planned for the cluster as it is then.
 
         Ray does the work of lost processes and machines again by itself. What it cannot mend ends a graph: the ledger
@@ -96,7 +98,7 @@ class Driver:
                 if left is None:
                     left, pools = self.run.todo(), self._plan_again(pools)
                 if len(left):
-                    self._run_graph(left, works, pools, started)
+                    self._run_graph(left, loads, pools, started)
             except (ray.exceptions.RayError, OSError) as error:
                 broken = in_short(error)
                 self.summary.faults["graphs_broken"] += 1
@@ -112,14 +114,14 @@ class Driver:
             time.sleep(PAUSES[fruitless])
             left = None
 
-    def _run_graph(self, todo: pa.Table, works: Works, pools: Pools, started: float) -> None:
+    def _run_graph(self, todo: pa.Table, loads: Loads, pools: Pools, started: float) -> None:
         """Run one graph over images; what it finishes is put in place meanwhile, and at its end, whatever ends it."""
         self.run.lease.check()
-        self.tell(pools.describe())
-        before = self.summary.images
+        self.tell(pools.describe(stages_of(self.config)))
+        before, skipped = self.summary.images, self.summary.skipped
         rows_per_file = rows_in_a_file(len(todo), self.config.rows_per_file)
         ledger, sink = RemoteLedger(), RemoteSink(self.run.lease, self.info.class_names, rows_per_file)
-        graph = build_dataset(todo, works, self.config, pools, self.run.lease, ledger, sink)
+        graph = build_dataset(todo, loads, self.config, pools, self.run.lease, ledger, sink)
 
         def save(counts: Counts) -> None:
             self.run.lease.commit(counts["parts"])
@@ -132,7 +134,7 @@ class Driver:
         watch = Watch(
             self.run.lease,
             lambda: ray.get(ledger.actor.progress.remote(), timeout=BEAT_SECONDS),
-            lambda: self.summary.images - before,
+            lambda: (self.summary.images - before, self.summary.skipped - skipped),
             len(todo),
             self.config.stall_timeout,
             self.tell,
@@ -162,10 +164,10 @@ class Driver:
         if saver.unsaved is not None:
             raise saver.unsaved
 
-    def _timed_plan(self, works: Works, pools: Pools, todo: pa.Table) -> Pools:
+    def _timed_plan(self, loads: Loads, pools: Pools, todo: pa.Table) -> Pools:
         """The pools for stages that were timed on a few images; `pools` where that cannot be done."""
         self.tell(f"timing the stages on {PROBED} images")
-        seconds = pace(todo, works, pools, self.config.stall_timeout, self.tell)
+        seconds = pace(todo, loads, pools, self.config.stall_timeout, self.tell)
         if seconds is None:
             return pools
         self.summary.seconds_alone = seconds

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial, wraps
-from typing import Any, ClassVar
+from typing import Any
 
 import pyarrow as pa
 import ray
@@ -12,13 +12,11 @@ from ray.data import ActorPoolStrategy, DataContext, Dataset
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from pipeline.cluster.pools import Pools
-from pipeline.cluster.profile import Works
 from pipeline.config import SegmentConfig
+from pipeline.config.stages import STAGES, Processes, stages_of
 from pipeline.outputs.lease import Lease
 from pipeline.run.attempts import Keep, Ledger, guarded
-from pipeline.stages.decode import decode_stage
-from pipeline.stages.propose import propose_stage
-from pipeline.stages.refine import load_refine
+from pipeline.stages.load import Loads, Process, load_stage
 from pipeline.stages.rows import WORKING_COLUMNS, Work, start_rows
 from pipeline.stages.write import Counts, Sink, write_files
 
@@ -28,7 +26,8 @@ IMAGES_PER_PREDICTION = 4  # images whose crops share micro-batches: 200 crops w
 IMAGES_PER_REFINEMENT = 4  # two messages for each batch, to the ledger and the sink; on a GPU, one lattice
 SINK_THREADS = 4  # files that are staged at once
 
-Guard = Callable[[str, Work], Work]
+Guard = Callable[..., Work]
+"""Puts the work of a stage, named first, under the ledger; `keep` is as in `guarded`."""
 
 
 class RemoteLedger:
@@ -73,19 +72,18 @@ def _beside_the_driver() -> dict[str, Any]:
     return {"num_cpus": 0, "scheduling_strategy": here}
 
 
-def real_works(config: SegmentConfig, num_classes: int, pools: Pools) -> Works:
-    """The stages of the main job, for actors that are given what `pools` says."""
-    return Works(
-        decode=partial(decode_stage, config=config.decode),
-        propose=partial(propose_stage, config=config.propose),
-        make_predict=partial(_load_predict, config, pools.predict_gpus),
-        make_refine=partial(load_refine, config.refine, num_classes, pools.refine_gpus, save=config.save_probabilities),
-    )
+def real_stages(config: SegmentConfig, num_classes: int, pools: Pools) -> Loads:
+    """The stages of a run, for processes that are given what `pools` says."""
+    gpus: dict[Processes, float] = {"tasks": 0.0, "predict": pools.predict_gpus, "refine": pools.refine_gpus}
+    return {
+        stage.name: partial(load_stage, stage.name, Process(config, num_classes, gpus[stage.processes]))
+        for stage in stages_of(config)
+    }
 
 
 def build_dataset(
     manifest: pa.Table,
-    works: Works,
+    loads: Loads,
     config: SegmentConfig,
     pools: Pools,
     lease: Lease,
@@ -96,7 +94,7 @@ def build_dataset(
 
     Args:
         manifest: `image_id` and `uri` of the images to do.
-        works: what the stages do.
+        loads: the stages.
         config: the job's settings, with paths that every worker can read.
         pools: processes of each stage.
         lease: the right to the output.
@@ -108,26 +106,38 @@ def build_dataset(
     context.execution_no_progress_timeout_s = -1  # whether a run goes nowhere, its own watch decides
     guard = partial(_guard, ledger=ledger, max_attempts=config.max_attempts)
     keep = partial(_keep, lease=lease, sink=sink, masks=config.masks)
+    predict, refine = _loads_in("predict", loads), _loads_in("refine", loads)
     return (
-        _blocks(manifest)
-        # 1:1  bytes -> RGB at working size; CPU tasks, bound by storage and JPEG decoding
-        .map_batches(_starting(guard("decode", works.decode)), num_cpus=pools.task_cpus, batch_format="pyarrow")
-        # 1:1  EdgeBoxes; the same resources as decode, so Ray runs both in one task and no image is copied between
-        .map_batches(guard("propose", works.propose), num_cpus=pools.task_cpus, batch_format="pyarrow")
+        # 1:1  decode: bytes -> RGB at working size, bound by storage and JPEG decoding; propose: EdgeBoxes
+        _in_tasks(_blocks(manifest), _loads_in("tasks", loads), guard, pools)
         # 1:1  crops, network, aggregation; the score maps of 50 proposals (200 MB) never leave the actor
         .map_batches(
-            Predict, fn_constructor_args=[works.make_predict, guard], batch_size=IMAGES_PER_PREDICTION,
+            Predict, fn_constructor_args=[predict, guard], batch_size=IMAGES_PER_PREDICTION,
             compute=_predict_pool(pools),
             num_cpus=pools.predict_cpus, num_gpus=pools.predict_gpus or None, batch_format="pyarrow",
         )
         # 1:1  CRF and mask, one thread a process; masks are written here, rows sent to the sink, batch by batch. A
         #      stage after this one would wait for a CPU beside those that decode, and on two there is never one
         .map_batches(
-            Refine, fn_constructor_args=[works.make_refine, partial(guard, keep=keep)],
+            Refine, fn_constructor_args=[refine, guard, keep],
             batch_size=IMAGES_PER_REFINEMENT, compute=ActorPoolStrategy(size=pools.refine_workers),
             num_cpus=pools.refine_cpus, num_gpus=pools.refine_gpus or None, batch_format="pyarrow",
         )
     )  # fmt: skip
+
+
+def _loads_in(processes: Processes, loads: Loads) -> Loads:
+    """The stages that run in such processes."""
+    return {stage.name: loads[stage.name] for stage in STAGES if stage.processes == processes and stage.name in loads}
+
+
+def _in_tasks(dataset: Dataset, loads: Loads, guard: Guard, pools: Pools) -> Dataset:
+    """Stages as tasks: all with the same resources, so Ray runs them in one and no image is copied between."""
+    for number, (name, load) in enumerate(loads.items()):
+        work = guard(name, lambda table, load=load: load()(table))
+        run = _starting(work) if number == 0 else work
+        dataset = dataset.map_batches(run, num_cpus=pools.task_cpus, batch_format="pyarrow")
+    return dataset
 
 
 def _keep(table: pa.Table, lease: Lease, sink: RemoteSink, *, masks: bool) -> None:
@@ -145,7 +155,11 @@ def _predict_pool(pools: Pools) -> ActorPoolStrategy:
     )
 
 
-def _guard(stage: str, work: Work, ledger: RemoteLedger, max_attempts: int, keep: Keep = lambda _: None) -> Work:
+def _drop(_table: pa.Table) -> None:
+    """The end of a stage that is not the last."""
+
+
+def _guard(stage: str, work: Work, ledger: RemoteLedger, max_attempts: int, keep: Keep = _drop) -> Work:
     """The stage's work, under the ledger; its name is what Ray's dashboard shows."""
 
     def run(table: pa.Table) -> pa.Table:
@@ -166,38 +180,35 @@ def _starting(first: Work) -> Work:
 
 
 class Actor:
-    """A stage with something to load; the names of its kinds are what Ray's dashboard shows."""
+    """Stages with something to load, one after the other; the names of its kinds are what Ray's dashboard shows.
 
-    stage: ClassVar[str]
+    Args:
+        loads: the stages.
+        guard: puts each under the ledger.
+        keep: gets what the last makes.
+    """
 
-    def __init__(self, make: Callable[[], Work], guard: Guard) -> None:
-        self._run = guard(self.stage, make())
+    def __init__(self, loads: Loads, guard: Guard, keep: Keep = _drop) -> None:
+        last = list(loads)[-1]
+        self._works = [guard(name, load(), keep=keep if name == last else _drop) for name, load in loads.items()]
 
     def __call__(self, table: pa.Table) -> pa.Table:
-        """Do the stage's work."""
-        return self._run(table)
+        """Do the stages' work."""
+        for work in self._works:
+            table = work(table)
+        return table
 
 
 class Predict(Actor):
     """See `stages.predict.PredictStage`."""
 
-    stage = "predict"
-
 
 class Refine(Actor):
     """See `stages.refine.refine_stage`; what it makes has gone to the sink, and only the ids come out of the graph."""
 
-    stage = "refine"
-
     def __call__(self, table: pa.Table) -> pa.Table:
-        """Do the stage's work."""
+        """Do the stages' work."""
         return super().__call__(table).select(["image_id"])
-
-
-def _load_predict(config: SegmentConfig, gpus: float) -> Work:
-    from pipeline.stages.predict import load_predict
-
-    return load_predict(config, gpus)
 
 
 def _blocks(manifest: pa.Table) -> Dataset:

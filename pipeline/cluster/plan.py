@@ -11,29 +11,30 @@ from ray._private.state import state
 
 from pipeline.cluster.connect import machines, total
 from pipeline.cluster.pools import REFINE_GPUS, Pools, place, plan_pools
-from pipeline.cluster.profile import Works, probe, sample
+from pipeline.cluster.profile import probe, sample
 from pipeline.config import SegmentConfig
 from pipeline.run.error_line import in_short
+from pipeline.stages.load import Loads
 
 
 def pace(
-    manifest: pa.Table, works: Works, pools: Pools, patience: float, tell: Callable[[str], None]
+    manifest: pa.Table, loads: Loads, pools: Pools, patience: float, tell: Callable[[str], None]
 ) -> dict[str, float] | None:
     """Time each stage on a few images, in one process with the CPUs of a predict actor.
 
     Args:
         manifest: what the images are taken from.
-        works: the stages.
+        loads: the stages.
         pools: what the process gets.
         patience: seconds after which it is given up: machines may be slow to come, processes may hang.
         tell: prints a line.
 
     Returns:
-        See `probe.probe`; None if it could not be done, which is told and no reason not to try the run.
+        See `profile.probe`; None if it could not be done, which is told and no reason not to try the run.
     """
     gpus = max(pools.predict_gpus, pools.refine_gpus)
     timing = ray.remote(probe).options(num_cpus=pools.predict_cpus, num_gpus=gpus, max_retries=0)
-    task = timing.remote(sample(manifest), works)
+    task = timing.remote(sample(manifest), loads)
     try:
         seconds: dict[str, float] = ray.get(task, timeout=patience)
     except ray.exceptions.RayError as error:

@@ -7,9 +7,10 @@ held every CPU, no task could start and the run would wait for ever, so the plan
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from pipeline.config.stages import STAGES, Processes, Stage
 from pipeline.errors import PoolError
 
 # Without a GPU the stages share the cores: several processes may be placed on one, since some always wait for rows,
@@ -24,10 +25,6 @@ TASK_CPUS = (1.0, 0.4, 0.2)
 REFINE_GPUS = 0.1  # of an actor whose CRF runs on a GPU, by default
 SHARED_PREDICT_GPUS = 0.8  # of a predict actor beside such ones
 
-# Where nothing was measured: seconds an image of a small network on one core, of the full one on a GPU.
-CPU_GUESS = {"decode": 0.02, "propose": 0.1, "predict": 1.0, "refine": 0.5}
-GPU_GUESS = {"decode": 0.02, "propose": 0.15, "predict": 0.1, "refine": 1.0}
-
 
 @dataclass(frozen=True)
 class Pools:
@@ -41,14 +38,14 @@ class Pools:
     task_cpus: float
     refine_gpus: float = 0.0
 
-    def describe(self) -> str:
-        """One line for people."""
+    def describe(self, stages: Sequence[Stage] = STAGES) -> str:
+        """One line for people, of a run with these stages."""
         gpu = f" and {self.predict_gpus:g} GPU" if self.predict_gpus else ""
         refine_gpu = f" and {self.refine_gpus:g} GPU" if self.refine_gpus else ""
         return (
             f"predict: {self.predict_workers} actor(s) of {self.predict_cpus:g} CPU{gpu}; "
             f"refine: {self.refine_workers} actor(s) of {self.refine_cpus:g} CPU{refine_gpu}; "
-            f"decode and propose: tasks of {self.task_cpus:g} CPU on the rest"
+            f"{_in_tasks([stage.name for stage in stages])}: tasks of {self.task_cpus:g} CPU on the rest"
         )
 
 
@@ -85,7 +82,7 @@ def plan_pools(
         predict_workers: 0, or how many predict actors to use.
         refine_workers: 0, or how many refine actors to use.
         predict_gpus: GPUs of a predict actor; None: 1 where there are GPUs, less where the CRF runs on them too.
-        seconds: of one process for an image in each stage (`probe.probe`); None: a guess.
+        seconds: of one process for an image in each stage (`profile.probe`); None: a guess.
         refine_gpus: GPUs of a refine actor.
 
     Raises:
@@ -95,20 +92,20 @@ def plan_pools(
     if each is None:
         each = 0.0 if gpus < 1 else SHARED_PREDICT_GPUS if refine_gpus else 1.0
     predict_cpus, refine_cpus = (GPU_PREDICT_CPUS, GPU_REFINE_CPUS) if each else (CPU_PREDICT_CPUS, CPU_REFINE_CPUS)
-    seconds = seconds or (GPU_GUESS if each else CPU_GUESS)
-    on_tasks = seconds["decode"] + seconds["propose"]
+    seconds = seconds or {stage.name: stage.gpu_guess if each else stage.guess for stage in STAGES}
+    on_tasks, on_predict, on_refine = (_seconds_in(kind, seconds) for kind in ("tasks", "predict", "refine"))
     if each:
         predict = predict_workers or max(1, _fitting(gpus, each))
         left = max(cpus - predict * predict_cpus, 0.0)
-        rate = min(predict / seconds["predict"], left / (on_tasks + seconds["refine"]))
+        rate = min(predict / on_predict, left / (on_tasks + on_refine))
         most = int((left - 1) / refine_cpus)  # one CPU stays for tasks
     else:
-        rate = cpus / (on_tasks + seconds["predict"] + seconds["refine"])
-        predict = predict_workers or max(1, math.ceil(rate * seconds["predict"]))
+        rate = cpus / (on_tasks + on_predict + on_refine)
+        predict = predict_workers or max(1, math.ceil(rate * on_predict))
         most = math.ceil(cpus)
     if refine_gpus:
         most = min(most, _fitting(gpus, refine_gpus, beside=each * math.ceil(predict / gpus) if gpus >= 1 else 0.0))
-    refine = refine_workers or max(1, min(most, math.ceil(rate * seconds["refine"])))
+    refine = refine_workers or max(1, min(most, math.ceil(rate * on_refine)))
     _check_gpus(gpus, predict, each, refine, refine_gpus)
     free = cpus - predict * predict_cpus - refine * refine_cpus
     task_cpus = max((share for share in TASK_CPUS if free >= share), default=min(TASK_CPUS))
@@ -140,18 +137,29 @@ def _fitting(gpus: float, each: float, beside: float = 0.0) -> int:
 
 
 def outlook(pools: Pools, cpus: float, seconds: Mapping[str, float]) -> Outlook:
-    """What a plan can reach if each stage keeps the pace of `seconds` (`probe.probe`)."""
-    on_tasks = seconds["decode"] + seconds["propose"]
+    """What a plan can reach if each stage takes as long for an image as `seconds` says (`profile.probe`)."""
+    on_tasks, on_predict, on_refine = (_seconds_in(kind, seconds) for kind in ("tasks", "predict", "refine"))
     held = pools.predict_workers * pools.predict_cpus + pools.refine_workers * pools.refine_cpus
-    on_cpus = on_tasks + seconds["refine"] + (0.0 if pools.predict_gpus else seconds["predict"])
+    on_cpus = on_tasks + on_refine + (0.0 if pools.predict_gpus else on_predict)
     rates = {
         "cpu": cpus / on_cpus,
-        "predict": pools.predict_workers / seconds["predict"],
-        "refine": pools.refine_workers / seconds["refine"],
-        "decode and propose": (cpus - held) / pools.task_cpus / on_tasks,
+        "predict": pools.predict_workers / on_predict,
+        "refine": pools.refine_workers / on_refine,
+        _in_tasks(seconds): (cpus - held) / pools.task_cpus / on_tasks,
     }
     bound = min(rates, key=lambda name: rates[name])
     return Outlook(bound, rates[bound])
+
+
+def _seconds_in(processes: Processes, seconds: Mapping[str, float]) -> float:
+    """What the stages of such processes take together; a stage that is not in the run takes nothing."""
+    return sum(seconds.get(stage.name, 0.0) for stage in STAGES if stage.processes == processes)
+
+
+def _in_tasks(names: Collection[str]) -> str:
+    """The stages among these that run in tasks, for people."""
+    *others, last = (stage.name for stage in STAGES if stage.processes == "tasks" and stage.name in names)
+    return f"{', '.join(others)} and {last}" if others else last
 
 
 def place(pools: Pools, nodes: Sequence[Mapping[str, float]]) -> Pools:

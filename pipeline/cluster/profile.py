@@ -3,25 +3,14 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable
-from dataclasses import dataclass
 
 import pyarrow as pa
 
-from pipeline.stages.rows import STAGES, Work, start_rows
+from pipeline.stages.load import Loads
+from pipeline.stages.rows import start_rows
 
 PROBED = 4
 """Images; the first only warms up caches and kernels."""
-
-
-@dataclass(frozen=True)
-class Works:
-    """What each stage does to a table of rows; what an actor does is made inside the actor."""
-
-    decode: Work
-    propose: Work
-    make_predict: Callable[[], Work]
-    make_refine: Callable[[], Work]
 
 
 def sample(manifest: pa.Table) -> pa.Table:
@@ -29,29 +18,31 @@ def sample(manifest: pa.Table) -> pa.Table:
     return manifest.take([i * len(manifest) // PROBED for i in range(PROBED)])
 
 
-def probe(images: pa.Table, works: Works) -> dict[str, float]:
+def probe(images: pa.Table, loads: Loads) -> dict[str, float]:
     """Seconds that one process takes for an image in each stage: the median, the first image left out.
 
     Args:
         images: `image_id` and `uri` of at least two images.
-        works: the stages.
+        loads: the stages.
 
     Returns:
-        A value for each of `rows.STAGES`.
+        A value for each of the stages.
 
     Raises:
         ValueError: no image came through all stages.
     """
-    stages = [works.decode, works.propose, works.make_predict(), works.make_refine()]
-    seconds: dict[str, list[float]] = {stage: [] for stage in STAGES}
+    functions = [load() for load in loads.values()]
+    seconds: dict[str, list[float]] = {stage: [] for stage in loads}
+    through = 0
     for number in range(len(images)):
         table = start_rows(images.slice(number, 1))
-        for work in stages:
-            table = work(table)
-        (row,) = table.select([f"seconds_{stage}" for stage in STAGES]).to_pylist()
+        for function in functions:
+            table = function(table)
+        (row,) = table.select([f"seconds_{stage}" for stage in loads]).to_pylist()
         if number > 0 and None not in row.values():
-            for stage in STAGES:
+            through += 1
+            for stage in loads:
                 seconds[stage].append(row[f"seconds_{stage}"])
-    if not seconds[STAGES[0]]:
+    if not through:
         raise ValueError("none of the images that were tried came through all stages")
     return {stage: statistics.median(values) for stage, values in seconds.items()}

@@ -10,6 +10,7 @@ Config = TypeVar("Config")
 
 RUNS: dict[str, Any] = {
     "save_probabilities": False,
+    "filter.min_pixels": 0,
     "propose.window_shape": "box",
     "propose.min_side_of": "shorter",
     "refine.crf_normalization": "symmetric",

@@ -1,4 +1,4 @@
-"""Settings of the main job, stage by stage."""
+"""Settings of the main job; those of its stages are in `config.stages`."""
 
 from __future__ import annotations
 
@@ -6,166 +6,15 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from pipeline.config.checks import require
-
-
-@dataclass(frozen=True)
-class DecodeConfig:
-    """Bytes to RGB."""
-
-    max_side: int = 640
-    """Images with a longer side are scaled down to it, in pixels, for proposals, network and CRF;
-    masks keep the original size. 0: never scale."""
-    max_megapixels: float = 200.0
-    """Images with more pixels than this, in millions, are refused as decompression bombs."""
-
-    def __post_init__(self) -> None:
-        require(self.max_side == 0 or self.max_side >= 32, "max_side", self.max_side, "0 or at least 32")
-        require(self.max_megapixels > 0, "max_megapixels", self.max_megapixels, "must be above 0")
-
-
-@dataclass(frozen=True)
-class ProposeConfig:
-    """Object proposals: EdgeBoxes, extended, filtered, the best kept (paper section 6; release)."""
-
-    proposals: int = 50
-    """Proposals an image gives to the network: the best-scored ones of those that pass `min-side`.
-    0: none are made; the network is an FCN and sees the whole image (recipes `fcn`, `fcn+crf`)."""
-    proposals_from: str | None = None
-    """Proposals of your own instead of EdgeBoxes: a Parquet table with columns image_id, box (x0, y0, x1, y1) and
-    score, a JSON file of COCO detections, or the DeconvNet release's folder of .mat files, whose boxes are windows
-    already. In pixels of the upright image; see `docs/segmenting.md`."""
-    edges: Literal["learned", "gradient", "structured"] = "learned"
-    """Edge detector: the small network that ships with the project, the colour gradient,
-    or OpenCV's structured forests (needs `edge-model`)."""
-    edge_model: str | None = None
-    """File of OpenCV's structured-forest edge model (model.yml.gz), for `edges structured`."""
-    edge_threshold: float = 0.1
-    """Edges weaker than this (0..1) are dropped before EdgeBoxes."""
-    max_boxes: int = 2000
-    """Boxes asked of EdgeBoxes, before the filter."""
-    extend: float = 1.2
-    """Each box is extended by this factor about its centre."""
-    window_shape: Literal["auto", "square", "box"] = "auto"
-    """Of the window around a box. `square`: a square with a side of `extend` times the longer side (DeconvNet
-    release); `box`: the extended box, which the network sees stretched to a square. A network must see what it was
-    trained on: `auto` takes the shape that its file names, `box` where it names none."""
-    min_side: float = 112.0
-    """Boxes whose window has a smaller side, in pixels, are skipped."""
-    min_side_of: Literal["longer", "shorter"] = "longer"
-    """Which side of a window that is no square `min-side` measures. By the shorter one long thin objects are skipped,
-    as this project did before it had square windows."""
-    small_image_share: float = 0.3
-    """`min-side` asks for at most this share of an image's shorter side. 0: it holds for small images too."""
-
-    def __post_init__(self) -> None:
-        require(self.proposals >= 0, "proposals", self.proposals, "must be 0 or more")
-        require(self.max_boxes >= self.proposals, "max_boxes", self.max_boxes, "must be at least `proposals`")
-        require(1.0 <= self.extend <= 4.0, "extend", self.extend, "must lie in 1..4")
-        require(self.min_side >= 0, "min_side", self.min_side, "must be 0 or more")
-        require(self.small_image_share >= 0, "small_image_share", self.small_image_share, "must be 0 or more")
-        require(0 <= self.edge_threshold < 1, "edge_threshold", self.edge_threshold, "must lie in 0..1")
-        require(
-            self.edges != "structured" or self.edge_model is not None,
-            "edge_model",
-            self.edge_model,
-            "`edges structured` needs the path of OpenCV's model.yml.gz",
-        )
-
-
-@dataclass(frozen=True)
-class PredictConfig:
-    """Windows, network and aggregation (paper sections 5 and 6)."""
-
-    window: Literal["250-224", "direct"] = "250-224"
-    """`250-224`: a box is resized to 250x250 and its central 224x224 is fed. `direct`: resized straight to 224x224."""
-    aggregation: Literal["max", "sum", "average"] = "max"
-    """How overlapping score maps are combined: pixel-wise maximum (equation 1), sum (equation 2), or average: the sum
-    divided by the number of windows that cover the pixel."""
-    precision: Literal["float32", "bfloat16"] = "float32"
-    """Of the network's weights and maps. `bfloat16` is for GPUs and CPUs with AMX, much slower on others,
-    and changes few labels (see `docs/performance.md`)."""
-    micro_batch: int = 16
-    """Crops that go through the network at once, whatever images they come from."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where the network runs; `auto` takes a GPU where there is one."""
-
-    def __post_init__(self) -> None:
-        require(self.micro_batch >= 1, "micro_batch", self.micro_batch, "must be at least 1")
-
-
-@dataclass(frozen=True)
-class EnsembleConfig:
-    """EDeconvNet: a fully convolutional network beside DeconvNet (paper section 5)."""
-
-    fcn: str | None = None
-    """The other network: `voc-fcn`, a file of jobs/train_fcn.py or jobs/convert_weights.py (FCN-8s),
-    or a state dict of torchvision's (`.pth`, `.safetensors`) with DeconvNet's classes in the same order.
-    None: DeconvNet alone."""
-    fcn_kind: Literal[
-        "auto", "fcn8s", "litefcn", "fcn_resnet50", "fcn_resnet101", "deeplabv3_resnet50", "deeplabv3_resnet101",
-        "deeplabv3_mobilenet_v3_large",
-    ] = "auto"  # fmt: skip
-    """What `fcn` holds; `auto`: the file says it itself. torchvision's files don't."""
-    ensemble: Literal["mean", "product"] = "mean"
-    """How the two are combined: mean of their probabilities (paper)
-    or product of their scores, the other network's clamped at 0 (release)."""
-    ensemble_weight: float = 0.5
-    """Of DeconvNet in the mean, 0..1; the other network has the rest. Two networks that are not equally good do better
-    with another one than the paper's, chosen on photographs that neither was trained on."""
-
-    def __post_init__(self) -> None:
-        require(0 <= self.ensemble_weight <= 1, "ensemble_weight", self.ensemble_weight, "must lie in 0..1")
-
-
-@dataclass(frozen=True)
-class RefineConfig:
-    """Fully connected CRF (Kraehenbuehl and Koltun 2011).
-
-    Iterations, kernels and weights are the DeconvNet release's, the normalisation is not: the release has none.
-    """
-
-    crf: Literal["native", "pydensecrf", "torch", "none"] = "native"
-    """CRF backend. `native`: this project's compiled one; `pydensecrf`: the authors';
-    `torch`: several images at once on a GPU (`refine-gpus`). All three compute the same.
-    `none` takes the most probable class of each pixel."""
-    crf_normalization: Literal["symmetric", "none"] = "symmetric"
-    """Of the kernels. `symmetric`: divided by the roots of their sums at both pixels, so that a weight counts the same
-    whatever its kernel's width. `none` (the DeconvNet release): the weights stand before sums over tens to thousands
-    of pixels. No weights fit both; `jobs/tune_crf.py` finds some for your network."""
-    crf_iterations: int = 10
-    """Mean-field iterations."""
-    gaussian_sxy: float = 3.0
-    """Smoothness kernel: standard deviation in pixels."""
-    gaussian_weight: float = 3.0
-    """Smoothness kernel: weight."""
-    bilateral_sxy: float = 20.0
-    """Appearance kernel: spatial standard deviation in pixels."""
-    bilateral_srgb: float = 3.0
-    """Appearance kernel: colour standard deviation, of 0..255."""
-    bilateral_weight: float = 5.0
-    """Appearance kernel: weight."""
-    label_threshold: float = 0.1
-    """Classes whose probability stays below this in the whole image are left out of the CRF,
-    which costs time per class. Background always stays. 0: keep all."""
-    mask_format: Literal["palette", "grey"] = "palette"
-    """PNG of the masks. `palette` shows VOC's colours in a viewer; `grey` is what every library reads as class numbers,
-    OpenCV too."""
-
-    def __post_init__(self) -> None:
-        require(self.crf_iterations >= 1, "crf_iterations", self.crf_iterations, "must be at least 1")
-        for name in ("gaussian_sxy", "bilateral_sxy", "bilateral_srgb"):
-            require(getattr(self, name) > 0, name, getattr(self, name), "must be above 0")
-        for name in ("gaussian_weight", "bilateral_weight"):
-            require(getattr(self, name) >= 0, name, getattr(self, name), "must be 0 or more")
-        require(0 <= self.label_threshold < 0.5, "label_threshold", self.label_threshold, "must lie in 0..0.5")
-
-    @property
-    def exact_unaries(self) -> bool:
-        """Whether the CRF starts from log-probabilities in float32, not from probabilities in float16.
-
-        Sums over thousands of pixels bring labels back that float16 has as 0.
-        """
-        return self.crf != "none" and self.crf_normalization == "none"
+from pipeline.config.stages import (
+    STAGES,
+    DecodeConfig,
+    EnsembleConfig,
+    FilterConfig,
+    PredictConfig,
+    ProposeConfig,
+    RefineConfig,
+)
 
 
 @dataclass(frozen=True)
@@ -173,7 +22,8 @@ class SegmentConfig:
     """Segment photographs with DeconvNet, proposal by proposal, on this machine or on a Ray cluster.
 
     Writes OUTPUT/results/*.parquet (a row an image), OUTPUT/masks (palette PNGs), OUTPUT/errors/*.parquet (the images
-    that could not be done, and why) and OUTPUT/run (config.json, summary.json, manifest.parquet).
+    that could not be done, and why), OUTPUT/skipped/*.parquet (those that the settings leave out, and why) and
+    OUTPUT/run (config.json, summary.json, manifest.parquet).
     """
 
     input: str
@@ -203,7 +53,8 @@ class SegmentConfig:
     dry_run: bool = False
     """Print the plan (images, pools, stages, columns) and end; writes nothing."""
     max_error_rate: float | None = None
-    """Stop with exit code 4 as soon as more than this part of all images has failed; 0 allows none.
+    """Stop with exit code 4 as soon as more than this part of all images has failed, the skipped not counted; 0 allows
+    none.
     Default: when more than 0.05 of the images done so far have, looked at from 10 failures on."""
     max_attempts: int = 3
     """An image that kills the process working on it alone so many times becomes an error row."""
@@ -228,6 +79,7 @@ class SegmentConfig:
     """GPUs of each of these processes, for `crf torch`. Default: 0.1, beside a process that runs the network,
     where there are GPUs and `device` is not `cpu`, else 0."""
     decode: DecodeConfig = field(default_factory=DecodeConfig)
+    filter: FilterConfig = field(default_factory=FilterConfig)
     propose: ProposeConfig = field(default_factory=ProposeConfig)
     predict: PredictConfig = field(default_factory=PredictConfig)
     ensemble: EnsembleConfig = field(default_factory=EnsembleConfig)
@@ -263,7 +115,7 @@ class SegmentConfig:
     def result_settings(self) -> dict[str, Any]:
         """The settings that change what is in the results; two runs may share an output only if these agree."""
         settings = {"input": self.input, "masks": self.masks, "save_probabilities": self.save_probabilities}
-        for stage in ("decode", "propose", "predict", "refine"):
+        for stage in (stage.name for stage in STAGES if hasattr(self, stage.name)):
             settings |= {f"{stage}.{name}": value for name, value in asdict(getattr(self, stage)).items()}
         if self.refine.mask_format == "palette":  # outputs of before there was a choice go on
             del settings["refine.mask_format"]

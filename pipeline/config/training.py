@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from pipeline.config.checks import require
-from pipeline.config.segmenting import ProposeConfig
+from pipeline.config.stages import ProposeConfig
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What an output folder looks like from outside."""
+"""What an output folder looks like from outside: the names of all that the jobs write below it."""
 
 from __future__ import annotations
 
@@ -6,10 +6,15 @@ import re
 
 from pipeline import storage
 
-FOLDERS = ("results", "errors", "masks", "panels", "run")
-"""What the jobs write below an output folder."""
-RECORD = "run/config.json"
-"""By which a folder is told to be an output."""
+RESULTS, ERRORS, SKIPPED, MASKS, PROBABILITIES = "results", "errors", "skipped", "masks", "probabilities"
+PANELS, RUN = "panels", "run"
+
+OF_IMAGES = (RESULTS, ERRORS, SKIPPED, MASKS, PROBABILITIES)
+"""What the main job writes of images; `--overwrite` removes it."""
+FOLDERS = (*OF_IMAGES, PANELS, RUN)
+"""What the jobs write."""
+RECORD = f"{RUN}/config.json"
+"""Says whose output it is, and by which a folder is told to be one."""
 
 
 def is_output(folder: str) -> bool:

@@ -23,6 +23,7 @@ import psutil
 
 from pipeline import storage
 from pipeline.errors import FolderError, FolderInUseError, LeaseError
+from pipeline.outputs import layout
 
 SILENCE_SECONDS = 45.0
 """An owner on another machine that gave no sign of life for so long is taken for dead."""
@@ -195,12 +196,12 @@ def _name(owner: Owner) -> str:
 
 
 def _lease(output: str) -> str:
-    return storage.join(output, "run", "lease.json")
+    return storage.join(output, layout.RUN, "lease.json")
 
 
 def _beat(output: str, call: str) -> str:
-    return storage.join(output, "run", f"alive-{call}")
+    return storage.join(output, layout.RUN, f"alive-{call}")
 
 
 def _staged(output: str) -> str:
-    return storage.join(output, "run", "staged")
+    return storage.join(output, layout.RUN, "staged")

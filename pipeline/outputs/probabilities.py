@@ -15,9 +15,7 @@ from numpy.typing import NDArray
 
 from pipeline import storage
 from pipeline.errors import ResultsError
-from pipeline.outputs.layout import place
-
-FOLDER = "probabilities"
+from pipeline.outputs.layout import PROBABILITIES, place
 
 
 def encode_probabilities(class_ids_K: NDArray[np.integer], log_KHW: NDArray[np.floating]) -> bytes:
@@ -32,7 +30,7 @@ def encode_probabilities(class_ids_K: NDArray[np.integer], log_KHW: NDArray[np.f
 
 def probabilities_uri(output_uri: str, image_id: str) -> str:
     """Where the file of an image is, see `layout.place`."""
-    return storage.join(output_uri, place(FOLDER, image_id, "npz"))
+    return storage.join(output_uri, place(PROBABILITIES, image_id, "npz"))
 
 
 def read_probabilities(output_uri: str, image_id: str) -> tuple[NDArray[np.uint8], NDArray[np.float16]]:

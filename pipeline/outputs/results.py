@@ -1,7 +1,8 @@
-"""The output contract: what a run leaves behind, how it is written, read and audited.
+"""The output contract: what a run leaves behind, how it is written and read.
 
     OUTPUT/results/part-*.parquet   one row for each segmented image (`RESULTS_SCHEMA`), its mask included
     OUTPUT/errors/part-*.parquet    one row for each image that failed (`ERRORS_SCHEMA`), with the reason
+    OUTPUT/skipped/part-*.parquet   one row for each image that the settings leave out (`SKIPPED_SCHEMA`), and why
     OUTPUT/masks/<image_id>.png     the same masks as files (`mask_path`)
 
 Class names are in the metadata of every Parquet file. Files appear whole or not at all, under names that writing the
@@ -15,7 +16,6 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
@@ -26,84 +26,38 @@ import pyarrow.parquet as pq
 
 from pipeline import storage
 from pipeline.errors import ResultsError
-from pipeline.outputs.layout import place
+from pipeline.outputs import layout
+from pipeline.outputs.schema import (
+    ERRORS_SCHEMA,
+    FAILED,
+    FOLDER_OF,
+    OK,
+    RESULTS_SCHEMA,
+    SCHEMAS,
+    SKIPPED,
+    SKIPPED_SCHEMA,
+)
 from pipeline.storage import listing
 from pipeline.storage.retrying import TransientError, retrying_arrow
 
 T = TypeVar("T")
 
-OK = "ok"
-"""`status` of a segmented image; any other status is a failure."""
-
-RESULTS_SCHEMA = pa.schema(
-    [
-        ("image_id", pa.string()),
-        ("uri", pa.string()),
-        ("height", pa.int32()),  # of the mask and the upright image, in pixels
-        ("width", pa.int32()),
-        ("mask", pa.binary()),  # palette PNG whose values are labels
-        ("pixel_counts", pa.list_(pa.int64())),  # one for each class
-        ("mean_probability", pa.list_(pa.float32())),  # of each class over the pixels given its label; null: no pixel
-        ("num_proposals", pa.int32()),
-        ("mean_confidence", pa.float32()),  # mean over all pixels of the probability of their label
-        ("model_fingerprint", pa.string()),
-        ("status", pa.string()),
-        ("seconds_decode", pa.float32()),
-        ("seconds_propose", pa.float32()),
-        ("seconds_predict", pa.float32()),
-        ("seconds_refine", pa.float32()),
-    ]
-)
-ERRORS_SCHEMA = pa.schema(
-    [(name, pa.string()) for name in ("image_id", "uri", "status", "error_stage", "error_type", "error_message")]
-)
-
-_RESULTS, _ERRORS = "results", "errors"
 _CLASS_NAMES = b"class_names"
 _SAMPLE = 5
 _READERS = 16
 
 
 class Written(NamedTuple):
-    """What `write_rows` wrote: rows, and the paths of the files below the output folder."""
+    """What `write_rows` wrote: rows by status, and the paths of the files below the output folder."""
 
     ok: int
     failed: int
+    skipped: int
     parts: tuple[str, ...]
 
 
-@dataclass(frozen=True)
-class Audit:
-    """Results and errors held against the manifest; numbers are images, samples a few of their ids.
-
-    Attributes:
-        total: in the manifest.
-        ok: of those, in the results.
-        failed: of those, only in the errors.
-        missing: of those, in neither.
-        duplicated: more than once in results and errors together.
-        unexpected: in results or errors but not in the manifest.
-        missing_sample: first ids by name; likewise the other samples.
-    """
-
-    total: int
-    ok: int
-    failed: int
-    missing: int
-    duplicated: int
-    unexpected: int
-    missing_sample: tuple[str, ...]
-    duplicated_sample: tuple[str, ...]
-    unexpected_sample: tuple[str, ...]
-
-    @property
-    def complete(self) -> bool:
-        """Whether the output holds each image of the manifest exactly once; others (of a wider input) do no harm."""
-        return self.missing == self.duplicated == 0
-
-
 def write_rows(output_uri: str, rows: Sequence[dict[str, Any]], class_names: Sequence[str]) -> Written:
-    """Write rows to one file of results and one of errors, by status; a file without rows is not written.
+    """Write rows to a file of results, one of errors and one of skipped images; without rows it is not written.
 
     Args:
         output_uri: the output folder.
@@ -111,29 +65,33 @@ def write_rows(output_uri: str, rows: Sequence[dict[str, Any]], class_names: Seq
         class_names: background first.
 
     Raises:
-        ValueError: an image id is missing or occurs twice, or an ok row's per-class lists do not fit the classes.
+        ValueError: an image id is missing or occurs twice, a status is unknown, or an ok row's per-class lists do not
+            fit the classes.
         OSError: a file cannot be written.
     """
     ids = sorted(row["image_id"] for row in rows)
     if len(set(ids)) != len(ids):
         twice = [image_id for image_id, count in Counter(ids).items() if count > 1]
         raise ValueError(f"image ids {', '.join(twice[:_SAMPLE])} occur twice in one batch of rows")
-    ok = [row for row in rows if row["status"] == OK]
-    failed = [row for row in rows if row["status"] != OK]
-    for row in ok:
+    by_status = {status: [row for row in rows if row["status"] == status] for status in FOLDER_OF}
+    if unknown := {str(row["status"]) for row in rows} - by_status.keys():
+        raise ValueError(f"rows have the status {', '.join(sorted(unknown))}; there is {', '.join(by_status)}")
+    for row in by_status[OK]:
         if not len(row["pixel_counts"]) == len(row["mean_probability"]) == len(class_names):
             raise ValueError(f"{row['image_id']}: pixel_counts and mean_probability need {len(class_names)} values")
     # One name for the whole batch, so that a retry in which other images fail replaces what it can.
     name = f"part-{hashlib.sha256(chr(10).join(ids).encode()).hexdigest()[:32]}.parquet"
     metadata = {_CLASS_NAMES: json.dumps(list(class_names)).encode()}
     parts = []
-    for folder, schema, part in ((_RESULTS, RESULTS_SCHEMA, ok), (_ERRORS, ERRORS_SCHEMA, failed)):
+    for status, part in by_status.items():
         if part:
+            folder = FOLDER_OF[status]
+            schema = SCHEMAS[folder]
             columns = [pa.array([row.get(f.name) for row in part], f.type, from_pandas=True) for f in schema]
             table = pa.table(columns, schema=schema.with_metadata(metadata))
             storage.write_parquet(storage.join(output_uri, folder, name), table)
             parts.append(f"{folder}/{name}")
-    return Written(len(ok), len(failed), tuple(parts))
+    return Written(len(by_status[OK]), len(by_status[FAILED]), len(by_status[SKIPPED]), tuple(parts))
 
 
 def write_mask(output_uri: str, image_id: str, png: bytes) -> None:
@@ -143,21 +101,21 @@ def write_mask(output_uri: str, image_id: str, png: bytes) -> None:
 
 def mask_path(image_id: str) -> str:
     """The mask's path below the output folder, `masks/<image_id>.png`, see `layout.place`."""
-    return place("masks", image_id, "png")
+    return layout.place(layout.MASKS, image_id, "png")
 
 
 def finished_ids(output_uri: str) -> pa.ChunkedArray:
-    """Return the ids of all images that are in the results or the errors; none where nothing was written yet.
+    """Return the ids of all images that are done: in results, errors or skipped; none where nothing was written yet.
 
     Raises:
         ResultsError: a file is damaged or foreign.
     """
-    return _joined(_ids(output_uri, _RESULTS), _ids(output_uri, _ERRORS))
+    return joined(*(ids_in(output_uri, folder) for folder in SCHEMAS))
 
 
 def forget_errors(output_uri: str) -> None:
     """Remove all error rows: their images are then not done yet."""
-    storage.remove_folder(storage.join(output_uri, _ERRORS))
+    storage.remove_folder(storage.join(output_uri, layout.ERRORS))
 
 
 def read_results(output_uri: str, columns: list[str] | None = None) -> pa.Table:
@@ -167,7 +125,7 @@ def read_results(output_uri: str, columns: list[str] | None = None) -> pa.Table:
         ResultsError: a file is damaged or foreign.
     """
     wanted = RESULTS_SCHEMA if columns is None else pa.schema([RESULTS_SCHEMA.field(name) for name in columns])
-    return pa.Table.from_batches(_scan(output_uri, _RESULTS, wanted.names), wanted)
+    return pa.Table.from_batches(_scan(output_uri, layout.RESULTS, wanted.names), wanted)
 
 
 def scan_results(output_uri: str, columns: list[str]) -> Iterator[dict[str, Any]]:
@@ -176,7 +134,7 @@ def scan_results(output_uri: str, columns: list[str]) -> Iterator[dict[str, Any]
     Raises:
         ResultsError: a file is damaged or foreign.
     """
-    for batch in _scan(output_uri, _RESULTS, columns):
+    for batch in _scan(output_uri, layout.RESULTS, columns):
         yield from batch.to_pylist()
 
 
@@ -186,17 +144,26 @@ def read_errors(output_uri: str) -> pa.Table:
     Raises:
         ResultsError: a file is damaged or foreign.
     """
-    errors = pa.Table.from_batches(_scan(output_uri, _ERRORS, ERRORS_SCHEMA.names), ERRORS_SCHEMA)
-    return errors.filter(pc.invert(pc.is_in(errors["image_id"], value_set=_ids(output_uri, _RESULTS))))
+    errors = pa.Table.from_batches(_scan(output_uri, layout.ERRORS, ERRORS_SCHEMA.names), ERRORS_SCHEMA)
+    return errors.filter(pc.invert(pc.is_in(errors["image_id"], value_set=ids_in(output_uri, layout.RESULTS))))
+
+
+def read_skipped(output_uri: str) -> pa.Table:
+    """Read which images the settings left out, and why.
+
+    Raises:
+        ResultsError: a file is damaged or foreign.
+    """
+    return pa.Table.from_batches(_scan(output_uri, layout.SKIPPED, SKIPPED_SCHEMA.names), SKIPPED_SCHEMA)
 
 
 def read_class_names(output_uri: str) -> tuple[str, ...]:
     """Return the class names that the results were written with, background first.
 
     Raises:
-        ResultsError: there are neither results nor errors, or they hold no class names.
+        ResultsError: nothing was written, or it holds no class names.
     """
-    files = [*_parts(output_uri, _RESULTS), *_parts(output_uri, _ERRORS)]
+    files = [file for folder in SCHEMAS for file in _parts(output_uri, folder)]
     if not files:
         raise ResultsError(f"{output_uri} holds no results; give the output folder of a run")
     metadata = _read_parquet(files[0], lambda file: file.schema_arrow.metadata) or {}
@@ -213,50 +180,15 @@ def images_per_class(output_uri: str) -> dict[str, int]:
     """
     names = read_class_names(output_uri)
     found = np.zeros(len(names), np.int64)
-    for batch in _scan(output_uri, _RESULTS, ["pixel_counts"]):
+    for batch in _scan(output_uri, layout.RESULTS, ["pixel_counts"]):
         counts = pc.list_flatten(batch["pixel_counts"]).to_numpy(zero_copy_only=False).reshape(-1, len(names))
         found += (counts > 0).sum(0)
     return dict(zip(names, found.tolist(), strict=True))
 
 
-def audit(output_uri: str, manifest: pa.Table) -> Audit:
-    """Hold results and errors against a manifest.
-
-    Args:
-        output_uri: the output folder.
-        manifest: a table with a column `image_id`, each id once.
-
-    Raises:
-        ResultsError: a file is damaged or foreign.
-    """
-    wanted, segmented = manifest["image_id"], _ids(output_uri, _RESULTS)
-    seen, counts = _joined(segmented, _ids(output_uri, _ERRORS)).value_counts().flatten()
-    ok = len(wanted) - len(_without(wanted, segmented))
-    missing, unexpected = _without(wanted, seen), _without(seen, wanted)
-    duplicated = seen.filter(pc.greater(counts, 1))
-    return Audit(
-        total=len(wanted),
-        ok=ok,
-        failed=len(wanted) - len(missing) - ok,
-        missing=len(missing),
-        duplicated=len(duplicated),
-        unexpected=len(unexpected),
-        missing_sample=_sample(missing),
-        duplicated_sample=_sample(duplicated),
-        unexpected_sample=_sample(unexpected),
-    )
-
-
-def _joined(first: pa.ChunkedArray, second: pa.ChunkedArray) -> pa.ChunkedArray:
-    return pa.chunked_array(first.chunks + second.chunks, pa.string())
-
-
-def _without(ids: pa.Array | pa.ChunkedArray, others: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
-    return ids.filter(pc.invert(pc.is_in(ids, value_set=others)))
-
-
-def _sample(ids: pa.Array | pa.ChunkedArray) -> tuple[str, ...]:
-    return tuple(ids.take(pc.bottom_k_unstable(ids, _SAMPLE)).to_pylist())
+def joined(*ids: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Ids, one after the other."""
+    return pa.chunked_array([chunk for one in ids for chunk in one.chunks], pa.string())
 
 
 def _parts(output_uri: str, folder: str) -> list[str]:
@@ -264,14 +196,18 @@ def _parts(output_uri: str, folder: str) -> list[str]:
     return [file.uri for file in listing.list_files(uri, (".parquet",))] if storage.exists(uri) else []
 
 
-def _ids(output_uri: str, folder: str) -> pa.ChunkedArray:
+def ids_in(output_uri: str, folder: str) -> pa.ChunkedArray:
+    """The ids in one of the folders of `SCHEMAS`; none where nothing was written yet.
+
+    Raises:
+        ResultsError: a file is damaged or foreign.
+    """
     return pa.chunked_array([batch["image_id"] for batch in _scan(output_uri, folder, ["image_id"])], pa.string())
 
 
 def _scan(output_uri: str, folder: str, columns: list[str]) -> Iterator[pa.RecordBatch]:
     files = _parts(output_uri, folder)
-    schema = RESULTS_SCHEMA if folder == _RESULTS else ERRORS_SCHEMA
-    wanted = pa.schema([schema.field(name) for name in columns])
+    wanted = pa.schema([SCHEMAS[folder].field(name) for name in columns])
     # Threads: on S3 the time of a scan is the waiting for each file. A few at a time: masks may be larger than memory.
     with ThreadPoolExecutor(_READERS) as pool:
         for start in range(0, len(files), _READERS):

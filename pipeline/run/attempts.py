@@ -17,7 +17,7 @@ from typing import Protocol
 import pyarrow as pa
 
 from pipeline import storage
-from pipeline.outputs.results import OK
+from pipeline.outputs.schema import OK
 from pipeline.stages import rows as r
 from pipeline.stages.rows import Work
 

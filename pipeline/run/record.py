@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -18,14 +18,15 @@ import pyarrow.compute as pc
 from pipeline import storage
 from pipeline.config import SegmentConfig
 from pipeline.config.earlier import RUNS
+from pipeline.config.stages import STAGES, Stage
 from pipeline.errors import TooManyErrors
 from pipeline.imaging.classes import class_table
+from pipeline.outputs.audit import Audit, audit
 from pipeline.outputs.folder import ANOTHER, check_folder, read_record
+from pipeline.outputs.layout import OF_IMAGES, RECORD, RUN
 from pipeline.outputs.lease import Lease, take_lease
-from pipeline.outputs.results import Audit, audit, finished_ids, forget_errors
-from pipeline.stages.rows import STAGES
+from pipeline.outputs.results import finished_ids, forget_errors
 
-RESULT_FOLDERS = ("results", "errors", "masks", "probabilities")
 ERRORS_BEFORE_STOPPING = 10  # fewer failures than this say nothing about a rate
 DEFAULT_ERROR_RATE = 0.05
 
@@ -35,11 +36,10 @@ class Summary:
     """What the calls of a run did, added up over the calls that a resumed run took."""
 
     seconds: float = 0.0
-    stages: dict[str, dict[str, float]] = field(
-        default_factory=lambda: {stage: {"rows": 0, "seconds": 0.0} for stage in STAGES}
-    )
+    stages: dict[str, dict[str, float]] = field(default_factory=dict)
     ok: int = 0
     failed: int = 0
+    skipped: int = 0
     faults: Counter[str] = field(default_factory=Counter)
     """What went wrong and was borne: processes and nodes lost, requests repeated, graphs begun anew."""
     seconds_alone: dict[str, float] = field(default_factory=dict)
@@ -50,36 +50,45 @@ class Summary:
         self.seconds = seconds
         self.ok += counts["ok"]
         self.failed += counts["failed"]
+        self.skipped += counts["skipped"]
         self.faults["requests_repeated"] += counts["requests_repeated"]
         for stage, totals in self.stages.items():
             totals["rows"] += counts[f"rows_{stage}"]
             totals["seconds"] += counts[f"seconds_{stage}"]
 
+    @classmethod
+    def of(cls, stages: Sequence[Stage]) -> Summary:
+        """An empty one, of a run with these stages."""
+        return cls(stages={stage.name: {"rows": 0, "seconds": 0.0} for stage in stages})
+
     @property
     def images(self) -> int:
-        """Put in place by this call, results and errors."""
-        return self.ok + self.failed
+        """Put in place by this call: results, errors and skipped images."""
+        return self.ok + self.failed + self.skipped
 
     def check(self, allowed: float | None, total: int) -> None:
-        """Look at how many images failed.
+        """Look at how many images failed, of those that were not skipped.
 
         Args:
-            allowed: part of all images that may fail; None: `DEFAULT_ERROR_RATE` of those done so far, looked at from
+            allowed: part of them that may fail; None: `DEFAULT_ERROR_RATE` of those done so far, looked at from
                 `ERRORS_BEFORE_STOPPING` failures on.
-            total: images of the run.
+            total: images of the run, the skipped included.
 
         Raises:
             TooManyErrors: more failed.
         """
+        tried, wanted = self.ok + self.failed, total - self.skipped
         if allowed is None:
-            if self.failed >= ERRORS_BEFORE_STOPPING and self.failed > DEFAULT_ERROR_RATE * self.images:
-                raise TooManyErrors(f"{self.failed} of {self.images} images failed")
-        elif too_many(self.failed, allowed, total):
-            raise TooManyErrors(f"{self.failed} images failed, of {total}; --max-error-rate {allowed:g} allows no more")
+            if self.failed >= ERRORS_BEFORE_STOPPING and self.failed > DEFAULT_ERROR_RATE * tried:
+                raise TooManyErrors(f"{self.failed} of {tried} images failed")
+        elif too_many(self.failed, allowed, wanted):
+            raise TooManyErrors(
+                f"{self.failed} images failed, of {wanted}; --max-error-rate {allowed:g} allows no more"
+            )
 
 
 def too_many(failed: int, allowed: float, total: int) -> bool:
-    """Whether more than the part `allowed` of all images failed."""
+    """Whether more than the part `allowed` of so many images failed."""
     return failed > allowed * total + 1e-9  # 0.29 of 100 is less than 29
 
 
@@ -95,12 +104,12 @@ class RunRecord:
     """The right to write into it."""
 
     def todo(self) -> pa.Table:
-        """The part of the manifest that is neither in the results nor in the errors."""
+        """The part of the manifest that is not done: not in results, errors or skipped."""
         done = pc.is_in(self.manifest["image_id"], value_set=finished_ids(self.output))
         return self.manifest.filter(pc.invert(done))
 
     def audit(self) -> Audit:
-        """Hold results and errors against the manifest."""
+        """Hold the output against the manifest."""
         return audit(self.output, self.manifest)
 
     def write_summary(self, summary: Summary, found: Audit) -> dict[str, Any]:
@@ -111,6 +120,7 @@ class RunRecord:
             "images_total": found.total,
             "images_ok": found.ok,
             "images_failed": found.failed,
+            "images_skipped": found.skipped,
             "seconds": round(seconds, 3),
             "images_per_second": round(worked_on / seconds, 4) if seconds else 0.0,
             "stages": self._stages(summary),
@@ -121,8 +131,9 @@ class RunRecord:
         return content
 
     def _stages(self, summary: Summary) -> dict[str, dict[str, float]]:
+        before = Summary.of(STAGES).stages | self.before.stages
         return {
-            stage: {key: round(self.before.stages[stage][key] + value, 3) for key, value in totals.items()}
+            stage: {key: round(before[stage][key] + value, 3) for key, value in totals.items()}
             for stage, totals in summary.stages.items()
         }
 
@@ -143,7 +154,7 @@ def open_run(
     check_run(config, fingerprint)
     lease = take_lease(config.output, tell)
     if config.overwrite:
-        for folder in RESULT_FOLDERS:
+        for folder in OF_IMAGES:
             storage.remove_folder(storage.join(config.output, folder))
         storage.remove(_summary_uri(config.output))
     if config.retry_failed:
@@ -151,8 +162,8 @@ def open_run(
     content = {"identity": identity(config, fingerprint), "classes": class_names, "settings": asdict(config)}
     storage.write_atomic(_config_uri(config.output), json.dumps(content, indent=1).encode())
     table = json.dumps(class_table(class_names), indent=1, ensure_ascii=False).encode()
-    storage.write_atomic(storage.join(config.output, "run", "classes.json"), table)
-    storage.write_parquet(storage.join(config.output, "run", "manifest.parquet"), manifest)
+    storage.write_atomic(storage.join(config.output, RUN, "classes.json"), table)
+    storage.write_parquet(storage.join(config.output, RUN, "manifest.parquet"), manifest)
     return RunRecord(storage.absolute(config.output), manifest, _earlier_calls(config.output), lease)
 
 
@@ -181,7 +192,7 @@ def check_run(config: SegmentConfig, fingerprint: str) -> None:
     # Without a run's record, what lies there is somebody's data: nothing deletes it.
     others = ANOTHER if config.overwrite else "choose another --output, or --overwrite to delete what it holds"
     check_folder(
-        config.output, "run/config.json", identity(config, fingerprint), below="identity", holds=RESULT_FOLDERS,
+        config.output, RECORD, identity(config, fingerprint), below="identity", holds=OF_IMAGES,
         earlier=RUNS, advice=others,
     )  # fmt: skip
 
@@ -199,8 +210,8 @@ def _earlier_calls(output: str) -> Summary:
 
 
 def _config_uri(output: str) -> str:
-    return storage.join(output, "run", "config.json")
+    return storage.join(output, RECORD)
 
 
 def _summary_uri(output: str) -> str:
-    return storage.join(output, "run", "summary.json")
+    return storage.join(output, RUN, "summary.json")

@@ -8,12 +8,12 @@ from collections.abc import Callable
 from contextlib import suppress
 from datetime import timedelta
 
+from pipeline.config.stages import STAGES
 from pipeline.errors import LeaseError
 from pipeline.outputs.lease import BEAT_SECONDS, Lease
 from pipeline.run.attempts import Progress
 from pipeline.run.error_line import in_short
 
-LAST_STAGE = "refine"
 LONGEST_SILENCE = 60.0
 """Seconds between two lines, later in a run; at first they come with every look."""
 
@@ -24,7 +24,7 @@ class Watch:
     Args:
         lease: the run's.
         progress: how far the run is; may raise while the cluster is in trouble.
-        saved: how many of its images are in their place.
+        saved: how many of its images are in their place, and how many of those were skipped.
         total: images to do.
         stall_timeout: seconds without a finished image in any stage after which the run is ended.
         tell: prints a line.
@@ -35,7 +35,7 @@ class Watch:
         self,
         lease: Lease,
         progress: Callable[[], Progress],
-        saved: Callable[[], int],
+        saved: Callable[[], tuple[int, int]],
         total: int,
         stall_timeout: float,
         tell: Callable[[str], None],
@@ -89,7 +89,7 @@ class Watch:
 
     def _tell_progress(self) -> None:
         now = time.monotonic()
-        done = self.last.done.get(LAST_STAGE, 0)
+        done = self.last.done.get(STAGES[-1].name, 0)
         if done and self._first is None:
             self._first = now, done
         if now - self._told < min(LONGEST_SILENCE, (now - self._started) / 5):
@@ -104,4 +104,6 @@ class Watch:
             rate = (done - before) / (now - since)
             speed = f", {rate:.2f} images/s, {timedelta(seconds=round((self._total - done) / rate))} left"
         lost = f", {self.last.lost} attempts lost" if self.last.lost else ""
-        return self._tell(f"{self._saved()} of {self._total} images saved{speed}{lost} ({through})")
+        saved, skipped = self._saved()
+        left_out = f", {skipped} of them skipped" if skipped else ""
+        return self._tell(f"{saved} of {self._total} images saved{left_out}{speed}{lost} ({through})")

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pyarrow as pa
 
 from pipeline import storage
 from pipeline.config import DecodeConfig
 from pipeline.imaging.images import decode_image, working_size
 from pipeline.stages import rows as r
-from pipeline.stages.rows import Row, pack
+from pipeline.stages.load import Process
+from pipeline.stages.rows import Row, Work, pack
+
+
+def load(process: Process) -> Work:
+    """`decode_stage` with the run's settings."""
+    return partial(decode_stage, config=process.config.decode)
 
 
 def decode_stage(table: pa.Table, config: DecodeConfig) -> pa.Table:

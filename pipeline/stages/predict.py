@@ -15,6 +15,7 @@ from pipeline.models.checkpoint import CheckpointInfo, load_checkpoint, read_inf
 from pipeline.models.checkpoint_header import check_network, joint_fingerprint
 from pipeline.models.members import Member, load_member
 from pipeline.stages.device import check_gpu, ending_with_its_gpu
+from pipeline.stages.load import Process
 from pipeline.stages.rows import Row, boxes_of, image_of, pack, run_together
 
 
@@ -45,6 +46,11 @@ class PredictStage:
             }
             for prediction in predictions
         ]
+
+
+def load(process: Process) -> PredictStage:
+    """`load_predict` with the run's settings."""
+    return load_predict(process.config, process.gpus)
 
 
 def load_predict(config: SegmentConfig, gpus: float) -> PredictStage:

@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pyarrow as pa
 
 from pipeline.config import ProposeConfig
-from pipeline.outputs.results import OK
+from pipeline.outputs.schema import OK
 from pipeline.proposals.edgeboxes import Proposals, choose, propose
 from pipeline.proposals.given import are_windows, given_proposals
 from pipeline.stages import rows as r
-from pipeline.stages.rows import Row, pack
+from pipeline.stages.load import Process
+from pipeline.stages.rows import Row, Work, pack
 
 NO_BOXES = np.zeros((0, 4), np.float32)
+
+
+def load(process: Process) -> Work:
+    """`propose_stage` with the run's settings."""
+    return partial(propose_stage, config=process.config.propose)
 
 
 def propose_stage(table: pa.Table, config: ProposeConfig) -> pa.Table:

@@ -16,7 +16,14 @@ from pipeline.imaging.images import encode_mask, resize_labels
 from pipeline.outputs.probabilities import encode_probabilities
 from pipeline.stages import rows as r
 from pipeline.stages.device import check_gpu, ending_with_its_gpu
+from pipeline.stages.load import Process
 from pipeline.stages.rows import Row, Work, unpack
+
+
+def load(process: Process) -> Work:
+    """`load_refine` with the run's settings."""
+    config = process.config
+    return load_refine(config.refine, process.num_classes, process.gpus, save=config.save_probabilities)
 
 
 def load_refine(config: RefineConfig, num_classes: int, gpus: float, *, save: bool = False) -> Work:

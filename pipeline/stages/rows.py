@@ -15,15 +15,12 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import DTypeLike, NDArray
 
-from pipeline.outputs.results import ERRORS_SCHEMA, OK, RESULTS_SCHEMA
+from pipeline.outputs.schema import ERRORS_SCHEMA, FAILED, OK, RESULTS_SCHEMA, SKIPPED, SKIPPED_SCHEMA
 from pipeline.storage import StoreAwayError
 
 Row = dict[str, Any]
 Work = Callable[[pa.Table], pa.Table]
 """What a stage does to a table of rows."""
-
-FAILED = "failed"
-STAGES = ("decode", "propose", "predict", "refine")
 
 WORKING_COLUMNS = pa.schema(
     [
@@ -38,8 +35,8 @@ WORKING_COLUMNS = pa.schema(
     ]
 )
 
-ROW_SCHEMA = pa.unify_schemas([RESULTS_SCHEMA, ERRORS_SCHEMA, WORKING_COLUMNS]).remove_metadata()
-"""All columns of results, errors and the stages in between."""
+ROW_SCHEMA = pa.unify_schemas([RESULTS_SCHEMA, ERRORS_SCHEMA, SKIPPED_SCHEMA, WORKING_COLUMNS]).remove_metadata()
+"""All columns of results, errors, skipped images and the stages in between."""
 
 
 def pack(array: NDArray[Any]) -> bytes:
@@ -74,7 +71,7 @@ def start_rows(manifest: pa.Table) -> pa.Table:
 
 
 def run_rows(table: pa.Table, stage: str, work: Callable[[Row], None]) -> pa.Table:
-    """Apply `work` to each row that has not failed yet, in place; a row that raises becomes an error row.
+    """Apply `work` to each row that is still `ok`, in place; a row that raises becomes an error row.
 
     Any exception of one row is that row's business only: a run of millions must not end with one bad image. That the
     store is away is no row's fault, and is raised. The row's `seconds_<stage>` is set.
@@ -87,7 +84,7 @@ def run_rows(table: pa.Table, stage: str, work: Callable[[Row], None]) -> pa.Tab
 
 
 def run_together(table: pa.Table, stage: str, work: Callable[[list[Row]], list[Row]]) -> pa.Table:
-    """Work on all rows that have not failed yet at once; where that raises, one by one, so that only bad ones fail.
+    """Work on all rows that are still `ok` at once; where that raises, one by one, so that only bad ones fail.
 
     Args:
         table: the rows; each that succeeds gets its share of the time as `seconds_<stage>`.
@@ -137,6 +134,18 @@ def fail(row: Row, stage: str, error: Exception) -> None:
         "error_type": str(kind) if kind else type(error).__name__,
         "error_message": str(error)[:2000],
     }
+
+
+def skip(row: Row, stage: str, reason: str) -> None:
+    """Leave an image out on purpose: later stages pass its row on, and it counts neither as segmented nor as failed.
+
+    Args:
+        row: changed in place.
+        stage: that leaves it out.
+        reason: for people, with the setting that asked for it.
+    """
+    row |= dict.fromkeys(WORKING_COLUMNS.names)
+    row |= {"status": SKIPPED, "mask": None, "skip_stage": stage, "skip_reason": reason[:2000]}
 
 
 def to_table(rows: list[Row]) -> pa.Table:

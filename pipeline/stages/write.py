@@ -16,10 +16,11 @@ from typing import Any
 import pyarrow as pa
 
 from pipeline import storage
+from pipeline.config.stages import STAGES
 from pipeline.outputs.lease import Lease
 from pipeline.outputs.probabilities import probabilities_uri
-from pipeline.outputs.results import OK, write_mask, write_rows
-from pipeline.stages import rows as r
+from pipeline.outputs.results import write_mask, write_rows
+from pipeline.outputs.schema import OK
 from pipeline.stages.rows import Row
 
 LONGEST_WAIT = 60.0
@@ -29,8 +30,8 @@ FIRST_FILES = 16
 FILES_AT_ONCE = 4  # on S3 the time of a file is the waiting for an answer
 
 Counts = dict[str, Any]
-"""What a staged file holds: `parts` to commit, `ok`, `failed`, `requests_repeated`, and for each stage `rows_<stage>`
-and `seconds_<stage>`: rows that entered it, the time they took."""
+"""What staged rows are: `parts` to commit, `ok`, `failed`, `skipped`, `requests_repeated`, and for each stage
+`rows_<stage>` and `seconds_<stage>`: rows that entered it, the time they took."""
 
 
 def rows_in_a_file(images: int, rows_per_file: int) -> int:
@@ -130,14 +131,14 @@ class Sink:
 
 
 def stage_rows(rows: Sequence[Row], lease: Lease, class_names: tuple[str, ...]) -> Counts:
-    """Stage rows as one file of results and one of errors; says what they hold.
+    """Stage rows as one file of each status; says what they hold.
 
     Raises:
         OSError: they cannot be written.
     """
     written = write_rows(lease.staged, rows, class_names)
     counts: Counts = written._asdict() | {"requests_repeated": storage.retries(reset=True)}
-    for stage in r.STAGES:
+    for stage in (stage.name for stage in STAGES):
         seconds = [row[f"seconds_{stage}"] for row in rows if row[f"seconds_{stage}"] is not None]
         counts |= {f"rows_{stage}": len(seconds), f"seconds_{stage}": sum(seconds)}
     return counts

@@ -24,10 +24,9 @@ from jobs.segment_dataset import main
 from pipeline.cluster import connect, driver
 from pipeline.cluster.plan import pace, plan
 from pipeline.cluster.pools import Pools
-from pipeline.cluster.profile import Works
 from pipeline.errors import WorkBrokenError
 from pipeline.inputs.manifest import build_manifest
-from pipeline.outputs.results import audit
+from pipeline.outputs.audit import audit
 
 IMAGES = 24
 FAST = ("--proposals", "2", "--crf", "none", "--max-side", "64", "--rows-per-file", "2", "--predict-workers", "1")
@@ -92,7 +91,7 @@ def test_an_output_that_fails_ends_the_call_and_the_same_command_goes_on(in_ray,
 
 
 def test_timing_that_does_not_end_is_given_up_and_keeps_nothing(in_ray, photos):
-    hangs = Works(lambda _: time.sleep(600), lambda table: table, lambda: time.sleep, lambda: time.sleep)
+    hangs = {"decode": lambda: lambda _: time.sleep(600)}
     manifest, told = build_manifest(str(photos), None), []
     assert pace(manifest, hangs, Pools(1, 0.25, 0, 1, 0.125, 1), 2.0, told.append) is None
     assert "the stages could not be timed" in told[0]

@@ -20,7 +20,7 @@ from ray.cluster_utils import Cluster
 from pipeline.cluster import connect
 from pipeline.cluster.plan import plan
 from pipeline.config import SegmentConfig
-from pipeline.outputs.results import audit
+from pipeline.outputs.audit import audit
 
 pytestmark = pytest.mark.ray
 ALL_SIZES = (1, 2, 3, 4, 6, 8, 16)

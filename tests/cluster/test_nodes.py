@@ -16,7 +16,7 @@ from ray.cluster_utils import Cluster
 
 from jobs.segment_dataset import main
 from pipeline.inputs.manifest import build_manifest
-from pipeline.outputs.results import audit
+from pipeline.outputs.audit import audit
 
 REPOSITORY = Path(__file__).parents[2]
 FAST = ("--proposals", "2", "--crf", "none", "--max-side", "64")

@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.cluster.pools import Pools, outlook, place, plan_pools
+from pipeline.config.stages import STAGES
 from pipeline.errors import PoolError
-from pipeline.stages.rows import STAGES
 
 
 @given(st.integers(1, 512), st.integers(0, 64))
@@ -101,7 +101,7 @@ def test_what_is_placed_fits_on_the_machines(nodes):
     assert max(c for c, _ in nodes) >= pools.task_cpus
 
 
-SECONDS = st.fixed_dictionaries({stage: st.floats(0.001, 30) for stage in STAGES})
+SECONDS = st.fixed_dictionaries({stage.name: st.floats(0.001, 30) for stage in STAGES})
 
 
 @given(st.integers(1, 512), st.integers(0, 64), SECONDS)

@@ -5,8 +5,9 @@ from types import SimpleNamespace
 import pyarrow as pa
 import pytest
 
-from pipeline.cluster.profile import PROBED, Works, probe, sample
-from pipeline.stages.rows import STAGES, fail, run_rows
+from pipeline.cluster.profile import PROBED, probe, sample
+from pipeline.stages.load import Loads
+from pipeline.stages.rows import fail, run_rows
 
 
 @pytest.fixture
@@ -30,13 +31,13 @@ def stage(clock, name: str, seconds: float, *, fails: str = ""):
     return lambda table: run_rows(table, name, work)
 
 
-def works(clock, fails: str = "") -> Works:
-    return Works(
-        stage(clock, "decode", 0.001, fails=fails),
-        stage(clock, "propose", 0.002),
-        lambda: stage(clock, "predict", 0.02),
-        lambda: stage(clock, "refine", 0.01),
-    )
+SECONDS = {"decode": 0.001, "propose": 0.002, "predict": 0.02, "refine": 0.01}
+
+
+def loads(clock, fails: str = "") -> Loads:
+    found = {name: stage(clock, name, seconds) for name, seconds in SECONDS.items()}
+    found["decode"] = stage(clock, "decode", SECONDS["decode"], fails=fails)
+    return {name: lambda one=one: one for name, one in found.items()}
 
 
 def images(count: int) -> pa.Table:
@@ -49,16 +50,14 @@ def test_a_sample_is_spread_over_the_manifest():
 
 @pytest.mark.parametrize("fails", ["", "2"])
 def test_seconds_are_those_of_one_image_without_the_first_and_the_failed(clock, fails):
-    seconds = probe(images(PROBED), works(clock, fails))
-    assert list(seconds) == list(STAGES)
-    assert seconds == pytest.approx({"decode": 0.001, "propose": 0.002, "predict": 0.02, "refine": 0.01})
+    seconds = probe(images(PROBED), loads(clock, fails))
+    assert seconds == pytest.approx(SECONDS)
 
 
 def test_nothing_but_bad_images_is_told(clock):
     def failing(table):
         return run_rows(table, "decode", lambda row: fail(row, "decode", ValueError("damaged")))
 
-    fine = {name: stage(clock, name, 0) for name in ("propose", "predict", "refine")}
-    only_bad = Works(failing, fine["propose"], lambda: fine["predict"], lambda: fine["refine"])
+    only_bad = {**loads(clock), "decode": lambda: failing}
     with pytest.raises(ValueError, match="none of the images"):
         probe(images(3), only_bad)

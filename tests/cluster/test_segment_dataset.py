@@ -21,11 +21,11 @@ from jobs.segment_dataset import main
 from pipeline.evaluation.metrics import confusion_matrix, mean_iou
 from pipeline.imaging.classes import voc_palette
 from pipeline.imaging.images import decode_mask
-from pipeline.outputs.results import read_errors, read_results
+from pipeline.outputs.results import read_errors, read_results, read_skipped
 from pipeline.run.record import RunRecord
 
 REPOSITORY = Path(__file__).parents[2]
-FAST = ["--proposals", "12", "--rows-per-file", "4"]
+FAST = ["--proposals", "12", "--rows-per-file", "4", "--min-pixels", "2"]
 SMALL = ["--proposals", "2", "--crf", "none", "--predict-workers", "1"]
 
 
@@ -84,6 +84,7 @@ def photos(tmp_path_factory) -> Path:
     exif[0x0112] = 6  # rotated by a quarter
     scene.save(odd / "rotated.jpg", exif=exif)
     Image.new("RGB", (1, 1), "red").save(odd / "1x1.png")
+    Image.new("RGB", (2, 1), "red").save(odd / "1x2.png")
     Image.new("RGB", (1, 5000), "blue").save(odd / "1x5000.png")
     Image.new("RGB", (300, 200), "green").save(odd / "flat.png")
     bad = root / "bad"
@@ -103,12 +104,14 @@ def run(photos, tmp_path_factory) -> tuple[subprocess.CompletedProcess[str], Pat
 
 
 GOOD = 11
+SKIPPED = {"odd/1x1.png": "1 x 1 pixels, fewer than --min-pixels 2"}
 BAD = {
     "bad/truncated.jpg": "truncated",
     "bad/text.jpg": "not_an_image",
     "bad/empty.png": "empty",
     "bad/bomb.png": "too_large",
 }
+ALL = GOOD + len(SKIPPED) + len(BAD)
 
 
 def test_every_image_is_in_results_or_errors_and_the_job_ends_well(run):
@@ -118,8 +121,20 @@ def test_every_image_is_in_results_or_errors_and_the_job_ends_well(run):
     assert len(results) == GOOD
     assert set(errors["image_id"].to_pylist()) == set(BAD)
     assert process.stdout.splitlines()[-1].startswith(
-        f"{GOOD} of {GOOD + len(BAD)} images done, {len(BAD)} failed, 0 left"
+        f"{GOOD} of {ALL} images done, {len(BAD)} failed, 1 skipped, 0 left"
     )
+
+
+def test_what_the_settings_leave_out_is_no_failure_and_says_why(run):
+    process, output = run
+    rows = read_skipped(str(output)).to_pylist()
+    assert {row["image_id"]: row["skip_reason"] for row in rows} == SKIPPED
+    assert [(row["status"], row["skip_stage"], row["height"], row["width"]) for row in rows] == [
+        ("skipped", "filter", 1, 1)
+    ]
+    assert not list((output / "masks").rglob("1x1*"))
+    for name, reason in SKIPPED.items():
+        assert f"1 by filter; {name}: {reason}" in process.stdout
 
 
 def test_bad_images_say_what_is_wrong_with_them(run):
@@ -176,15 +191,12 @@ def test_the_shipped_network_finds_the_objects(run):
 def test_the_run_leaves_its_settings_and_summary(run):
     _, output = run
     summary = json.loads((output / "run" / "summary.json").read_text())
-    assert (summary["images_total"], summary["images_ok"], summary["images_failed"]) == (
-        GOOD + len(BAD),
-        GOOD,
-        len(BAD),
-    )
+    counted = [summary[f"images_{name}"] for name in ("total", "ok", "failed", "skipped")]
+    assert counted == [ALL, GOOD, len(BAD), len(SKIPPED)]
     assert summary["seconds"] > 0
-    assert summary["images_per_second"] == pytest.approx((GOOD + len(BAD)) / summary["seconds"], rel=0.01)
+    assert summary["images_per_second"] == pytest.approx(ALL / summary["seconds"], rel=0.01)
     rows = {stage: totals["rows"] for stage, totals in summary["stages"].items()}
-    assert rows == {"decode": GOOD + len(BAD), "propose": GOOD, "predict": GOOD, "refine": GOOD}
+    assert rows == {"decode": ALL, "filter": GOOD + 1, "propose": GOOD, "predict": GOOD, "refine": GOOD}
     assert all(totals["seconds"] > 0 for totals in summary["stages"].values())
     config = json.loads((output / "run" / "config.json").read_text())
     assert config["settings"]["propose"]["proposals"] == 12
@@ -195,7 +207,7 @@ def test_the_same_command_again_has_nothing_to_do(run, photos, capsys):
     _, output = run
     before = sorted((file.name, file.stat().st_mtime_ns) for file in (output / "results").iterdir())
     assert segment_here("--input", photos, "--output", output, *FAST) == 0
-    assert f"{GOOD + len(BAD)} done before" in capsys.readouterr().out
+    assert f"{ALL} done before" in capsys.readouterr().out
     assert sorted((file.name, file.stat().st_mtime_ns) for file in (output / "results").iterdir()) == before
 
 
@@ -245,7 +257,7 @@ def test_a_run_with_more_failures_than_it_was_told_to_allow_ends_with_4(run, pho
     for allowed, code in ((len(BAD) / (GOOD + len(BAD)), 0), (0.2, 4), (0, 4)):
         assert segment_here("--input", photos, "--output", output, *FAST, "--max-error-rate", allowed) == code
         told = capsys.readouterr().out.splitlines()
-        assert told[-1].startswith(f"{GOOD} of {GOOD + len(BAD)} images done, {len(BAD)} failed")
+        assert told[-1].startswith(f"{GOOD} of {ALL} images done, {len(BAD)} failed")
         assert (f"more images failed than --max-error-rate {allowed:g} allows" in told) == (code == 4)
 
 

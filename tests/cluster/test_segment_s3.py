@@ -13,10 +13,12 @@ from s3_server import faulty_proxy, s3_server
 from examples.scenes.dataset import scene_of
 from pipeline import storage
 from pipeline.checkpoints.bundled import weights_uri
+from pipeline.config import SegmentConfig
+from pipeline.config.stages import stages_of
 from pipeline.imaging.images import decode_mask
 from pipeline.inputs.manifest import build_manifest
-from pipeline.outputs.results import audit, read_results
-from pipeline.stages.rows import STAGES
+from pipeline.outputs.audit import audit
+from pipeline.outputs.results import read_results
 from pipeline.storage import listing
 
 REPOSITORY = Path(__file__).parents[2]
@@ -50,7 +52,7 @@ def test_a_run_on_a_faulty_store_loses_nothing_and_tells_no_secret(tmp_path, mon
         record = storage.read_bytes("s3://bucket/out/run/config.json").decode()
         summary = json.loads(storage.read_bytes("s3://bucket/out/run/summary.json"))
         assert summary["faults"]["requests_repeated"] > 0
-        assert min(summary["seconds_alone"][stage] for stage in STAGES) > 0
+        assert min(summary["seconds_alone"][stage.name] for stage in stages_of(SegmentConfig("in", "out"))) > 0
         left = [file.uri for file in listing.list_files("s3://bucket/out/run", (".json", ".parquet"))]
         assert sum("staged" in uri or "lease" in uri for uri in left) == 0
     assert sum(proxy.faults.values()) > 5  # there were faults to bear

@@ -11,7 +11,8 @@ from pipeline.errors import EvaluationError
 from pipeline.evaluation.submission import write_submission
 from pipeline.imaging.classes import VOC_CLASSES, voc_palette
 from pipeline.imaging.images import encode_mask
-from pipeline.outputs.results import OK, write_rows
+from pipeline.outputs.results import write_rows
+from pipeline.outputs.schema import OK
 
 
 def test_masks_come_back_as_the_server_reads_them(tmp_path: Path):

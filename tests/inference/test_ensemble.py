@@ -25,7 +25,7 @@ from pipeline.models.deconvnet import DeconvNet
 from pipeline.models.fcn8s import FCN8s
 from pipeline.models.initialise import initialise
 from pipeline.models.members import LAST_LAYER, Member, load_member, resized
-from pipeline.outputs.results import OK
+from pipeline.outputs.schema import OK
 from pipeline.stages.predict import PredictStage, load_other
 from pipeline.stages.rows import ROW_SCHEMA, pack, to_table, unpack
 

@@ -13,23 +13,22 @@ from hypothesis import strategies as st
 from pipeline import storage
 from pipeline.errors import ResultsError
 from pipeline.inputs.manifest import safe_id
+from pipeline.outputs.audit import audit
 from pipeline.outputs.layout import place
 from pipeline.outputs.probabilities import probabilities_uri
 from pipeline.outputs.results import (
-    ERRORS_SCHEMA,
-    OK,
-    RESULTS_SCHEMA,
-    audit,
     finished_ids,
     forget_errors,
     mask_path,
     read_class_names,
     read_errors,
     read_results,
+    read_skipped,
     scan_results,
     write_mask,
     write_rows,
 )
+from pipeline.outputs.schema import ERRORS_SCHEMA, OK, RESULTS_SCHEMA, SKIPPED_SCHEMA
 
 CLASSES = ("background", "cat", "Fußgänger")
 
@@ -37,7 +36,7 @@ CLASSES = ("background", "cat", "Fußgänger")
 def ok_row(image_id: str, **changes: Any) -> dict[str, Any]:
     row = {"image_id": image_id, "uri": f"/data/{image_id}", "height": 2, "width": 3, "mask": b"png",
            "pixel_counts": [4, 2, 0], "mean_probability": [0.5, 0.25, None], "num_proposals": 7,
-           "mean_confidence": 0.5, "model_fingerprint": "abc", "status": OK, "seconds_decode": 0.5,
+           "mean_confidence": 0.5, "model_fingerprint": "abc", "status": OK, "seconds_decode": 0.5, "seconds_filter": None,
            "seconds_propose": 1.5, "seconds_predict": 2.5, "seconds_refine": 3.5}  # fmt: skip
     return row | changes
 
@@ -45,6 +44,14 @@ def ok_row(image_id: str, **changes: Any) -> dict[str, Any]:
 def failed_row(image_id: str) -> dict[str, Any]:
     return {"image_id": image_id, "uri": f"/data/{image_id}", "status": "failed", "error_stage": "decode",
             "error_type": "truncated", "error_message": "ends early"}  # fmt: skip
+
+
+def skipped_row(image_id: str) -> dict[str, Any]:
+    return {"image_id": image_id, "uri": f"/data/{image_id}", "height": 3, "width": 4, "status": "skipped",
+            "skip_stage": "filter", "skip_reason": "3 x 4 pixels"}  # fmt: skip
+
+
+ROW_OF = {"ok": ok_row, "failed": failed_row, "skipped": skipped_row}
 
 
 def write(output: Path, *rows: dict[str, Any]) -> None:
@@ -60,17 +67,27 @@ def files(output: Path) -> list[str]:
 
 
 def test_rows_come_back_as_they_were(tmp_path: Path):
-    counts = write_rows(str(tmp_path), [ok_row("a.jpg"), failed_row("b.jpg"), ok_row("c/d.jpg")], CLASSES)
-    assert (counts.ok, counts.failed) == (2, 1)
-    assert list(counts.parts) == list(reversed(files(tmp_path)))
+    rows = [ok_row("a.jpg"), failed_row("b.jpg"), ok_row("c/d.jpg"), skipped_row("e.jpg")]
+    counts = write_rows(str(tmp_path), rows, CLASSES)
+    assert (counts.ok, counts.failed, counts.skipped) == (2, 1, 1)
+    assert sorted(counts.parts) == files(tmp_path)
     results = read_results(str(tmp_path))
     assert results.schema.equals(RESULTS_SCHEMA)
     assert results.to_pylist() == [ok_row("a.jpg"), ok_row("c/d.jpg")]
     errors = read_errors(str(tmp_path))
     assert errors.schema.equals(ERRORS_SCHEMA)
     assert errors.to_pylist() == [failed_row("b.jpg")]
+    skipped = read_skipped(str(tmp_path))
+    assert skipped.schema.equals(SKIPPED_SCHEMA)
+    assert skipped.to_pylist() == [skipped_row("e.jpg")]
     assert read_class_names(str(tmp_path)) == CLASSES
-    assert sorted(finished_ids(str(tmp_path)).to_pylist()) == ["a.jpg", "b.jpg", "c/d.jpg"]
+    assert sorted(finished_ids(str(tmp_path)).to_pylist()) == ["a.jpg", "b.jpg", "c/d.jpg", "e.jpg"]
+
+
+def test_a_status_that_nobody_knows_is_refused_before_anything_is_written(tmp_path: Path):
+    with pytest.raises(ValueError, match="status done; there is ok, failed, skipped"):
+        write(tmp_path, ok_row("a.jpg"), failed_row("b.jpg") | {"status": "done"})
+    assert files(tmp_path) == []
 
 
 def test_columns_can_be_chosen(tmp_path: Path):
@@ -184,9 +201,9 @@ def test_damaged_and_foreign_files_are_named(tmp_path: Path):
 
 
 def test_an_audit_of_a_whole_output(tmp_path: Path):
-    write(tmp_path, ok_row("a.jpg"), failed_row("b.jpg"))
-    found = audit(str(tmp_path), manifest("a.jpg", "b.jpg"))
-    assert (found.total, found.ok, found.failed, found.missing) == (2, 1, 1, 0)
+    write(tmp_path, ok_row("a.jpg"), failed_row("b.jpg"), skipped_row("c.jpg"))
+    found = audit(str(tmp_path), manifest("a.jpg", "b.jpg", "c.jpg"))
+    assert (found.total, found.ok, found.failed, found.skipped, found.missing) == (3, 1, 1, 1, 0)
     assert found.complete
 
 
@@ -211,15 +228,18 @@ def test_forgotten_errors_are_images_still_to_do(tmp_path: Path):
 IDS = st.sampled_from("abcde")
 
 
-@given(st.sets(IDS), st.lists(st.dictionaries(IDS, st.booleans(), min_size=1), max_size=4))
+@given(st.sets(IDS), st.lists(st.dictionaries(IDS, st.sampled_from(sorted(ROW_OF)), min_size=1), max_size=4))
 @settings(max_examples=30, deadline=None)
-def test_the_audit_counts_every_image_once(tmp_path_factory, wanted: set[str], batches: list[dict[str, bool]]):
+def test_the_audit_counts_every_image_once(tmp_path_factory, wanted: set[str], batches: list[dict[str, str]]):
     output = tmp_path_factory.mktemp("audit")
     for batch in batches:
-        write(output, *(ok_row(image_id) if good else failed_row(image_id) for image_id, good in batch.items()))
+        write(output, *(ROW_OF[status](image_id) for image_id, status in batch.items()))
     found = audit(str(output), manifest(*wanted))
     seen = set().union(*batches)
-    assert found.total == len(wanted) == found.ok + found.failed + found.missing
+    assert found.total == len(wanted) == found.ok + found.failed + found.skipped + found.missing
+    statuses = {one: {status for batch in batches for seen, status in batch.items() if seen == one} for one in wanted}
+    assert found.ok == sum("ok" in one for one in statuses.values())
+    assert found.failed == sum(one == {"failed"} for one in statuses.values())
     assert found.missing == len(wanted - seen)
     assert found.unexpected == len(seen - wanted)
 

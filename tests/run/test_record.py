@@ -8,8 +8,9 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from pipeline.config import EnsembleConfig, PredictConfig, RefineConfig, SegmentConfig
+from pipeline.config import EnsembleConfig, FilterConfig, PredictConfig, RefineConfig, SegmentConfig
 from pipeline.config.earlier import RUNS, as_begun
+from pipeline.config.stages import STAGES
 from pipeline.errors import FolderError, FolderInUseError, TooManyErrors
 from pipeline.outputs.lease import take_lease
 from pipeline.outputs.results import write_rows
@@ -43,13 +44,63 @@ def failed(image_id):
     return {"image_id": image_id, "status": "failed", "error_stage": "decode"}
 
 
-def test_what_is_left_is_the_manifest_without_results_and_errors(config):
-    run = open_run(config, "f", CLASSES, manifest("a", "b", "c", "d"))
-    assert run.todo()["image_id"].to_pylist() == ["a", "b", "c", "d"]
-    write_rows(run.output, [ok("b"), failed("d")], CLASSES)
+def skipped(image_id):
+    return {"image_id": image_id, "status": "skipped", "skip_stage": "filter", "skip_reason": "too small"}
+
+
+def test_what_is_left_is_the_manifest_without_what_is_done(config):
+    run = open_run(config, "f", CLASSES, manifest("a", "b", "c", "d", "e"))
+    assert run.todo()["image_id"].to_pylist() == ["a", "b", "c", "d", "e"]
+    write_rows(run.output, [ok("b"), failed("d"), skipped("e")], CLASSES)
     assert run.todo()["image_id"].to_pylist() == ["a", "c"]
-    again = open_run(config, "f", CLASSES, manifest("a", "b", "c", "d"))
+    again = open_run(config, "f", CLASSES, manifest("a", "b", "c", "d", "e"))
     assert again.todo()["image_id"].to_pylist() == ["a", "c"]
+
+
+def test_a_filter_is_part_of_a_run_and_earlier_runs_had_none(config):
+    open_run(config, "f", CLASSES, manifest("a"))
+    record = Path(config.output, "run", "config.json")
+    content = json.loads(record.read_text())
+    del content["identity"]["filter.min_pixels"]  # as before there was one
+    record.write_text(json.dumps(content))
+    filtering = replace(config, filter=FilterConfig(min_pixels=9))
+    with pytest.raises(FolderError, match=r"filter\.min_pixels: 0 -> 9"):
+        open_run(filtering, "f", CLASSES, manifest("a"))
+    open_run(config, "f", CLASSES, manifest("a"))
+    open_run(replace(filtering, overwrite=True), "f", CLASSES, manifest("a"))
+
+
+def test_skipped_images_are_no_failures_and_do_not_make_failures_rarer(config):
+    done = counts(90, 0.5) | {"failed": 10}
+    with_skipped = done | {"skipped": 900}
+    for one in (done, with_skipped):
+        summary = Summary.of(STAGES)
+        summary.add(one, 1.0)
+        with pytest.raises(TooManyErrors, match="10 of 100 images failed"):
+            summary.check(None, 10_000)
+        with pytest.raises(TooManyErrors, match="10 images failed, of 190"):
+            summary.check(0.05, 190 + one["skipped"])
+        summary.check(0.1, 100 + one["skipped"])
+    all_skipped = Summary.of(STAGES)
+    all_skipped.add(counts(0, 0.5) | {"skipped": 1000}, 1.0)
+    all_skipped.check(None, 1000)
+    all_skipped.check(0.0, 1000)
+    assert all_skipped.images == 1000
+
+
+def test_the_summary_of_an_earlier_version_knew_fewer_stages(config, tmp_path):
+    run = open_run(config, "f", CLASSES, manifest("a"))
+    written = tmp_path / "out" / "run" / "summary.json"
+    stages = {stage: {"rows": 3, "seconds": 1.5} for stage in ("decode", "propose", "predict", "refine")}
+    written.write_text(json.dumps({"seconds": 2.0, "stages": stages, "faults": {}, "images_total": 4}))
+    run = open_run(config, "f", CLASSES, manifest("a"))
+    write_rows(run.output, [skipped("a")], CLASSES)
+    summary = Summary.of(STAGES)
+    summary.add(counts(1, 0.5), 1.0)
+    content = run.write_summary(summary, run.audit())
+    assert (content["images_ok"], content["images_failed"], content["images_skipped"]) == (0, 0, 1)
+    assert content["stages"]["decode"] == {"rows": 4, "seconds": 2.0}
+    assert content["stages"]["filter"] == {"rows": 1, "seconds": 0.5}
 
 
 @pytest.mark.parametrize(
@@ -147,12 +198,13 @@ def test_failed_images_are_done_again_when_asked(config):
 
 
 def counts(n, seconds):
-    stages = ("decode", "propose", "predict", "refine")
+    stages = [stage.name for stage in STAGES]
     return {
         "parts": [],
         "requests_repeated": 0,
         "ok": n,
         "failed": 0,
+        "skipped": 0,
         **{f"rows_{s}": n for s in stages},
         **{f"seconds_{s}": seconds for s in stages},
     }
@@ -162,7 +214,7 @@ def test_the_summary_adds_up_over_calls(config, tmp_path):
     for seconds, image_id in ((2.0, "a"), (3.0, "b")):
         run = open_run(config, "f", CLASSES, manifest("a", "b"))
         write_rows(run.output, [ok(image_id)], CLASSES)
-        summary = Summary()
+        summary = Summary.of(STAGES)
         summary.add(counts(1, 0.5), seconds)
         summary.faults["nodes_lost"] += 1
         run.write_summary(summary, run.audit())

@@ -19,7 +19,7 @@ def lease(tmp_path):
 
 def watch_until(condition: threading.Event, lease, progress, stall_timeout: float = 100.0) -> tuple[Watch, list[str]]:
     lines: list[str] = []
-    watch = Watch(lease, progress, lambda: 0, 10, stall_timeout, lines.append, condition.set, period=0.02)
+    watch = Watch(lease, progress, lambda: (0, 0), 10, stall_timeout, lines.append, condition.set, period=0.02)
     assert condition.wait(PATIENCE)
     watch.close()
     return watch, lines
@@ -40,7 +40,7 @@ def test_it_tells_how_far_the_run_is(lease):
             enough.set()
         return states[min(len(lines), len(states) - 1)]  # the next one when the last was told
 
-    watch = Watch(lease, progress, lambda: len(lines), 10, 100.0, lines.append, enough.set, period=0.02)
+    watch = Watch(lease, progress, lambda: (len(lines), 0), 10, 100.0, lines.append, enough.set, period=0.02)
     assert enough.wait(PATIENCE)
     watch.close()
     assert "none" in lines[0]
@@ -49,6 +49,19 @@ def test_it_tells_how_far_the_run_is(lease):
     assert lines[2] == "2 of 10 images saved, 2 attempts lost (decode 5, refine 4)"
     assert re.match(r"3 of 10 images saved, [\d.]+ images/s, \d+:\d\d:\d\d left, 2 attempts lost \(", lines[3])
     assert watch.reason is None
+
+
+def test_skipped_images_are_named_among_the_saved(lease):
+    told, lines = threading.Event(), []
+
+    def tell(line: str) -> None:
+        lines.append(line)
+        told.set()
+
+    watch = Watch(lease, lambda: Progress({"refine": 4}, 0, 0, 0.0), lambda: (4, 3), 10, 100.0, tell, told.set, 0.02)
+    assert told.wait(PATIENCE)
+    watch.close()
+    assert lines[0].startswith("4 of 10 images saved, 3 of them skipped (")
 
 
 def test_a_run_that_goes_nowhere_is_ended(lease):

@@ -1,13 +1,16 @@
 """The stages as functions of tables, without Ray: what becomes of good rows, bad rows and bad outputs."""
 
+import re
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
+from importlib import import_module
 from io import BytesIO
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -18,8 +21,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from pipeline.config import DecodeConfig, PredictConfig, ProposeConfig, RefineConfig, SegmentConfig
+from pipeline.config import DecodeConfig, FilterConfig, PredictConfig, ProposeConfig, RefineConfig, SegmentConfig
 from pipeline.config.recipes import fcn_crf
+from pipeline.config.stages import STAGES, stages_of
 from pipeline.crf.refine import refine, refine_logs
 from pipeline.errors import LeaseError
 from pipeline.imaging.images import decode_mask, resize_labels
@@ -32,7 +36,10 @@ from pipeline.models.litefcn import folded
 from pipeline.models.members import load_member
 from pipeline.outputs.lease import Lease, take_lease
 from pipeline.outputs.results import read_errors, read_results
+from pipeline.outputs.schema import RESULTS_SCHEMA
 from pipeline.stages.decode import decode_stage
+from pipeline.stages.filter import filter_stage
+from pipeline.stages.load import Process
 from pipeline.stages.predict import PredictStage, load_predict
 from pipeline.stages.propose import propose_stage
 from pipeline.stages.refine import load_refine, mean_per_class, refine_stage
@@ -94,6 +101,45 @@ def test_rows_go_through_in_order_and_bad_ones_say_where_they_failed(manifest, p
         assert row["probabilities"] is None
         assert all(row[f"seconds_{stage}"] > 0 for stage in ("decode", "propose", "predict", "refine"))
     assert rows[1]["seconds_propose"] is None  # a failed row is not worked on
+
+
+def test_images_below_the_least_pixels_are_skipped_and_no_later_stage_touches_them(manifest, predict):
+    table = decode_stage(start_rows(manifest), DecodeConfig(max_side=64))
+    table = filter_stage(table, FilterConfig(min_pixels=40 * 60 + 1))
+    table = refine_stage(predict(propose_stage(table, ProposeConfig(proposals=3))), RefineConfig(), len(CLASSES))
+    rows = table.to_pylist()
+    assert [row["status"] for row in rows] == ["skipped", "failed", "ok", "failed"]
+    assert (rows[0]["skip_stage"], rows[0]["skip_reason"]) == ("filter", "40 x 60 pixels, fewer than --min-pixels 2401")
+    assert [rows[0][name] for name in ("image", "mask", "error_stage", "seconds_propose")] == [None] * 4
+    kept = filter_stage(decode_stage(start_rows(manifest), DecodeConfig(max_side=64)), FilterConfig(min_pixels=2400))
+    assert kept["status"][0].as_py() == "ok"  # as many as are asked for
+
+
+def test_every_stage_of_the_list_has_its_file_and_the_stages_of_actors_come_after_those_of_tasks():
+    order = ["tasks", "predict", "refine"]
+    kinds = [order.index(stage.processes) for stage in STAGES]
+    assert kinds == sorted(kinds)
+    assert set(kinds) == {0, 1, 2}
+    for stage in STAGES:
+        assert callable(import_module(f"pipeline.stages.{stage.name}").load)
+        assert f"seconds_{stage.name}" in RESULTS_SCHEMA.names
+    with_all = SegmentConfig("in", "out", filter=FilterConfig(min_pixels=1))
+    assert stages_of(with_all) == STAGES
+    assert [stage.name for stage in stages_of(SegmentConfig("in", "out"))] == ["decode", "propose", "predict", "refine"]
+
+
+def test_the_stage_of_the_page_on_extending_works_as_it_stands_there(tmp_path):
+    code = re.search(r"```python\n(.*?)```", (REPOSITORY / "docs/extending.md").read_text(), re.DOTALL)[1]
+    stage: dict[str, Any] = {}
+    exec(compile(code, "docs/extending.md", "exec"), stage)
+    for name, size in (("wide", (50, 10)), ("square", (20, 20))):
+        Image.new("RGB", size).save(tmp_path / f"{name}.png")
+    names = ["wide.png", "square.png"]
+    table = start_rows(pa.table({"image_id": names, "uri": [str(tmp_path / name) for name in names]}))
+    rows = stage["load"](Process(SegmentConfig("in", "out"), 3, 0.0))(decode_stage(table, DecodeConfig())).to_pylist()
+    assert [(row["status"], row["skip_reason"]) for row in rows] == [
+        ("skipped", "10 x 50 pixels: a panorama"), ("ok", None)
+    ]  # fmt: skip
 
 
 def test_grey_masks_hold_the_labels_that_palette_masks_hold(manifest, predict):
@@ -320,7 +366,9 @@ def test_what_cpu_workers_and_the_main_job_import_leaves_torch_out():
     import subprocess
     import sys
 
-    check = "import sys, pipeline.cluster.graph, jobs.segment_dataset; sys.exit('torch' in sys.modules)"
+    tasks = [f"pipeline.stages.{stage.name}" for stage in STAGES if stage.processes == "tasks"]
+    modules = ", ".join([*tasks, "pipeline.cluster.graph", "jobs.segment_dataset"])
+    check = f"import sys, {modules}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", check], cwd=Path(__file__).parents[2], check=False).returncode == 0
 
 
