@@ -12,8 +12,8 @@ import cv2
 from benchmarks.config import Edges
 from pipeline.datasets.bsds import load_outlined
 from pipeline.evaluation.edges import edge_score, match_counts
-from pipeline.proposals.edge_maps import gradient_edges
-from pipeline.proposals.edge_network import learned_edges
+from pipeline.proposals.detectors.gradient import gradient_edges
+from pipeline.proposals.detectors.learned import learned_edges
 
 
 def run(config: Edges) -> list[dict[str, Any]]:

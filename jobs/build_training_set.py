@@ -28,7 +28,7 @@ from pipeline.datasets.layouts import SPLITS, list_images
 from pipeline.errors import FailedError, WorkBrokenError
 from pipeline.inputs.named import check_named
 from pipeline.outputs.folder import check_folder
-from pipeline.proposals.edgeboxes import check_edges
+from pipeline.proposals.detectors import check_edges
 from pipeline.report.training_set import draw_training_set
 from pipeline.run.error_line import in_short
 from pipeline.training.windows.build import MakePart, failures, plan_parts, read_parts, unfinished

@@ -43,7 +43,7 @@ from pipeline.models.checkpoint_header import (
 from pipeline.outputs.layout import ERRORS, MASKS, RESULTS, SKIPPED
 from pipeline.outputs.results import finished_ids, images_per_class, read_errors, read_skipped
 from pipeline.outputs.schema import RESULTS_SCHEMA
-from pipeline.proposals.edgeboxes import check_edges
+from pipeline.proposals.detectors import check_edges
 from pipeline.proposals.given import check_given
 from pipeline.run.record import RunRecord, Summary, check_run, open_run, recorded_settings, too_many
 from pipeline.stages.write import rows_in_a_file

@@ -26,7 +26,7 @@ from pipeline.datasets.bsds import Outlined, load_outlined
 from pipeline.evaluation.edges import edge_score, match_counts
 from pipeline.inputs.named import check_named
 from pipeline.models.edgenet import tensors
-from pipeline.proposals.edge_network import learned_edges
+from pipeline.proposals.detectors.learned import learned_edges
 from pipeline.training.edges.detector import train
 
 

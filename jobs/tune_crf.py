@@ -15,7 +15,6 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
-from typing import Literal
 
 from rich.console import Console
 from rich.table import Table
@@ -25,13 +24,13 @@ from jobs.common import EXIT_DONE, call, end_process
 from pipeline import storage
 from pipeline.config import RefineConfig
 from pipeline.config.evaluating import TuneCrfConfig
+from pipeline.config.stages import CrfNormalization
 from pipeline.crf.refine import check_backend
 from pipeline.evaluation.crf_tuning import RANGES, Trial, class_count, load_examples, measure, options, search
 from pipeline.inputs.named import check_named
 
 SHOWN = 5  # trials of each normalisation
 
-Normalization = Literal["symmetric", "none"]
 
 console = Console(soft_wrap=True, markup=False)
 
@@ -62,7 +61,7 @@ def run(config: TuneCrfConfig) -> int:
     return EXIT_DONE
 
 
-def show(without: Trial, found: Mapping[Normalization, list[Trial]]) -> None:
+def show(without: Trial, found: Mapping[CrfNormalization, list[Trial]]) -> None:
     """Print the table, and the best of each normalisation as options."""
     names = list(RANGES["none"])
     table = Table("kernels", "mean IoU", *(name.replace("_", "\n") for name in names), box=None)

@@ -13,6 +13,7 @@ from pipeline.cluster.connect import machines, total
 from pipeline.cluster.pools import REFINE_GPUS, Pools, place, plan_pools
 from pipeline.cluster.profile import probe, sample
 from pipeline.config import SegmentConfig
+from pipeline.config.stages import GPU_CRFS
 from pipeline.run.error_line import in_short
 from pipeline.stages.load import Loads
 
@@ -61,7 +62,7 @@ def plan(config: SegmentConfig, seconds: dict[str, float] | None = None) -> Pool
         each = float(config.predict.device == "cuda")
     refine_each = config.refine_gpus
     if refine_each is None:
-        refine_each = REFINE_GPUS if config.refine.crf == "torch" and gpus and each != 0 else 0.0
+        refine_each = REFINE_GPUS if config.refine.crf in GPU_CRFS and gpus and each != 0 else 0.0
     pools = plan_pools(cpus, gpus, config.predict_workers, config.refine_workers, each, seconds, refine_each)
     if limits is None:  # machines that are not there yet cannot be looked at
         return place(pools, machines())

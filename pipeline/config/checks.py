@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from functools import cache
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
 from pipeline.errors import ConfigError
 
 
@@ -24,6 +27,23 @@ def require_positive(config: object, *names: str) -> None:
     for name in names:
         value = getattr(config, name)
         require(value is None or value > 0, name, value, "must be above 0")
+
+
+def require_choices(config: Any) -> None:
+    """Check that each setting with a list of values has one of them: who makes settings in Python has no parser.
+
+    Raises:
+        ConfigError: one has not.
+    """
+    for name, kind in _hints(config.__class__).items():
+        if get_origin(kind) is Literal:
+            value = getattr(config, name)
+            require(value in get_args(kind), name, value, f"there is {', '.join(map(str, get_args(kind)))}")
+
+
+@cache
+def _hints(config: type[Any]) -> dict[str, Any]:
+    return get_type_hints(config)
 
 
 def require_local(name: str, path: str) -> None:

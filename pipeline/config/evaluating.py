@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 from pipeline.config.checks import require
+from pipeline.config.stages import CrfNormalization
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class TuneCrfConfig:
     """Take only the images of this list. Default: all that have a mask."""
     limit: int | None = None
     """Take only the first so many of them."""
-    normalizations: tuple[Literal["symmetric", "none"], ...] = ("symmetric", "none")
+    normalizations: tuple[CrfNormalization, ...] = ("symmetric", "none")
     """Of the kernels; each is searched for itself."""
     trials: int = 40
     """Sets of parameters to try for each: the defaults, then half at random, then around the best."""

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from pipeline.config.checks import require, require_positive
+from pipeline.config.stages import Precision
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ class TrainFcnConfig:
     """Longer side, in pixels, at which the exported network sees photographs."""
     val_every: int = 500
     """Steps between two looks at the validation photographs."""
-    precision: Literal["float32", "bfloat16"] = "float32"
+    precision: Precision = "float32"
     """bfloat16: autocast; for GPUs and for CPUs with AMX."""
     workers: int = 1
     """Training processes; one a GPU, where there are GPUs."""

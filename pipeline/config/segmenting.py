@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-from pipeline.config.checks import require
+from pipeline.config.checks import require, require_choices
 from pipeline.config.stages import (
+    GPU_CRFS,
     STAGES,
     DecodeConfig,
     EnsembleConfig,
@@ -15,6 +16,9 @@ from pipeline.config.stages import (
     ProposeConfig,
     RefineConfig,
 )
+
+Recipe = Literal["deconvnet", "deconvnet+crf", "fcn", "fcn+crf", "edeconvnet", "edeconvnet+crf", "release"]
+"""Starting points: functions in `config.recipes`."""
 
 
 @dataclass(frozen=True)
@@ -34,9 +38,7 @@ class SegmentConfig:
     weights: str = "demo"
     """A checkpoint (.safetensors), or one that ships with the project: `demo` (see `docs/results.md`),
     `voc-fcn` (see `docs/models/voc-fcn.md`), which brings its recipe, `fcn+crf`."""
-    recipe: Literal["deconvnet", "deconvnet+crf", "fcn", "fcn+crf", "edeconvnet", "edeconvnet+crf", "release"] = (
-        "deconvnet+crf"
-    )
+    recipe: Recipe = "deconvnet+crf"
     """A row of the paper's table, an FCN alone, or the authors' released code: where the settings start from.
     Settings that are given win; `--recipe NAME --help-all` shows what it stands for."""
     limit: int | None = None
@@ -86,6 +88,7 @@ class SegmentConfig:
     refine: RefineConfig = field(default_factory=RefineConfig)
 
     def __post_init__(self) -> None:
+        require_choices(self)
         require(self.limit is None or self.limit >= 1, "limit", self.limit, "must be at least 1")
         rate = self.max_error_rate
         require(rate is None or 0 <= rate <= 1, "max_error_rate", rate, "must lie in 0..1")
@@ -104,8 +107,8 @@ class SegmentConfig:
             self.propose.proposals,
             "the first network of an ensemble (`fcn`) is a DeconvNet, which needs some",
         )
-        only_torch = not self.refine_gpus or self.refine.crf == "torch"
-        require(only_torch, "refine_gpus", self.refine_gpus, "only `crf torch` computes on GPUs")
+        fits = not self.refine_gpus or self.refine.crf in GPU_CRFS
+        require(fits, "refine_gpus", self.refine_gpus, f"only `crf {' or '.join(GPU_CRFS)}` computes on GPUs")
 
     @property
     def whole_images(self) -> bool:

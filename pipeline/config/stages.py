@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from pipeline.config.checks import require
+from pipeline.config.checks import require, require_choices
 
 if TYPE_CHECKING:
     from pipeline.config.segmenting import SegmentConfig
@@ -14,6 +14,26 @@ if TYPE_CHECKING:
 Processes = Literal["tasks", "predict", "refine"]
 """Where a stage runs. `tasks`: CPU tasks that come and go; `predict`: actors that hold a network, on GPUs where there
 are some; `refine`: actors on CPUs, the last of which brings an image's results to their place."""
+
+
+Edges = Literal["learned", "gradient", "structured"]
+"""Edge detectors: a file each in pipeline/proposals/detectors."""
+WindowShape = Literal["square", "box"]
+AskedShape = Literal["auto", "square", "box"]
+Window = Literal["250-224", "direct"]
+Aggregation = Literal["max", "sum", "average"]
+"""Rules for overlapping score maps: `RULES` in pipeline/inference/aggregate.py."""
+Precision = Literal["float32", "bfloat16"]
+FcnKind = Literal[
+    "auto", "fcn8s", "litefcn", "fcn_resnet50", "fcn_resnet101", "deeplabv3_resnet50", "deeplabv3_resnet101",
+    "deeplabv3_mobilenet_v3_large",
+]  # fmt: skip
+EnsembleRule = Literal["mean", "product"]
+Crf = Literal["native", "pydensecrf", "torch", "none"]
+"""CRF backends: a file each in pipeline/crf/backends; `none` needs none."""
+GPU_CRFS: tuple[Crf, ...] = ("torch",)
+"""Those that compute all images of a table together, on a GPU where there is one."""
+CrfNormalization = Literal["symmetric", "none"]
 
 
 @dataclass(frozen=True)
@@ -47,6 +67,7 @@ class DecodeConfig:
     """Images with more pixels than this, in millions, are refused as decompression bombs."""
 
     def __post_init__(self) -> None:
+        require_choices(self)
         require(self.max_side == 0 or self.max_side >= 32, "max_side", self.max_side, "0 or at least 32")
         require(self.max_megapixels > 0, "max_megapixels", self.max_megapixels, "must be above 0")
 
@@ -59,6 +80,7 @@ class FilterConfig:
     """Images with fewer pixels than this, height times width, are skipped. 0: none is."""
 
     def __post_init__(self) -> None:
+        require_choices(self)
         require(self.min_pixels >= 0, "min_pixels", self.min_pixels, "must be 0 or more")
 
 
@@ -73,7 +95,7 @@ class ProposeConfig:
     """Proposals of your own instead of EdgeBoxes: a Parquet table with columns image_id, box (x0, y0, x1, y1) and
     score, a JSON file of COCO detections, or the DeconvNet release's folder of .mat files, whose boxes are windows
     already. In pixels of the upright image; see `docs/segmenting.md`."""
-    edges: Literal["learned", "gradient", "structured"] = "learned"
+    edges: Edges = "learned"
     """Edge detector: the small network that ships with the project, the colour gradient,
     or OpenCV's structured forests (needs `edge-model`)."""
     edge_model: str | None = None
@@ -84,7 +106,7 @@ class ProposeConfig:
     """Boxes asked of EdgeBoxes, before the filter."""
     extend: float = 1.2
     """Each box is extended by this factor about its centre."""
-    window_shape: Literal["auto", "square", "box"] = "auto"
+    window_shape: AskedShape = "auto"
     """Of the window around a box. `square`: a square with a side of `extend` times the longer side (DeconvNet
     release); `box`: the extended box, which the network sees stretched to a square. A network must see what it was
     trained on: `auto` takes the shape that its file names, `box` where it names none."""
@@ -97,6 +119,7 @@ class ProposeConfig:
     """`min-side` asks for at most this share of an image's shorter side. 0: it holds for small images too."""
 
     def __post_init__(self) -> None:
+        require_choices(self)
         require(self.proposals >= 0, "proposals", self.proposals, "must be 0 or more")
         require(self.max_boxes >= self.proposals, "max_boxes", self.max_boxes, "must be at least `proposals`")
         require(1.0 <= self.extend <= 4.0, "extend", self.extend, "must lie in 1..4")
@@ -115,12 +138,12 @@ class ProposeConfig:
 class PredictConfig:
     """Windows, network and aggregation (paper sections 5 and 6)."""
 
-    window: Literal["250-224", "direct"] = "250-224"
+    window: Window = "250-224"
     """`250-224`: a box is resized to 250x250 and its central 224x224 is fed. `direct`: resized straight to 224x224."""
-    aggregation: Literal["max", "sum", "average"] = "max"
+    aggregation: Aggregation = "max"
     """How overlapping score maps are combined: pixel-wise maximum (equation 1), sum (equation 2), or average: the sum
     divided by the number of windows that cover the pixel."""
-    precision: Literal["float32", "bfloat16"] = "float32"
+    precision: Precision = "float32"
     """Of the network's weights and maps. `bfloat16` is for GPUs and CPUs with AMX, much slower on others,
     and changes few labels (see `docs/performance.md`)."""
     micro_batch: int = 16
@@ -129,6 +152,7 @@ class PredictConfig:
     """Where the network runs; `auto` takes a GPU where there is one."""
 
     def __post_init__(self) -> None:
+        require_choices(self)
         require(self.micro_batch >= 1, "micro_batch", self.micro_batch, "must be at least 1")
 
 
@@ -140,12 +164,9 @@ class EnsembleConfig:
     """The other network: `voc-fcn`, a file of jobs/train_fcn.py or jobs/convert_weights.py (FCN-8s),
     or a state dict of torchvision's (`.pth`, `.safetensors`) with DeconvNet's classes in the same order.
     None: DeconvNet alone."""
-    fcn_kind: Literal[
-        "auto", "fcn8s", "litefcn", "fcn_resnet50", "fcn_resnet101", "deeplabv3_resnet50", "deeplabv3_resnet101",
-        "deeplabv3_mobilenet_v3_large",
-    ] = "auto"  # fmt: skip
+    fcn_kind: FcnKind = "auto"
     """What `fcn` holds; `auto`: the file says it itself. torchvision's files don't."""
-    ensemble: Literal["mean", "product"] = "mean"
+    ensemble: EnsembleRule = "mean"
     """How the two are combined: mean of their probabilities (paper)
     or product of their scores, the other network's clamped at 0 (release)."""
     ensemble_weight: float = 0.5
@@ -153,6 +174,7 @@ class EnsembleConfig:
     with another one than the paper's, chosen on photographs that neither was trained on."""
 
     def __post_init__(self) -> None:
+        require_choices(self)
         require(0 <= self.ensemble_weight <= 1, "ensemble_weight", self.ensemble_weight, "must lie in 0..1")
 
 
@@ -163,11 +185,11 @@ class RefineConfig:
     Iterations, kernels and weights are the DeconvNet release's, the normalisation is not: the release has none.
     """
 
-    crf: Literal["native", "pydensecrf", "torch", "none"] = "native"
+    crf: Crf = "native"
     """CRF backend. `native`: this project's compiled one; `pydensecrf`: the authors';
     `torch`: several images at once on a GPU (`refine-gpus`). All three compute the same.
     `none` takes the most probable class of each pixel."""
-    crf_normalization: Literal["symmetric", "none"] = "symmetric"
+    crf_normalization: CrfNormalization = "symmetric"
     """Of the kernels. `symmetric`: divided by the roots of their sums at both pixels, so that a weight counts the same
     whatever its kernel's width. `none` (the DeconvNet release): the weights stand before sums over tens to thousands
     of pixels. No weights fit both; `jobs/tune_crf.py` finds some for your network."""
@@ -191,6 +213,7 @@ class RefineConfig:
     OpenCV too."""
 
     def __post_init__(self) -> None:
+        require_choices(self)
         require(self.crf_iterations >= 1, "crf_iterations", self.crf_iterations, "must be at least 1")
         for name in ("gaussian_sxy", "bilateral_sxy", "bilateral_srgb"):
             require(getattr(self, name) > 0, name, getattr(self, name), "must be above 0")

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from pipeline.config.checks import require
-from pipeline.config.stages import ProposeConfig
+from pipeline.config.stages import Precision, ProposeConfig
 
 
 @dataclass(frozen=True)
@@ -147,7 +147,7 @@ class TrainConfig:
     bn_statistics: int = 0
     """Training windows over which batch normalisation's statistics are computed anew before the export.
     0: keep the running averages of training."""
-    precision: Literal["float32", "bfloat16"] = "float32"
+    precision: Precision = "float32"
     """bfloat16: autocast; for GPUs and for CPUs with AMX."""
     sync_bn: bool = False
     """Batch normalisation over the micro-batches of all workers together; GPUs only."""

@@ -1,28 +1,26 @@
 """Fully connected CRF over an image's class probabilities (Kraehenbuehl and Koltun 2011; paper section 5).
 
-Three backends compute the same mean field over the same permutohedral lattice: `native`, this project's compiled
-module; `pydensecrf`, the authors' code; `torch` (`crf.torch_lattice`), several images at once on a GPU.
+The backends, a file each in `crf/backends`, compute the same mean field over the same permutohedral lattice.
 """
 
 from __future__ import annotations
 
 import importlib
 from collections.abc import Sequence
-from typing import Any
+from types import ModuleType
+from typing import Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.config import ConfigError, RefineConfig
+from pipeline.config.stages import Crf
 
 Image = NDArray[np.uint8]
 Probabilities = NDArray[np.floating[Any]]
 
 SMALLEST_PROBABILITY = 1e-8
 """Probabilities are raised to this before the logarithm; float16's smallest is 6e-8, so only zeros are touched."""
-
-_MODULES = {"native": "densecrf_lattice", "pydensecrf": "pydensecrf.densecrf", "torch": "torch"}
-"""What each backend imports: none of it is needed by the others."""
 
 
 def check_backend(config: RefineConfig) -> None:
@@ -31,21 +29,22 @@ def check_backend(config: RefineConfig) -> None:
     Raises:
         ConfigError: its backend is not installed, or too old; the message says what to do.
     """
-    name = _MODULES.get(config.crf)
-    if name is None:
+    if config.crf == "none":
         return
-    others = " or ".join(f"--crf {other}" for other in _MODULES if other != config.crf)
+    backend = _backend(config)
+    others = " or ".join(f"--crf {other}" for other in get_args(Crf) if other not in {config.crf, "none"})
     advice = (
         "install the project again with a C++ compiler at hand "
         f"(`make setup`, or `pip install .` with {others} until then)"
     )
+    name: str = backend.MODULE
     try:
         module = importlib.import_module(name)
     except ImportError as error:
         raise ConfigError(f"crf is {config.crf}, which needs the module {name} ({error}): {advice}") from error
-    if config.crf == "native" and config.crf_normalization not in getattr(module, "NORMALIZATIONS", ("symmetric",)):
+    if config.crf_normalization not in backend.normalizations(module):
         raise ConfigError(
-            f"the compiled module {name} ({module.__file__}) is too old for --crf-normalization "
+            f"the module {name} ({module.__file__}) is too old for --crf-normalization "
             f"{config.crf_normalization}: {advice}"
         )
 
@@ -96,7 +95,7 @@ def refine_logs(
         logs: log-probabilities `[K, H, W]` of each image, K of its own, any floating type, up to a number for each
             pixel. Minus infinity: impossible there, for some of the labels.
         config: kernels, iterations and backend.
-        device: where `crf torch` computes all images together; the others take one after the other on the CPU.
+        device: where a backend computes that can use a GPU (`GPU_CRFS`); the others use the CPU.
 
     Returns:
         For each image float32 `[K, H, W]`, 0..1, summing to 1 over K.
@@ -121,48 +120,15 @@ def refine_logs(
 def _mean_fields(
     images: Sequence[Image], logs: Sequence[NDArray[np.float32]], config: RefineConfig, device: str
 ) -> list[NDArray[np.float32]]:
-    if config.crf == "torch":
-        from pipeline.crf.torch_lattice import mean_fields
-
-        return mean_fields(images, logs, config, device)
-    one = _pydensecrf if config.crf == "pydensecrf" else _native
-    return [one(image_HW3, log_KHW, config) for image_HW3, log_KHW in zip(images, logs, strict=True)]
-
-
-def _native(image_HW3: Image, log_KHW: NDArray[np.float32], config: RefineConfig) -> NDArray[np.float32]:
-    from densecrf_lattice import marginals
-
-    found: NDArray[np.float32] = marginals(
-        np.ascontiguousarray(image_HW3),
-        log_KHW,
-        gaussian_sxy=config.gaussian_sxy,
-        gaussian_weight=config.gaussian_weight,
-        bilateral_sxy=config.bilateral_sxy,
-        bilateral_srgb=config.bilateral_srgb,
-        bilateral_weight=config.bilateral_weight,
-        iterations=config.crf_iterations,
-        **({} if config.crf_normalization == "symmetric" else {"normalization": config.crf_normalization}),
-    )
+    if not images:
+        return []
+    found: list[NDArray[np.float32]] = _backend(config).mean_fields(images, logs, config, device)
     return found
 
 
-def _pydensecrf(image_HW3: Image, log_KHW: NDArray[np.float32], config: RefineConfig) -> NDArray[np.float32]:
-    from pydensecrf.densecrf import NO_NORMALIZATION, NORMALIZE_SYMMETRIC, DenseCRF2D
-
-    normalization = NORMALIZE_SYMMETRIC if config.crf_normalization == "symmetric" else NO_NORMALIZATION
-    classes, height, width = log_KHW.shape
-    crf = DenseCRF2D(width, height, classes)
-    crf.setUnaryEnergy(-log_KHW.reshape(classes, -1))
-    crf.addPairwiseGaussian(sxy=config.gaussian_sxy, compat=config.gaussian_weight, normalization=normalization)
-    crf.addPairwiseBilateral(
-        sxy=config.bilateral_sxy,
-        srgb=config.bilateral_srgb,
-        rgbim=np.require(image_HW3, requirements=["C", "W"]),  # pydensecrf refuses the read-only views that Arrow gives
-        compat=config.bilateral_weight,
-        normalization=normalization,
-    )
-    marginals = np.asarray(crf.inference(config.crf_iterations), dtype=np.float32)
-    return marginals.reshape(classes, height, width)
+def _backend(config: RefineConfig) -> ModuleType:
+    """The file of the backend that the settings name."""
+    return importlib.import_module(f"pipeline.crf.backends.{config.crf}")
 
 
 def _check(image_HW3: NDArray[np.uint8], probabilities_KHW: NDArray[np.floating[Any]]) -> None:

@@ -13,13 +13,11 @@ cuts the whole 250x250 window by the same formula (`training.windows`), since it
 
 from __future__ import annotations
 
-from typing import Literal
-
 import numpy as np
 from numpy.typing import NDArray
 
-Window = Literal["250-224", "direct"]
-Shape = Literal["box", "square"]
+from pipeline.config.stages import Window, WindowShape
+
 """Of the window around a box: the box's own, or a square."""
 
 RESIZED = 250
@@ -32,7 +30,7 @@ MAX_OFFSET = RESIZED - CROP
 FloatArray = NDArray[np.floating]
 
 
-def extend_boxes(boxes_N4: FloatArray, factor: float, shape: Shape = "box") -> NDArray[np.float32]:
+def extend_boxes(boxes_N4: FloatArray, factor: float, shape: WindowShape = "box") -> NDArray[np.float32]:
     """Windows about the centres of boxes; they may leave the image.
 
     Args:

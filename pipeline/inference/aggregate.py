@@ -1,6 +1,9 @@
-"""Combining the score maps of an image's proposals (paper section 5, equations 1 and 2)."""
+"""Combining the score maps of an image's proposals (paper section 5, equations 1 and 2), by one of `RULES`."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -8,7 +11,28 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pipeline.config.stages import Aggregation
 from pipeline.imaging.geometry import covered_pixels
+
+
+@dataclass(frozen=True)
+class Rule:
+    """How overlapping score maps become one.
+
+    Attributes:
+        paste: adds a region of a score map, float32 `[C, h, w]`, to the same part of the canvas, in place.
+        finish: makes the scores from the canvas `[C, H, W]` and the number of proposals that cover each pixel `[H, W]`.
+    """
+
+    paste: Callable[[Tensor, Tensor], object]
+    finish: Callable[[Tensor, Tensor], Tensor] = lambda canvas_CHW, _cover_HW: canvas_CHW
+
+
+RULES: dict[Aggregation, Rule] = {
+    "max": Rule(lambda part, region: torch.maximum(part, region, out=part)),
+    "sum": Rule(Tensor.add_),
+    "average": Rule(Tensor.add_, lambda canvas_CHW, cover_HW: canvas_CHW / cover_HW.clamp(min=1)),
+}
 
 
 class Canvas:
@@ -19,10 +43,12 @@ class Canvas:
     surer of its class. `average` is the sum divided, at each pixel, by the number of proposals that cover it.
     """
 
-    def __init__(self, num_classes: int, height: int, width: int, aggregation: str, device: torch.device) -> None:
+    def __init__(
+        self, num_classes: int, height: int, width: int, aggregation: Aggregation, device: torch.device
+    ) -> None:
+        self._rule = RULES[aggregation]
         self._scores_CHW = torch.zeros(num_classes, height, width, device=device)
-        self._aggregation = aggregation
-        self._cover_HW = torch.zeros(height, width, device=device) if aggregation == "average" else None
+        self._cover_HW = torch.zeros(height, width, device=device)
 
     def paste(self, scores_CSS: Tensor, rectangle_4: NDArray[np.float64]) -> None:
         """Add one proposal's score map `[C, 224, 224]`, resized bilinearly back to its fed rectangle."""
@@ -38,19 +64,12 @@ class Canvas:
         region_CHW = F.grid_sample(
             scores_CSS[None].float(), grid_1HW2, mode="bilinear", padding_mode="border", align_corners=False
         )[0]
-        target = self._scores_CHW[:, r0:r1, c0:c1]
-        if self._aggregation == "max":
-            torch.maximum(target, region_CHW, out=target)
-            return
-        target += region_CHW
-        if self._cover_HW is not None:
-            self._cover_HW[r0:r1, c0:c1] += 1
+        self._rule.paste(self._scores_CHW[:, r0:r1, c0:c1], region_CHW)
+        self._cover_HW[r0:r1, c0:c1] += 1
 
     def scores(self) -> Tensor:
         """The aggregated score map, float32 `[C, H, W]`."""
-        if self._cover_HW is None:
-            return self._scores_CHW
-        return self._scores_CHW / self._cover_HW.clamp(min=1)
+        return self._rule.finish(self._scores_CHW, self._cover_HW)
 
 
 def _places_in_crop(first: int, last: int, low: float, high: float, device: torch.device) -> Tensor:

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
 
+from pipeline.config.stages import EnsembleRule
 from pipeline.models.members import Member
 
-Rule = Literal["mean", "product"]
 
-
-def combine(deconvnet_CHW: Tensor, fcn_CHW: Tensor, rule: Rule, weight: float = 0.5) -> Tensor:
+def combine(deconvnet_CHW: Tensor, fcn_CHW: Tensor, rule: EnsembleRule, weight: float = 0.5) -> Tensor:
     """A score map whose softmax is the ensemble's probability map.
 
     `mean` is the paper's: the mean of the two probability maps. As scores it is the logarithm of the probability
@@ -43,7 +41,7 @@ class Ensemble:
     """The other network of an ensemble, and how its scores are used."""
 
     member: Member
-    rule: Rule
+    rule: EnsembleRule
     weight: float = 0.5
     """Of DeconvNet in the mean."""
 

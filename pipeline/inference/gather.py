@@ -14,16 +14,19 @@ import triton.language as tl
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pipeline.config.stages import Aggregation
 from pipeline.imaging.geometry import CROP, covered_pixels
 
 TILE_ROWS, TILE_COLUMNS = 4, 16
+KNOWN: tuple[Aggregation, ...] = ("max", "sum", "average")
+"""The rules that the kernel has; images are aggregated by others in `aggregate.Canvas`."""
 
 
 class GatheredCanvas:
     """As `aggregate.Canvas`, for a number of score maps that is known before; they are kept until the last has come."""
 
     def __init__(
-        self, num_classes: int, height: int, width: int, aggregation: str, device: torch.device, windows: int
+        self, num_classes: int, height: int, width: int, aggregation: Aggregation, device: torch.device, windows: int
     ) -> None:
         self._scores_CHW = torch.zeros(num_classes, height, width, device=device)
         self._aggregation = aggregation
@@ -52,18 +55,25 @@ class GatheredCanvas:
         return self._scores_CHW
 
 
-def gather(maps_NCSS: Tensor, rectangles_N4: NDArray[np.float64], canvas_CHW: Tensor, aggregation: str) -> Tensor:
+def gather(
+    maps_NCSS: Tensor, rectangles_N4: NDArray[np.float64], canvas_CHW: Tensor, aggregation: Aggregation
+) -> Tensor:
     """Aggregate all score maps of an image (equations 1 and 2); NaN goes where it goes in `aggregate.Canvas`.
 
     Args:
         maps_NCSS: floating point, channels last, `[N, C, 224, 224]`, N 1 or more.
         rectangles_N4: fed rectangles in the image's pixels.
         canvas_CHW: float32, contiguous; overwritten.
-        aggregation: `max`, `sum` or `average`.
+        aggregation: one of `KNOWN`.
 
     Returns:
         The canvas.
+
+    Raises:
+        ValueError: the kernel has no such rule.
     """
+    if aggregation not in KNOWN:
+        raise ValueError(f"the kernel aggregates by {', '.join(KNOWN)}, not {aggregation}")
     classes, height, width = canvas_CHW.shape
     device = canvas_CHW.device
     places_N8 = torch.from_numpy(_places(rectangles_N4, height, width))

@@ -142,9 +142,10 @@ class Predictor:
         height, width = image_3HW.shape[1:]
         shape = (self.num_classes, height, width, self._config.aggregation, self.device)
         if triton_compiles(self.device):
-            from pipeline.inference.gather import GatheredCanvas
+            from pipeline.inference.gather import KNOWN, GatheredCanvas
 
-            return GatheredCanvas(*shape, windows)
+            if self._config.aggregation in KNOWN:
+                return GatheredCanvas(*shape, windows)
         return Canvas(*shape)
 
     def _scores(self, pixels: list[Tensor], image_of: Sequence[int], places_N4: Tensor) -> Tensor:

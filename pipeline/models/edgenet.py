@@ -1,6 +1,6 @@
 """A small network that finds the outlines of things, for EdgeBoxes.
 
-It trains here and runs on any device; workers that propose use `pipeline.proposals.edge_network`, the same in numpy.
+It trains here and runs on any device; workers that propose use `proposals.detectors.learned`, the same in numpy.
 """
 
 from __future__ import annotations

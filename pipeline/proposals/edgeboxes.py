@@ -8,10 +8,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.config import ConfigError, ProposeConfig
-from pipeline.imaging.geometry import Shape, extend_boxes
-from pipeline.proposals.edge_maps import gradient_edges, load_forest, structured_edges
-from pipeline.proposals.edge_network import learned_edges
+from pipeline.config import ProposeConfig
+from pipeline.config.stages import WindowShape
+from pipeline.imaging.geometry import extend_boxes
+from pipeline.proposals.detectors import find_edges
 
 FloatArray = NDArray[np.float32]
 
@@ -73,7 +73,7 @@ def window_boxes(boxes_N4: FloatArray, config: ProposeConfig) -> FloatArray:
     return extend_boxes(boxes_N4, config.extend, shape_of(config))
 
 
-def shape_of(config: ProposeConfig) -> Shape:
+def shape_of(config: ProposeConfig) -> WindowShape:
     """The shape of windows; `auto`, where no network has settled it, is a box."""
     return "square" if config.window_shape == "square" else "box"
 
@@ -116,7 +116,7 @@ def raw_boxes(image_HW3: NDArray[np.uint8], config: ProposeConfig) -> Proposals:
     nothing = Proposals(np.zeros((0, 4), np.float32), np.zeros(0, np.float32))
     if min(height, width) < SMALLEST_SIDE:
         return nothing
-    edges_HW, orientation_HW = _find_edges(image_HW3, config)
+    edges_HW, orientation_HW = find_edges(image_HW3, config)
     search = cv2.ximgproc.createEdgeBoxes(
         alpha=ALPHA,
         beta=BETA,
@@ -131,25 +131,6 @@ def raw_boxes(image_HW3: NDArray[np.uint8], config: ProposeConfig) -> Proposals:
     boxes_N4 = np.asarray(xywh_N4, np.float32)
     boxes_N4[:, 2:] += boxes_N4[:, :2]
     return Proposals(boxes_N4, np.asarray(scores_N, np.float32).reshape(-1))
-
-
-def check_edges(config: ProposeConfig) -> None:
-    """Make sure that the edge detector can be loaded in this process, before a million images fail one by one.
-
-    Raises:
-        ConfigError: its file is missing or no edge model.
-    """
-    if config.edges == "structured" and config.edge_model is not None:
-        try:
-            load_forest(config.edge_model)
-        except (OSError, ValueError) as error:
-            raise ConfigError(str(error)) from error
-
-
-def _find_edges(image_HW3: NDArray[np.uint8], config: ProposeConfig) -> tuple[FloatArray, FloatArray]:
-    if config.edges == "structured" and config.edge_model is not None:
-        return structured_edges(image_HW3, config.edge_model)
-    return learned_edges(image_HW3) if config.edges == "learned" else gradient_edges(image_HW3)
 
 
 def sparse_edges(edges_HW: FloatArray, threshold: float, max_fraction: float) -> FloatArray:

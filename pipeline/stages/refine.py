@@ -10,6 +10,7 @@ import pyarrow as pa
 from numpy.typing import DTypeLike, NDArray
 
 from pipeline.config import RefineConfig
+from pipeline.config.stages import GPU_CRFS
 from pipeline.crf.refine import check_backend, refine_batch, refine_logs
 from pipeline.imaging.classes import voc_palette
 from pipeline.imaging.images import encode_mask, resize_labels
@@ -40,7 +41,7 @@ def load_refine(config: RefineConfig, num_classes: int, gpus: float, *, save: bo
         RuntimeError: a GPU was given, and torch sees none.
     """
     check_backend(config)
-    if config.crf == "torch":
+    if config.crf in GPU_CRFS:
         import torch
 
         check_gpu(gpus, "--refine-gpus 0")
@@ -52,7 +53,7 @@ def load_refine(config: RefineConfig, num_classes: int, gpus: float, *, save: bo
 def refine_stage(
     table: pa.Table, config: RefineConfig, num_classes: int, device: str = "cpu", *, save: bool = False
 ) -> pa.Table:
-    """Refine each image with the CRF and label its pixels at full size; `crf torch` takes all images together.
+    """Refine each image with the CRF and label its pixels at full size; a CRF for GPUs takes all images together.
 
     Args:
         table: the rows.
@@ -76,7 +77,7 @@ def refine_stage(
             for row, refined_KHW in zip(rows, refined, strict=True)
         ]
 
-    if config.crf == "torch":
+    if config.crf in GPU_CRFS:
         return r.run_together(table, "refine", work)
     return r.run_rows(table, "refine", lambda row: row.update(work([row])[0]))
 

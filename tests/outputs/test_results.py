@@ -36,8 +36,8 @@ CLASSES = ("background", "cat", "Fußgänger")
 def ok_row(image_id: str, **changes: Any) -> dict[str, Any]:
     row = {"image_id": image_id, "uri": f"/data/{image_id}", "height": 2, "width": 3, "mask": b"png",
            "pixel_counts": [4, 2, 0], "mean_probability": [0.5, 0.25, None], "num_proposals": 7,
-           "mean_confidence": 0.5, "model_fingerprint": "abc", "status": OK, "seconds_decode": 0.5, "seconds_filter": None,
-           "seconds_propose": 1.5, "seconds_predict": 2.5, "seconds_refine": 3.5}  # fmt: skip
+           "mean_confidence": 0.5, "model_fingerprint": "abc", "status": OK, "seconds_decode": 0.5,
+           "seconds_filter": None, "seconds_propose": 1.5, "seconds_predict": 2.5, "seconds_refine": 3.5}  # fmt: skip
     return row | changes
 
 

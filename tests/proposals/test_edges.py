@@ -25,8 +25,9 @@ from pipeline.datasets.bsds import Outlined, load_outlined
 from pipeline.evaluation.edges import THRESHOLDS, TOLERANCE, edge_score, match_counts
 from pipeline.imaging.geometry import box_iou
 from pipeline.models.edgenet import EdgeNet, load, tensors
-from pipeline.proposals.edge_maps import gradient_edges, normal_orientation, thin_edges
-from pipeline.proposals.edge_network import SHIPPED, edge_strength, learned_edges, network_input, shipped_weights
+from pipeline.proposals.detectors.gradient import gradient_edges
+from pipeline.proposals.detectors.learned import SHIPPED, edge_strength, learned_edges, network_input, shipped_weights
+from pipeline.proposals.edge_maps import normal_orientation, thin_edges
 from pipeline.proposals.edgeboxes import raw_boxes
 from pipeline.training.edges.detector import crop, target, train
 

@@ -14,7 +14,9 @@ from PIL import Image
 from pipeline.config import ProposeConfig
 from pipeline.imaging.geometry import box_iou, extend_boxes
 from pipeline.proposals import edgeboxes
-from pipeline.proposals.edge_maps import FULL_CONTRAST, gradient_edges, structured_edges, thin_edges
+from pipeline.proposals.detectors.gradient import FULL_CONTRAST, gradient_edges
+from pipeline.proposals.detectors.structured import structured_edges
+from pipeline.proposals.edge_maps import thin_edges
 from pipeline.proposals.edgeboxes import Proposals, choose, keep, propose, raw_boxes, sparse_edges
 
 CONFIG = ProposeConfig(edges="gradient")

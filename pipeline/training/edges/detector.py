@@ -14,7 +14,7 @@ from torch import Tensor
 from pipeline.config.edges import TrainEdgesConfig
 from pipeline.datasets.bsds import Outlined
 from pipeline.models.edgenet import EdgeNet
-from pipeline.proposals.edge_network import network_input
+from pipeline.proposals.detectors.learned import network_input
 
 FloatArray = NDArray[np.float32]
 

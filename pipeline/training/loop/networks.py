@@ -10,15 +10,15 @@ import torch
 
 from pipeline import storage
 from pipeline.config import TrainConfig
+from pipeline.config.stages import WindowShape
 from pipeline.errors import CheckpointError
-from pipeline.imaging.geometry import Shape
 from pipeline.models.background import hold_back_background
 from pipeline.models.checkpoint import CheckpointInfo, dump_checkpoint, load_checkpoint, load_state_dict
 from pipeline.models.deconvnet import DeconvNet
 from pipeline.models.initialise import initialise, load_vgg16
 
 
-def first_network(config: TrainConfig, class_names: tuple[str, ...], window_shape: Shape) -> bytes:
+def first_network(config: TrainConfig, class_names: tuple[str, ...], window_shape: WindowShape) -> bytes:
     """The checkpoint that training starts from: `init`, or random weights with VGG-16 in the encoder if given.
 
     Its description names what it will be trained on: classes and shape of the training set's windows.

@@ -16,8 +16,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.config.stages import WindowShape
 from pipeline.imaging.classes import VOID
-from pipeline.imaging.geometry import Shape, box_iou, extend_boxes
+from pipeline.imaging.geometry import box_iou, extend_boxes
 
 Stage = Literal[1, 2]
 
@@ -106,7 +107,7 @@ def _objects(found: list[tuple[int, int, int, int, int]]) -> Objects:
     return Objects(table[:, :4].astype(np.float32), table[:, 4])
 
 
-def stage1_windows(objects: Objects, extend: float, shape: Shape = "box") -> Windows:
+def stage1_windows(objects: Objects, extend: float, shape: WindowShape = "box") -> Windows:
     """One window per object, in their order: its tight box extended about the centre (paper: 1.2 times)."""
     return Windows(
         extend_boxes(objects.boxes_N4, extend, shape),
@@ -123,7 +124,7 @@ def stage2_windows(
     min_iou: float,
     windows_per_image: int,
     extend: float,
-    shape: Shape = "box",
+    shape: WindowShape = "box",
 ) -> Windows:
     """Proposals that overlap an object enough, as windows.
 
@@ -162,7 +163,7 @@ def any_windows(
     count: int,
     min_iou: float,
     extend: float,
-    shape: Shape = "box",
+    shape: WindowShape = "box",
 ) -> Windows:
     """Some of the windows that inference looks at, whatever they overlap (not in the paper).
 

@@ -15,12 +15,12 @@ from numpy.lib.stride_tricks import as_strided
 from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
-from pipeline.proposals.edge_maps import normal_orientation, thin_edges
+from pipeline.config import ProposeConfig
+from pipeline.proposals.edge_maps import FloatArray, normal_orientation, thin_edges
 
-FloatArray = NDArray[np.float32]
 Weights = Mapping[str, FloatArray]
 
-SHIPPED = Path(__file__).parents[1] / "checkpoints" / "edges.safetensors"
+SHIPPED = Path(__file__).parents[2] / "checkpoints" / "edges.safetensors"
 LEVELS = 4
 """Resolutions: 1/2, 1/4, 1/8 and 1/16 of the image's."""
 MULTIPLE = 2**LEVELS
@@ -29,6 +29,11 @@ SMOOTH = 1.0
 """Standard deviation, in pixels, of the Gaussian before thinning: the map is made of 2x2 pixels, which cut lines up."""
 STRIP = 2048
 """Pixels that go through a convolution at once, so that their patches stay in the processor's cache."""
+
+
+def find_edges(image_HW3: NDArray[np.uint8], _config: ProposeConfig) -> tuple[FloatArray, FloatArray]:
+    """See `learned_edges`, with the shipped weights; it has no settings."""
+    return learned_edges(image_HW3)
 
 
 def learned_edges(image_HW3: NDArray[np.uint8], weights: Weights | None = None) -> tuple[FloatArray, FloatArray]:

@@ -1,0 +1,43 @@
+"""This project's compiled CRF, `native/densecrf_lattice.cpp`."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from types import ModuleType
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.config import RefineConfig
+
+MODULE = "densecrf_lattice"
+
+
+def normalizations(module: ModuleType) -> Collection[str]:
+    """What the compiled module knows; before it said so, it knew one."""
+    found: Collection[str] = getattr(module, "NORMALIZATIONS", ("symmetric",))
+    return found
+
+
+def mean_fields(
+    images: Sequence[NDArray[np.uint8]], logs: Sequence[NDArray[np.float32]], config: RefineConfig, _device: str
+) -> list[NDArray[np.float32]]:
+    """Marginals of each image, one image after the other on the CPU."""
+    return [_marginals(image_HW3, log_KHW, config) for image_HW3, log_KHW in zip(images, logs, strict=True)]
+
+
+def _marginals(image_HW3: NDArray[np.uint8], log_KHW: NDArray[np.float32], config: RefineConfig) -> NDArray[np.float32]:
+    from densecrf_lattice import marginals
+
+    found: NDArray[np.float32] = marginals(
+        np.ascontiguousarray(image_HW3),
+        log_KHW,
+        gaussian_sxy=config.gaussian_sxy,
+        gaussian_weight=config.gaussian_weight,
+        bilateral_sxy=config.bilateral_sxy,
+        bilateral_srgb=config.bilateral_srgb,
+        bilateral_weight=config.bilateral_weight,
+        iterations=config.crf_iterations,
+        **({} if config.crf_normalization == "symmetric" else {"normalization": config.crf_normalization}),
+    )
+    return found

@@ -1,0 +1,29 @@
+"""The CRF in torch: all images of a table in one lattice, on a GPU where there is one (`crf.torch_lattice`)."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from types import ModuleType
+from typing import get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.config import RefineConfig
+from pipeline.config.stages import CrfNormalization
+
+MODULE = "torch"
+
+
+def normalizations(_module: ModuleType) -> Collection[str]:
+    """All of them."""
+    return get_args(CrfNormalization)
+
+
+def mean_fields(
+    images: Sequence[NDArray[np.uint8]], logs: Sequence[NDArray[np.float32]], config: RefineConfig, device: str
+) -> list[NDArray[np.float32]]:
+    """Marginals of each image, all images together on a device."""
+    from pipeline.crf.torch_lattice import mean_fields as together  # loads torch
+
+    return together(images, logs, config, device)

@@ -1,0 +1,51 @@
+"""What is one of a list: unknown names are refused, and each name has its file or its line."""
+
+from dataclasses import replace
+from importlib import import_module
+from typing import get_args
+
+import pytest
+
+from pipeline import storage
+from pipeline.config import ConfigError, EnsembleConfig, PredictConfig, ProposeConfig, RefineConfig, SegmentConfig
+from pipeline.config.recipes import SEGMENT_RECIPES
+from pipeline.config.segmenting import Recipe
+from pipeline.config.stages import GPU_CRFS, Aggregation, Crf, Edges
+from pipeline.errors import StorageError
+from pipeline.inference.aggregate import RULES
+
+
+@pytest.mark.parametrize(
+    ("config", "name"),
+    [
+        (ProposeConfig(), "edges"),
+        (ProposeConfig(), "window_shape"),
+        (PredictConfig(), "aggregation"),
+        (PredictConfig(), "window"),
+        (EnsembleConfig(), "ensemble"),
+        (EnsembleConfig(), "fcn_kind"),
+        (RefineConfig(), "crf"),
+        (SegmentConfig("in", "out"), "recipe"),
+        (SegmentConfig("in", "out"), "plan"),
+    ],
+)
+def test_a_name_that_nobody_knows_is_refused_and_never_the_default(config, name):
+    with pytest.raises(ConfigError, match=rf"--{name.replace('_', '-')} is median; there is .*{getattr(config, name)}"):
+        replace(config, **{name: "median"})
+
+
+def test_each_name_has_its_file_or_its_line():
+    for name in get_args(Edges):
+        assert callable(import_module(f"pipeline.proposals.detectors.{name}").find_edges)
+    for name in set(get_args(Crf)) - {"none"}:
+        backend = import_module(f"pipeline.crf.backends.{name}")
+        assert callable(backend.mean_fields)
+        assert isinstance(backend.MODULE, str)
+    assert set(GPU_CRFS) < set(get_args(Crf))
+    assert set(RULES) == set(get_args(Aggregation))
+    assert set(SEGMENT_RECIPES) == set(get_args(Recipe))
+
+
+def test_a_scheme_without_a_store_is_refused_with_those_that_there_are():
+    with pytest.raises(StorageError, match="use a local path, file:// or s3://"):
+        storage.read_bytes("gs://bucket/photo.jpg")
