@@ -20,12 +20,13 @@ from rich.console import Console
 from rich.table import Table
 
 from jobs import commands
-from jobs.common import EXIT_DONE, after_claim, call, end_process
+from jobs.common import EXIT_DONE, call, end_process
 from pipeline import storage
 from pipeline.config import TrainingSetConfig
 from pipeline.config.earlier import TRAINING_SETS, as_begun, flat
 from pipeline.datasets.layouts import SPLITS, list_images
 from pipeline.errors import FailedError, WorkBrokenError
+from pipeline.errors.claim import after_claim
 from pipeline.inputs.named import check_named
 from pipeline.outputs.folder import check_folder
 from pipeline.proposals.detectors import check_edges

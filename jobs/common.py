@@ -15,14 +15,14 @@ import io
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from importlib import import_module
 from types import FrameType
 from typing import Any, NoReturn
 
 from jobs.commands import Command, parse
-from pipeline.errors import ClusterError, FailedError, PipelineError, StoppedError, UserError
+from pipeline.errors import ClusterError, FailedError, StoppedError, UserError
 
 EXIT_DONE, EXIT_FAULT, EXIT_ARGUMENTS, EXIT_STOPPED, EXIT_FAILED, EXIT_NO_CLUSTER = range(6)
 
@@ -101,17 +101,6 @@ def _ray_logs() -> str | None:
     """Where Ray's log files are; None where this process has not started Ray."""
     connect = sys.modules.get("pipeline.cluster.connect")
     return connect.log_folder() if connect is not None else None
-
-
-@contextmanager
-def after_claim() -> Iterator[None]:
-    """The part of a job after it claimed its output: an OSError of a store now ends it as stopped."""
-    try:
-        yield
-    except PipelineError:
-        raise
-    except OSError as error:
-        raise StoppedError(str(error)) from error
 
 
 def end_process(main: Callable[[], int]) -> NoReturn:

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from jobs import commands
 from jobs.common import EXIT_DONE, call, end_process
-from jobs.segment_dataset import parse, with_absolute_paths, with_shape_of
+from jobs.segment_dataset import parse
 from pipeline import storage
 from pipeline.checkpoints.bundled import weights_uri
 from pipeline.config import ConfigError, DecodeConfig, InspectConfig, SegmentConfig
@@ -36,6 +36,7 @@ from pipeline.models.checkpoint import Checkpoint, load_checkpoint
 from pipeline.outputs.schema import OK
 from pipeline.report.activations import decoder_maps, representative
 from pipeline.report.figures import activation_figure, side_by_side
+from pipeline.run.prepare import with_absolute_paths, with_shape_of
 from pipeline.stages.decode import decode_stage
 from pipeline.stages.predict import load_predict
 from pipeline.stages.propose import propose_stage

@@ -20,12 +20,13 @@ import safetensors.torch
 import torch
 
 from jobs import commands
-from jobs.common import EXIT_DONE, after_claim, call, end_process
+from jobs.common import EXIT_DONE, call, end_process
 from pipeline import storage
 from pipeline.config import AT_WORK, TrainingSetConfig
 from pipeline.config.fcn import TrainFcnConfig
 from pipeline.datasets.layouts import Images, list_images
 from pipeline.errors import CheckpointError, ConfigError, TrainingError
+from pipeline.errors.claim import after_claim
 from pipeline.inputs.named import check_named
 from pipeline.models.checkpoint import CheckpointInfo, dump_checkpoint, load_state_dict
 from pipeline.models.efficientnet import INPUT, fold, load_imagenet

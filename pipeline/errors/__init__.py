@@ -19,6 +19,7 @@
     │   └── WorkBrokenError             the cluster lost work that it could not repeat (an OSError)
     ├── FailedError                     what came out is no result; other settings or data are needed   4
     │   ├── TooManyErrors               more images failed than the settings allow
+    │   ├── SegmentError                an image of `pipeline.segment` gave no mask
     │   └── TrainingError               the loss exploded, or the workers failed
     └── ClusterError                    no Ray cluster could be reached or started (a ConnectionError)  5
 
@@ -119,6 +120,10 @@ class FailedError(PipelineError, RuntimeError):
 
 class TooManyErrors(FailedError):  # noqa: N818  (what it says is no error of the program)
     """More images fail than a run allows."""
+
+
+class SegmentError(FailedError):
+    """A stage failed on an image that was given from Python, or left it out; the message says which and why."""
 
 
 class TrainingError(FailedError):

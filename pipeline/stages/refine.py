@@ -64,12 +64,7 @@ def refine_stage(
     """
 
     def work(rows: list[Row]) -> list[Row]:
-        images = [r.image_of(row) for row in rows]
-        with ending_with_its_gpu(device):
-            if config.exact_unaries:
-                refined = refine_logs(images, _of_classes(rows, "log_probabilities", np.float32), config, device)
-            else:
-                refined = refine_batch(images, _of_classes(rows, "probabilities", np.float16), config, device)
+        refined = marginals_of(rows, config, device)
         palette = voc_palette() if config.mask_format == "palette" else None
         return [
             _labelled(row, unpack(row["class_ids"], np.int64, -1), refined_KHW, num_classes, palette)
@@ -80,6 +75,15 @@ def refine_stage(
     if config.crf in GPU_CRFS:
         return r.run_together(table, "refine", work)
     return r.run_rows(table, "refine", lambda row: row.update(work([row])[0]))
+
+
+def marginals_of(rows: list[Row], config: RefineConfig, device: str = "cpu") -> list[NDArray[np.float32]]:
+    """Probabilities `[K, H, W]`, 0..1, after the CRF of the classes that each row names, at working size."""
+    images = [r.image_of(row) for row in rows]
+    with ending_with_its_gpu(device):
+        if config.exact_unaries:
+            return refine_logs(images, _of_classes(rows, "log_probabilities", np.float32), config, device)
+        return refine_batch(images, _of_classes(rows, "probabilities", np.float16), config, device)
 
 
 def _of_classes(rows: list[Row], column: str, dtype: DTypeLike) -> list[NDArray[Any]]:
@@ -99,7 +103,7 @@ def _labelled(
     num_classes: int,
     palette: NDArray[np.uint8] | None,
 ) -> dict[str, Any]:
-    labels_HW = class_ids_K[refined_KHW.argmax(axis=0)].astype(np.uint8)
+    labels_HW = labels_of(class_ids_K, refined_KHW)
     confidence_HW = refined_KHW.max(axis=0)
     full_HW = resize_labels(labels_HW, row["height"], row["width"])
     return dict.fromkeys(r.WORKING_COLUMNS.names) | {
@@ -108,6 +112,12 @@ def _labelled(
         "pixel_counts": np.bincount(full_HW.ravel(), minlength=num_classes).tolist(),
         "mask": encode_mask(full_HW, palette),
     }
+
+
+def labels_of(class_ids_K: NDArray[np.int64], refined_KHW: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """The most probable class of each pixel, uint8 `[H, W]`."""
+    labels_HW: NDArray[np.uint8] = class_ids_K[refined_KHW.argmax(axis=0)].astype(np.uint8)
+    return labels_HW
 
 
 def mean_per_class(

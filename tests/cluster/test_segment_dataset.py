@@ -18,6 +18,9 @@ from PIL import Image
 from examples.scenes.compose import CLASSES
 from examples.scenes.dataset import scene_of
 from jobs.segment_dataset import main
+from pipeline import SegmentConfig
+from pipeline import segment as segment_from_python
+from pipeline.config import ProposeConfig
 from pipeline.evaluation.metrics import confusion_matrix, mean_iou
 from pipeline.imaging.classes import voc_palette
 from pipeline.imaging.images import decode_mask
@@ -201,6 +204,15 @@ def test_the_run_leaves_its_settings_and_summary(run):
     config = json.loads((output / "run" / "config.json").read_text())
     assert config["settings"]["propose"]["proposals"] == 12
     assert config["classes"] == list(CLASSES)
+
+
+def test_from_python_the_masks_are_those_of_the_job_bit_by_bit(run, photos):
+    _, output = run
+    rows = read_results(str(output)).to_pylist()
+    config = SegmentConfig("", "", propose=ProposeConfig(proposals=12))
+    found = segment_from_python([row["uri"] for row in rows], config=config)
+    for row, one in zip(rows, found, strict=True):
+        assert np.array_equal(one.mask_HW, decode_mask(row["mask"])), row["image_id"]
 
 
 def test_the_same_command_again_has_nothing_to_do(run, photos, capsys):

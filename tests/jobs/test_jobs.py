@@ -17,6 +17,7 @@ from jobs.commands import COMMANDS, EVALUATE, SEGMENT, TRAIN, Command, parse
 from jobs.common import EXIT_CODES, call
 from pipeline import errors
 from pipeline.config import SegmentConfig, TrainConfig
+from pipeline.errors.claim import after_claim
 
 REPOSITORY = Path(__file__).parents[2]
 HEAVY = ("torch", "ray", "pyarrow", "numpy", "cv2", "matplotlib")
@@ -153,9 +154,9 @@ def test_the_table_of_exit_codes_is_the_same_in_code_help_and_documentation():
 
 
 def test_a_store_that_fails_after_the_claim_is_a_stop():
-    with pytest.raises(errors.StoppedError, match="disk"), common.after_claim():
+    with pytest.raises(errors.StoppedError, match="disk"), after_claim():
         raise OSError("disk full")
-    with pytest.raises(errors.ClusterError), common.after_claim():
+    with pytest.raises(errors.ClusterError), after_claim():
         raise errors.ClusterError("gone")
 
 

@@ -6,10 +6,11 @@ from pathlib import Path
 import pytest
 from conftest import exit_code
 
-from jobs.segment_dataset import as_output_was_begun, main, parse, with_shape_of
+from jobs.segment_dataset import as_output_was_begun, main, parse
 from pipeline.checkpoints.bundled import weights_uri
 from pipeline.config.earlier import RUNS
 from pipeline.models.checkpoint_header import read_info
+from pipeline.run.prepare import with_shape_of
 
 
 @pytest.mark.parametrize("asked", [["--window-shape", "square"], ["--recipe", "release"]])

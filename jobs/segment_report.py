@@ -1,0 +1,133 @@
+"""What the main job says: its plan, and at its end what came of it."""
+
+from __future__ import annotations
+
+import shlex
+
+import pyarrow as pa
+from rich.console import Console
+from rich.table import Table
+
+from jobs import commands
+from jobs.common import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED
+from pipeline import storage
+from pipeline.config import SegmentConfig
+from pipeline.config.stages import stages_of
+from pipeline.models.checkpoint_header import CheckpointInfo
+from pipeline.outputs.layout import ERRORS, MASKS, RESULTS, SKIPPED
+from pipeline.outputs.results import images_per_class, read_errors, read_skipped
+from pipeline.outputs.schema import RESULTS_SCHEMA
+from pipeline.run.record import RunRecord, Summary, too_many
+from pipeline.stages.write import rows_in_a_file
+
+SHOWN = 8  # class names in a line, kinds of failures in a list
+PANELS = "20"  # pictures that the last line offers
+
+console = Console(soft_wrap=True, markup=False)
+
+
+def classes(info: CheckpointInfo) -> str:
+    """What the network tells apart: a network that was not meant shows at once."""
+    more = ", ..." if info.num_classes > SHOWN else ""
+    return f"{info.num_classes} classes ({', '.join(info.class_names[:SHOWN])}{more})"
+
+
+def show_plan(config: SegmentConfig, info: CheckpointInfo, manifest: pa.Table, left: int) -> int:
+    """What a run would do; writes nothing.
+
+    Args:
+        config: its settings.
+        info: of its network.
+        manifest: all of its images.
+        left: how many of them are not done.
+
+    Raises:
+        ClusterError: there is no cluster.
+        PoolError: the processes do not fit it.
+    """
+    from pipeline.cluster import connect
+    from pipeline.cluster.plan import plan
+
+    connect.start_ray()
+    pools = plan(config)
+    console.print(f"{len(manifest)} images, {len(manifest) - left} done before; {classes(info)}")
+    console.print(f"first ids: {', '.join(manifest['image_id'][:5].to_pylist())}")
+    stages = stages_of(config)
+    console.print(f"stages: {' -> '.join(stage.name for stage in stages)} -> write; {pools.describe(stages)}")
+    rows = rows_in_a_file(left, config.rows_per_file)
+    files = -(-left // rows)
+    console.print(f"about {files} files of {rows} rows, more in a slow run, in {config.output}, with columns:")
+    console.print(", ".join(RESULTS_SCHEMA.names))
+    return EXIT_DONE
+
+
+def report(config: SegmentConfig, run: RunRecord, summary: Summary, code: int) -> int:
+    """Audit the output, write and print the summary; returns the exit code.
+
+    The last line has the numbers, those of the images that failed included: who calls this from a script looks there.
+    """
+    allowed, found = config.max_error_rate, run.audit()
+    content = run.write_summary(summary, found)
+    alone = content["seconds_alone"]
+    table = Table("stage", "images", "seconds", "seconds an image", *["alone, before the run"] * bool(alone), box=None)
+    for stage, totals in content["stages"].items():
+        each = totals["seconds"] / totals["rows"] if totals["rows"] else 0.0
+        before = [f"{alone[stage]:.3f}" if stage in alone else ""] if alone else []
+        table.add_row(stage, f"{totals['rows']:.0f}", f"{totals['seconds']:.1f}", f"{each:.3f}", *before)
+    if any(totals["rows"] for totals in content["stages"].values()):
+        console.print(table)
+    if found.failed:
+        show_failures(run.output)
+    if found.skipped:
+        show_skipped(run.output)
+    if code == EXIT_DONE and not found.complete:
+        console.print(f"the audit found images missing or doubled: {found}")
+        code = EXIT_STOPPED
+    if code == EXIT_DONE and allowed is not None and too_many(found.failed, allowed, found.total - found.skipped):
+        console.print(f"more images failed than --max-error-rate {allowed:g} allows")
+        code = EXIT_FAILED
+    if code == EXIT_DONE and found.failed and not found.ok:
+        code = EXIT_FAILED
+    if found.ok:
+        show_results(config, run.output)
+    skipped = f"{found.skipped} skipped, " if found.skipped else ""
+    console.print(
+        f"{found.ok} of {found.total} images done, {found.failed} failed, {skipped}{found.missing} left; "
+        f"{content['seconds']:.1f} s, {content['images_per_second']:.2f} images/s"
+    )
+    return code
+
+
+def show_failures(output: str) -> None:
+    """Print why images failed: how many of each kind, and one of them."""
+    console.print(f"why they failed, image by image: {storage.join(output, ERRORS)}")
+    kinds = read_errors(output).group_by(["error_stage", "error_type"], use_threads=False)
+    table = kinds.aggregate([("image_id", "count"), ("image_id", "first"), ("error_message", "first")])
+    for row in table.sort_by([("image_id_count", "descending")]).slice(0, SHOWN).to_pylist():
+        console.print(
+            f"  {row['image_id_count']} in {row['error_stage']}: {row['error_type']}; "
+            f"{row['image_id_first']}: {row['error_message_first']}"
+        )
+
+
+def show_skipped(output: str) -> None:
+    """Print how many images each stage left out, and why it left out one of them."""
+    console.print(f"why images were skipped, image by image: {storage.join(output, SKIPPED)}")
+    stages = read_skipped(output).group_by("skip_stage", use_threads=False)
+    table = stages.aggregate([("image_id", "count"), ("image_id", "first"), ("skip_reason", "first")])
+    for row in table.to_pylist():
+        console.print(
+            f"  {row['image_id_count']} by {row['skip_stage']}; {row['image_id_first']}: {row['skip_reason_first']}"
+        )
+
+
+def show_results(config: SegmentConfig, output: str) -> None:
+    """Say where the results are, what was found in them, and how to look at them."""
+    found = images_per_class(output)
+    objects = sorted(list(found.items())[1:], key=lambda one: -one[1])  # without the background
+    top = ", ".join(f"{name} in {images}" for name, images in objects[:SHOWN] if images)
+    console.print(f"images with each class: {top or 'none has anything but background'}")
+    if config.masks:
+        console.print(f"masks:   {storage.join(output, MASKS)}")
+    console.print(f"results: {storage.join(output, RESULTS)}")
+    console.print(f"to look at them: {commands.EVALUATE.line(shlex.quote(output), '--panels', PANELS)}")

@@ -1,0 +1,178 @@
+"""Training windows to a network: the stages one after the other, each carried on where it was stopped."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from pipeline import storage
+from pipeline.config import AT_WORK, ConfigError, TrainConfig
+from pipeline.datasets.layouts import SPLITS
+from pipeline.errors.claim import after_claim
+from pipeline.outputs.folder import check_folder
+from pipeline.training.windows.examples import Stage
+from pipeline.training.windows.index import load_info
+
+EXPORT = "deconvnet.safetensors"
+CURVES = "curves.png"
+RECORD = "train.json"
+
+History = dict[str, list[dict[str, Any]]]
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a training leaves behind.
+
+    Attributes:
+        network: the address of the checkpoint.
+        curves: the address of a picture of the losses and accuracies.
+        best: the figures of the epoch that the network comes from; `best["val"]["mean_iou"]` is one.
+    """
+
+    network: str
+    curves: str
+    best: dict[str, Any]
+
+
+def train(config: TrainConfig, log: Callable[[str], None] = print) -> Trained:
+    """Train a network on Ray, which is joined or started; the same call again goes on where one was stopped.
+
+    Args:
+        config: the settings.
+        log: gets a line for people before the training starts.
+
+    Raises:
+        UserError: the settings, the training set or a file cannot be used; nothing was written.
+        ClusterError: no cluster could be reached or started.
+        TrainingError: the workers failed, or the loss exploded.
+        StoppedError: a store that does not answer; the same call goes on.
+        KeyboardInterrupt: Ctrl-C.
+    """
+    config = _with_absolute_paths(config)
+    info = load_info(config.training_set)
+    _check_windows(config, info)
+    record = check_folder(config.output, RECORD, asdict(config), below="config", neutral=AT_WORK | {"output"})
+    history: History = {} if record is None else record["history"]
+    log(f"training on {config.training_set}: {len(info['class_names'])} classes; starting")
+    from pipeline.training.loop.networks import export, first_network  # brings torch
+
+    shape = info["config"]["propose"].get("window_shape", "box")
+    start = first_network(config, tuple(info["class_names"]), shape)
+    target = storage.join(config.output, EXPORT)
+    if not storage.exists(target):
+        from pipeline.cluster import connect
+
+        connect.start_ray()
+    with after_claim():
+        if record is None:
+            _write_record(config, {})
+        network, best = _train_stages(config, start, history)
+        storage.write_atomic(target, export(config, network, best))
+    return Trained(target, storage.join(config.output, CURVES), best)
+
+
+def _with_absolute_paths(config: TrainConfig) -> TrainConfig:
+    """Paths that mean the same in every worker, wherever it runs."""
+    return replace(
+        config,
+        training_set=storage.absolute(config.training_set),
+        output=storage.absolute(config.output),
+        init=config.init and storage.absolute(config.init),
+        vgg16=config.vgg16 and storage.absolute(config.vgg16),
+    )
+
+
+def _train_stages(config: TrainConfig, start: bytes, history: History) -> tuple[bytes, dict[str, Any]]:
+    """Run what is left of the stages.
+
+    Args:
+        config: the settings.
+        start: the checkpoint that the first stage starts from.
+        history: every epoch's figures by stage; those of a stage that ends are added.
+
+    Returns:
+        The last stage's best network, and the figures of the epoch that it comes from.
+    """
+    try:
+        for stage in config.stages:
+            start = _network_of_stage(config, stage, start, history)
+        effect = _renew_statistics(config)
+    except SystemExit:  # what Ray Train makes of Ctrl-C
+        raise KeyboardInterrupt from None
+    best = max(history[f"stage{config.stages[-1]}"], key=lambda line: line["val"]["pixel_accuracy"])
+    if effect is None:
+        return start, best
+    _write_record(config, history, effect)
+    return storage.read_bytes(_statistics_uri(config)), {**best, "val": effect["after"]}
+
+
+def _check_windows(config: TrainConfig, info: dict[str, Any]) -> None:
+    """Make sure that each stage has something to learn from, and something to choose its best network by.
+
+    Raises:
+        ConfigError: a stage has no validation windows, or fewer training examples than a batch takes.
+    """
+    for stage in config.stages:
+        windows = info["windows"][f"stage{stage}"]
+        for split in SPLITS:
+            if not windows[split]["windows"]:
+                raise ConfigError(
+                    f"{config.training_set} holds no {split} windows for stage {stage}: annotate and list images for "
+                    f"it (ImageSets/Segmentation/{split}.txt in VOC's layout) and build the training set again"
+                )
+        examples = windows["train"]["examples"]
+        if examples < config.batch_size:
+            raise ConfigError(
+                f"--batch-size is {config.batch_size}, and {config.training_set} has {examples} training examples for "
+                f"stage {stage}; an epoch must fill a batch at least: give --batch-size {examples} or less"
+            )
+
+
+def _network_of_stage(config: TrainConfig, stage: Stage, start: bytes, history: History) -> bytes:
+    """The best network of a stage: trained now from `start`, or read where an earlier call finished the stage."""
+    done_uri = storage.join(config.output, f"stage{stage}.safetensors")
+    if storage.exists(done_uri):
+        return storage.read_bytes(done_uri)
+    from pipeline.training.ray.stage import run_stage
+
+    start_uri = storage.join(config.output, f"stage{stage}_start.safetensors")
+    if not storage.exists(start_uri):
+        storage.write_atomic(start_uri, start)
+    result = run_stage(config, stage, start_uri, history)
+    history[f"stage{stage}"] = result.history
+    _write_record(config, history)
+    storage.write_atomic(done_uri, result.network)
+    return result.network
+
+
+def _statistics_uri(config: TrainConfig) -> str:
+    """Where the last stage's network with recomputed statistics of batch normalisation goes."""
+    return storage.join(config.output, f"stage{config.stages[-1]}_statistics.safetensors")
+
+
+def _renew_statistics(config: TrainConfig) -> dict[str, Any] | None:
+    """Compute batch normalisation's statistics of the last stage's network anew, unless that is done or not wanted.
+
+    Returns:
+        What it changed on the validation windows; None if it is not wanted.
+    """
+    if not config.bn_statistics:
+        return None
+    if storage.exists(_statistics_uri(config)):
+        record = json.loads(storage.read_bytes(storage.join(config.output, RECORD)))
+        if record.get("bn_statistics"):
+            effect: dict[str, Any] = record["bn_statistics"]
+            return effect
+    from pipeline.training.ray.stage import run_statistics
+
+    network_uri = storage.join(config.output, f"stage{config.stages[-1]}.safetensors")
+    return run_statistics(config, network_uri, _statistics_uri(config))
+
+
+def _write_record(config: TrainConfig, history: History, effect: dict[str, Any] | None = None) -> None:
+    """Write the settings, every epoch's figures and what new statistics of batch normalisation changed."""
+    record = {"config": asdict(config), "history": history, "bn_statistics": effect}
+    storage.write_atomic(storage.join(config.output, RECORD), json.dumps(record, indent=1).encode())

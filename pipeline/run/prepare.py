@@ -1,0 +1,92 @@
+"""What a run is asked for, made ready for it: addresses that mean the same everywhere, networks and files that fit."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from pipeline import storage
+from pipeline.checkpoints.bundled import weights_uri
+from pipeline.config import ConfigError, SegmentConfig
+from pipeline.config.recipes import ENSEMBLES
+from pipeline.crf.refine import check_backend
+from pipeline.inputs.named import check_named
+from pipeline.models.checkpoint_header import (
+    CheckpointInfo,
+    check_network,
+    fingerprint,
+    joint_fingerprint,
+    read_info,
+    shape_for,
+)
+from pipeline.proposals.detectors import check_edges
+from pipeline.proposals.given import check_given
+
+
+def with_absolute_paths(config: SegmentConfig) -> SegmentConfig:
+    """Paths that mean the same in every worker, wherever it runs."""
+    edge_model, given, fcn = config.propose.edge_model, config.propose.proposals_from, config.ensemble.fcn
+    return replace(
+        config,
+        input=storage.absolute(config.input),
+        output=storage.absolute(config.output),
+        weights=storage.absolute(weights_uri(config.weights)),
+        ensemble=replace(config.ensemble, fcn=fcn and storage.absolute(weights_uri(fcn))),
+        propose=replace(
+            config.propose,
+            edge_model=edge_model and storage.absolute(edge_model),
+            proposals_from=given and storage.absolute(given),
+        ),
+    )
+
+
+def check_networks(config: SegmentConfig) -> tuple[CheckpointInfo, str]:
+    """Make sure that this process has what the settings name; what each worker needs must not fail image by image.
+
+    Returns:
+        What the network is, and the fingerprint of all networks together.
+
+    Raises:
+        UserError: a file or a module is missing, or does not fit.
+        OSError: a file cannot be read.
+    """
+    if config.recipe in ENSEMBLES and config.ensemble.fcn is None:
+        raise ConfigError(f"--recipe {config.recipe} combines two networks: give the other one by --fcn FILE")
+    for option, uri in (
+        ("weights", config.weights), ("fcn", config.ensemble.fcn), ("edge-model", config.propose.edge_model),
+    ):  # fmt: skip
+        check_named(option, uri)
+    check_backend(config.refine)
+    check_edges(config.propose)
+    if config.propose.proposals_from is not None:
+        check_given(config.propose.proposals_from)
+    data = storage.read_bytes(config.weights)
+    info = read_info(data, config.weights)
+    check_network(info, config.weights, whole_images=config.whole_images)
+    return info, joint_fingerprint(fingerprint(data), _fingerprint_of_other(config, info))
+
+
+def with_shape_of(config: SegmentConfig, info: CheckpointInfo) -> SegmentConfig:
+    """The settings with the shape of windows that the network was trained on.
+
+    Raises:
+        CheckpointError: another one was asked for.
+    """
+    shape = shape_for(info, config.propose.window_shape, config.weights)
+    return replace(config, propose=replace(config.propose, window_shape=shape))
+
+
+def _fingerprint_of_other(config: SegmentConfig, info: CheckpointInfo) -> str | None:
+    """Load the ensemble's other network once here, so that one that cannot be used is found before the run starts.
+
+    Returns:
+        Its fingerprint; None where there is no other network.
+
+    Raises:
+        CheckpointError: it cannot be used, or not with the first.
+    """
+    if config.ensemble.fcn is None:
+        return None
+    from pipeline.stages.predict import load_other
+
+    other = load_other(config, info)
+    return other.fingerprint if other else None
