@@ -30,8 +30,9 @@ from pipeline.inference.aggregate import RULES
     ],
 )
 def test_a_name_that_nobody_knows_is_refused_and_never_the_default(config, name):
-    with pytest.raises(ConfigError, match=rf"--{name.replace('_', '-')} is median; there is .*{getattr(config, name)}"):
+    with pytest.raises(ConfigError, match=f"--{name.replace('_', '-')} is median; there is ") as refused:
         replace(config, **{name: "median"})
+    assert getattr(config, name) in str(refused.value)
 
 
 def test_each_name_has_its_file_or_its_line():
