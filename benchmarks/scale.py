@@ -19,6 +19,7 @@ from pipeline import storage
 from pipeline.cluster import connect
 from pipeline.cluster.graph import RemoteLedger, RemoteSink, build_dataset
 from pipeline.cluster.plan import plan
+from pipeline.cluster.ray_private import run_to_the_end
 from pipeline.config import SegmentConfig
 from pipeline.config.stages import STAGES
 from pipeline.inputs.manifest import build_manifest
@@ -89,8 +90,7 @@ def _work_through(run: RunRecord, todo: pa.Table, settings: SegmentConfig) -> li
     sink = RemoteSink(run.lease, CLASSES, rows_in_a_file(len(todo), settings.rows_per_file))
     dataset = build_dataset(todo, NULL_STAGES, settings, plan(settings), run.lease, ledger, sink)
     saver = Saver(sink.collect, save, check=lambda: None, stop=lambda: None)
-    for _ in dataset.iter_internal_ref_bundles():
-        pass
+    run_to_the_end(dataset)
     saver.close()
     return saved
 

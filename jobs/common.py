@@ -99,8 +99,8 @@ def told(command: Command, error: BaseException) -> int:
 
 def _ray_logs() -> str | None:
     """Where Ray's log files are; None where this process has not started Ray."""
-    connect = sys.modules.get("pipeline.cluster.connect")
-    return connect.log_folder() if connect is not None else None
+    ray_private = sys.modules.get("pipeline.cluster.ray_private")
+    return ray_private.log_folder() if ray_private is not None else None
 
 
 def end_process(main: Callable[[], int]) -> NoReturn:

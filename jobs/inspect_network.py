@@ -35,7 +35,8 @@ from pipeline.inputs.named import check_named
 from pipeline.models.checkpoint import Checkpoint, load_checkpoint
 from pipeline.outputs.schema import OK
 from pipeline.report.activations import decoder_maps, representative
-from pipeline.report.figures import activation_figure, side_by_side
+from pipeline.report.figures import activation_figure
+from pipeline.report.painter import panel, png
 from pipeline.run.prepare import with_absolute_paths, with_shape_of
 from pipeline.stages.decode import decode_stage
 from pipeline.stages.predict import load_predict
@@ -66,7 +67,7 @@ def run(config: InspectConfig) -> int:
         masks[name] = segmented(of_result, checkpoint.info.num_classes)
     pictures = {
         "activations": activations(checkpoint, image_HW3, config.box),
-        "panels": side_by_side(image_HW3, masks, checkpoint.info.class_names),
+        "panels": png(panel(image_HW3, [*masks.values()], checkpoint.info.class_names, ["photograph", *masks])),
     }
     for name, picture in pictures.items():
         target = storage.join(config.output, f"{PurePosixPath(config.image).stem}_{name}.png")

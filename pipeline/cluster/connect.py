@@ -7,16 +7,13 @@ import os
 import re
 from contextlib import suppress
 
-import grpc
 import psutil
 import ray
 import ray._private.worker
-from ray._private import services
-from ray._private.grpc_utils import init_grpc_channel
-from ray._private.state import state
 from tenacity import Retrying, stop_after_attempt
 
 from pipeline import storage
+from pipeline.cluster.ray_private import answers, autoscaler_limits, full_address, log_folder
 from pipeline.cluster.terminal import quieten, send_stderr_to, tell
 from pipeline.errors import ClusterError
 from pipeline.run.error_line import in_short
@@ -42,7 +39,7 @@ LOCAL_SETTINGS = {
 }
 """Of a Ray that is started here; on a cluster they belong to `ray start` (see `cluster.yaml`)."""
 ANSWER_SECONDS = 10.0
-"""In which a cluster must answer; Ray itself would wait for a quarter of an hour."""
+"""In which a cluster must answer."""
 LONGEST_TEMPORARY = 107 - len("/ray/session_2026-01-01_00-00-00_000000_4194304/sockets/dash_TaskEventsHead")
 """Bytes of the path of Ray's temporary folder: of a socket's path Linux allows 107."""
 SHORT_TEMPORARY = "/tmp"  # noqa: S108  (Ray's own default)
@@ -95,12 +92,6 @@ def _clear_away(ours: set[psutil.Process]) -> None:
     psutil.wait_procs(left, timeout=ANSWER_SECONDS)
 
 
-def log_folder() -> str | None:
-    """Where Ray keeps the logs of this machine's processes; None before it has started."""
-    node = ray._private.worker._global_node
-    return None if node is None else str(node.get_logs_dir_path())
-
-
 def _cluster() -> str | None:
     """The address of the cluster to join, which answers; None where one is to be started.
 
@@ -119,25 +110,13 @@ def _cluster() -> str | None:
             "command there: `ray job submit --address http://HOST:8265 --working-dir . -- COMMAND`. To run here, set "
             f"RAY_ADDRESS={LOCAL}"
         )
-    try:
-        address = services.canonicalize_bootstrap_address(asked)
-    except (ValueError, OSError):
-        address = None
-    if address is None or not _answers(address):
+    address = full_address(asked)
+    if address is None or not answers(address, ANSWER_SECONDS):
         raise ClusterError(
             f"no Ray cluster answers at RAY_ADDRESS={asked}: see that it is up and can be reached from here (HOST:PORT "
             f"as `ray start` names it), or set RAY_ADDRESS={LOCAL} to start one on this machine"
         )
-    return str(address)
-
-
-def _answers(address: str) -> bool:
-    with init_grpc_channel(address) as channel:
-        try:
-            grpc.channel_ready_future(channel).result(ANSWER_SECONDS)
-        except grpc.FutureTimeoutError:
-            return False
-    return True
+    return address
 
 
 def _shorten_temporary() -> None:
@@ -170,5 +149,5 @@ def lost_machines() -> int:
 
 def total(resource: str) -> float:
     """How much of a resource the cluster has, or may grow to."""
-    limits = state.get_max_resources_from_cluster_config()  # as Ray Data asks for an autoscaler's limits
-    return float(max(sum(machine.get(resource, 0) for machine in machines()), (limits or {}).get(resource, 0)))
+    limits = autoscaler_limits() or {}
+    return float(max(sum(machine.get(resource, 0) for machine in machines()), limits.get(resource, 0)))

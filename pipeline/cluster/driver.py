@@ -23,6 +23,7 @@ from pipeline.cluster.graph import RemoteLedger, RemoteSink, build_dataset, real
 from pipeline.cluster.plan import pace, plan
 from pipeline.cluster.pools import Outlook, Pools, outlook
 from pipeline.cluster.profile import PROBED
+from pipeline.cluster.ray_private import run_to_the_end
 from pipeline.config import SegmentConfig
 from pipeline.config.stages import stages_of
 from pipeline.errors import PoolError, WorkBrokenError
@@ -118,28 +119,10 @@ class Driver:
         """Run one graph over images; what it finishes is put in place meanwhile, and at its end, whatever ends it."""
         self.run.lease.check()
         self.tell(pools.describe(stages_of(self.config)))
-        before, skipped = self.summary.images, self.summary.skipped
         rows_per_file = rows_in_a_file(len(todo), self.config.rows_per_file)
         ledger, sink = RemoteLedger(), RemoteSink(self.run.lease, self.info.class_names, rows_per_file)
         graph = build_dataset(todo, loads, self.config, pools, self.run.lease, ledger, sink)
-
-        def save(counts: Counts) -> None:
-            self.run.lease.commit(counts["parts"])
-            self.summary.add(counts, time.perf_counter() - started)
-
-        def check() -> None:
-            self.summary.check(self.config.max_error_rate, len(self.run.manifest))
-
-        saver = Saver(sink.collect, save, check, _end_this_process)
-        watch = Watch(
-            self.run.lease,
-            lambda: ray.get(ledger.actor.progress.remote(), timeout=BEAT_SECONDS),
-            lambda: (self.summary.images - before, self.summary.skipped - skipped),
-            len(todo),
-            self.config.stall_timeout,
-            self.tell,
-            _end_this_process,
-        )
+        saver, watch = self._saver(sink, started), self._watch(ledger, len(todo))
         try:
             with _told_to_stop(saver.close):
                 try:
@@ -163,6 +146,31 @@ class Driver:
             self.summary.faults["requests_repeated"] += watch.last.repeated + storage.retries(reset=True)
         if saver.unsaved is not None:
             raise saver.unsaved
+
+    def _saver(self, sink: RemoteSink, started: float) -> Saver:
+        """Puts in place what the sink stages, and ends the run where too many images fail."""
+
+        def save(counts: Counts) -> None:
+            self.run.lease.commit(counts["parts"])
+            self.summary.add(counts, time.perf_counter() - started)
+
+        def check() -> None:
+            self.summary.check(self.config.max_error_rate, len(self.run.manifest))
+
+        return Saver(sink.collect, save, check, _end_this_process)
+
+    def _watch(self, ledger: RemoteLedger, total: int) -> Watch:
+        """Tells how far a graph over so many images is, and ends one that goes nowhere."""
+        before, skipped = self.summary.images, self.summary.skipped
+        return Watch(
+            self.run.lease,
+            lambda: ray.get(ledger.actor.progress.remote(), timeout=BEAT_SECONDS),
+            lambda: (self.summary.images - before, self.summary.skipped - skipped),
+            total,
+            self.config.stall_timeout,
+            self.tell,
+            _end_this_process,
+        )
 
     def _timed_plan(self, loads: Loads, pools: Pools, todo: pa.Table) -> Pools:
         """The pools for stages that were timed on a few images; `pools` where that cannot be done."""
@@ -205,8 +213,7 @@ def _work_through(graph: Dataset) -> None:
             trip over anything), it says that this graph cannot go on.
     """
     try:
-        for _ in graph.iter_internal_ref_bundles():
-            pass
+        run_to_the_end(graph)
     except ray.exceptions.RayError:
         raise
     except Exception as error:

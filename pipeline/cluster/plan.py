@@ -7,11 +7,11 @@ from collections.abc import Callable
 import pyarrow as pa
 import ray
 import ray.data
-from ray._private.state import state
 
 from pipeline.cluster.connect import machines, total
 from pipeline.cluster.pools import REFINE_GPUS, Pools, place, plan_pools
 from pipeline.cluster.profile import probe, sample
+from pipeline.cluster.ray_private import autoscaler_limits
 from pipeline.config import SegmentConfig
 from pipeline.config.stages import GPU_CRFS
 from pipeline.run.error_line import in_short
@@ -55,7 +55,7 @@ def plan(config: SegmentConfig, seconds: dict[str, float] | None = None) -> Pool
     Raises:
         PoolError: they do not fit.
     """
-    limits = state.get_max_resources_from_cluster_config()
+    limits = autoscaler_limits()
     cpus, gpus = total("CPU"), total("GPU")
     each = config.predict_gpus
     if each is None and config.predict.device != "auto":

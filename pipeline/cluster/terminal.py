@@ -9,9 +9,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import ray._private.worker
 import ray.data
 
+from pipeline.cluster import ray_private
 from pipeline.run.worker_lines import WorkerLines
 
 STDERR = 2
@@ -31,15 +31,14 @@ def quieten() -> None:
     for handler in logging.getLogger("ray.data").handlers:
         if isinstance(handler, logging.StreamHandler):
             handler.setLevel(logging.WARNING)
-    logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)  # warns that bars were switched off
+    ray_private.quieten_progress()
     lines = WorkerLines()
 
     def show(carried: dict[str, Any], ignore_prefix: bool) -> None:  # noqa: ARG001
         for line in lines.for_people([line for text in carried["lines"] for line in text.splitlines()]):
             tell(line)
 
-    # There is no official way to choose among the lines of workers.
-    ray._private.worker.print_to_stdstream = show  # type: ignore[assignment]
+    ray_private.show_worker_lines_with(show)
 
 
 def send_stderr_to(folder: str) -> None:

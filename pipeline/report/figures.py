@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
-
-from pipeline.imaging.classes import VOID, voc_palette
-from pipeline.report.panels import overlay
 
 if TYPE_CHECKING:  # it needs torch, which the other figures do without
     from pipeline.report.activations import Activation
@@ -50,23 +46,6 @@ def activation_figure(crop_HW3: UInt8Array, activations: Sequence[Activation]) -
         ax.set_title(f"{one.layer}, {size}, channel {one.channel}", fontsize=9)
     for ax in axes:
         ax.axis("off")
-    return png(figure)
-
-
-def side_by_side(image_HW3: UInt8Array, masks: Mapping[str, UInt8Array], class_names: Sequence[str]) -> bytes:
-    """The photograph and its overlays with labels `[H, W]` (255 void), named, over a legend of the classes in them."""
-    height, width = image_HW3.shape[:2]
-    figure = Figure(figsize=(3 * (len(masks) + 1), 3 * height / width + 0.6), layout="constrained")
-    axes = figure.subplots(1, len(masks) + 1, squeeze=False)[0]
-    pictures = {"photograph": image_HW3} | {name: overlay(image_HW3, mask) for name, mask in masks.items()}
-    for ax, (name, picture) in zip(axes, pictures.items(), strict=True):
-        ax.imshow(picture)
-        ax.set_title(name, fontsize=10)
-        ax.axis("off")
-    present = sorted({int(label) for mask in masks.values() for label in np.unique(mask)} - {0, VOID})
-    if present:
-        patches = [Patch(color=voc_palette()[label] / 255, label=class_names[label]) for label in present]
-        figure.legend(handles=patches, loc="outside lower center", ncols=min(len(patches), 7), frameon=False)
     return png(figure)
 
 

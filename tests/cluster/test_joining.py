@@ -66,7 +66,7 @@ def test_a_ray_that_cannot_start_leaves_no_process(monkeypatch):
 
 
 def test_a_cluster_that_answers_is_joined_and_named(head):
-    program = "from pipeline.cluster import connect\nconnect.start_ray()\nprint(connect.log_folder())"
+    program = "from pipeline.cluster import connect, ray_private\nconnect.start_ray()\nprint(ray_private.log_folder())"
     process = subprocess.run(
         [sys.executable, "-c", program],
         env=head.environment,

@@ -102,4 +102,4 @@ def test_the_sheet_shows_window_truth_and_prediction_side_by_side(tmp_path):
 def test_a_sheet_of_four_windows_has_a_second_row():
     images = np.zeros((4, 5, 6, 3), np.uint8)
     labels = np.ones((4, 5, 6), np.uint8)
-    assert sheet(images, labels, labels).shape == (5 + GAP + 5, 3 * (3 * (6 + GAP) + GAP) - 2 * GAP, 3)
+    assert sheet(images, labels, labels).shape == (5 + 2 * GAP + 5, 3 * (3 * (6 + GAP) + GAP) - 2 * GAP, 3)

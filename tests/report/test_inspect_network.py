@@ -15,6 +15,7 @@ from pipeline.checkpoints.bundled import weights_uri
 from pipeline.models.checkpoint import dump_checkpoint, load_checkpoint
 from pipeline.models.deconvnet import DeconvNet, pool, unpool
 from pipeline.report.activations import decoder_maps, representative
+from pipeline.report.painter import GAP, LINE
 
 
 @pytest.fixture(scope="module")
@@ -71,12 +72,13 @@ def test_the_job_draws_both_pictures(tmp_path: Path, capsys):
     files = ["--image", tmp_path / "scene.jpg", "--truth", tmp_path / "truth.png", "--output", tmp_path / "out"]
     options = ["--base=--proposals 2", "--box", 10, 20, 150, 160, "--also", "average=--aggregation average"]
     assert exit_code(main, *map(str, files + options)) == 0
+    height, width = scene.classes_HW.shape
     sizes = {}
     for name in ("activations", "panels"):
         with Image.open(tmp_path / "out" / f"scene_{name}.png") as picture:
             sizes[name] = picture.size
             assert len(picture.convert("RGB").getcolors(2**24)) > 1000
-    assert sizes == {"activations": (1200, 530), "panels": (1500, pytest.approx(300 * 0.8 + 60, abs=80))}
+    assert sizes == {"activations": (1200, 530), "panels": (5 * (width + GAP) - GAP, height + 2 * LINE + GAP)}
     assert exit_code(main, "--image", str(tmp_path / "truth.png"), "--truth", str(tmp_path / "none.png"),
                      "--output", str(tmp_path / "out")) == 2  # fmt: skip
     assert "none.png" in capsys.readouterr().err

@@ -6,7 +6,8 @@ from PIL import Image
 from pipeline.imaging.classes import voc_palette
 from pipeline.imaging.images import encode_mask
 from pipeline.outputs.results import write_rows
-from pipeline.report.panels import GAP, overlay, panel, write_panels
+from pipeline.report.painter import GAP, LINE, grid, overlay, panel
+from pipeline.report.panels import write_panels
 
 
 def test_objects_are_tinted_and_background_and_void_are_not():
@@ -28,6 +29,28 @@ def test_a_panel_shows_the_photograph_first_and_a_legend_below():
     np.testing.assert_array_equal(sheet[:40, :60], image)
     np.testing.assert_array_equal(sheet[:40, 60 + GAP : 120 + GAP], overlay(image, labels))
     assert (sheet[40:] == voc_palette()[1]).all(axis=2).any()  # the class's colour is in the legend
+
+
+def test_titles_stand_above_and_a_long_legend_takes_more_lines():
+    image = np.zeros((40, 60, 3), np.uint8)
+    labels = (np.arange(40 * 60) % 9).reshape(40, 60).astype(np.uint8)
+    names = ["background", *(f"a class called {number}" for number in range(8))]
+    plain, titled = panel(image, [labels], names), panel(image, [labels], names, ["photograph", "result"])
+    assert titled.shape[0] == plain.shape[0] + LINE
+    np.testing.assert_array_equal(titled[LINE:], plain)
+    assert (titled[:LINE, :60] < 100).any()
+    assert (titled[:LINE, 60 + GAP :] < 100).any()
+    below = plain[40:]
+    assert all((below == voc_palette()[label]).all(axis=2).any() for label in range(1, 9))  # nothing is cut off
+
+
+def test_a_grid_has_its_pictures_in_rows():
+    pictures = [np.full((2, 3, 3), value, np.uint8) for value in (10, 20, 30)]
+    canvas = grid(pictures, 2, 1, background=7)
+    assert canvas[..., 0].tolist() == [
+        [10, 10, 10, 7, 20, 20, 20], [10, 10, 10, 7, 20, 20, 20], [7] * 7,
+        [30, 30, 30, 7, 7, 7, 7], [30, 30, 30, 7, 7, 7, 7],
+    ]  # fmt: skip
 
 
 def test_panels_of_a_run_are_written_for_images_with_a_ground_truth(tmp_path):

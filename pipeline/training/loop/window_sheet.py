@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import io
-
 import numpy as np
 import pyarrow as pa
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from torch import nn
 
 from pipeline import storage
 from pipeline.imaging.classes import voc_palette
+from pipeline.report.painter import grid, png
 from pipeline.training.loop.metrics import Feed
 from pipeline.training.loop.steps import Batch, as_batch, central_crops
 from pipeline.training.windows.cut import windows_of_row
@@ -22,6 +20,7 @@ from pipeline.training.windows.packing import batches_in_order
 WINDOWS = 12
 ACROSS = 3  # windows in a row of the sheet
 GAP = 4  # pixels between pictures; twice that between windows
+GREY = 128
 
 UInt8Array = NDArray[np.uint8]
 
@@ -54,23 +53,13 @@ def sheet(images_NHW3: UInt8Array, truths_NHW: UInt8Array, predictions_NHW: UInt
         truths_NHW: labels; void (255) is shown in its own colour.
         predictions_NHW: labels.
     """
-    count, height, width, _ = images_NHW3.shape
     palette = voc_palette()
-    down = -(-count // ACROSS)
-    cell_width = 3 * (width + GAP) + GAP
-    canvas = np.full((down * (height + GAP), ACROSS * cell_width, 3), 128, np.uint8)
-    for i in range(count):
-        y, x = i // ACROSS * (height + GAP), i % ACROSS * cell_width
-        for j, picture in enumerate((images_NHW3[i], palette[truths_NHW[i]], palette[predictions_NHW[i]])):
-            left = x + j * (width + GAP)
-            canvas[y : y + height, left : left + width] = picture
-    return canvas[:-GAP, : -2 * GAP]
+    windows = zip(images_NHW3, palette[truths_NHW], palette[predictions_NHW], strict=True)
+    return grid([grid(window, 3, GAP, GREY) for window in windows], ACROSS, 2 * GAP, GREY)
 
 
 def write_sheet(uri: str, net: nn.Module, windows: Batch, feed: Feed) -> None:
     """Write the sheet of some windows as the network sees them now, as a PNG."""
     crops_N3HW, truths_NHW = central_crops(windows)
     picture = sheet(crops_N3HW.permute(0, 2, 3, 1).numpy(), truths_NHW.numpy(), predicted_labels(net, windows, feed))
-    buffer = io.BytesIO()
-    Image.fromarray(picture).save(buffer, "PNG")
-    storage.write_atomic(uri, buffer.getvalue())
+    storage.write_atomic(uri, png(picture))
