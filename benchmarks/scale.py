@@ -1,6 +1,7 @@
 """A manifest of a million images through the main job's own graph, without a pixel: what the bookkeeping costs.
 
-Manifest, resume filter, graph, ledger, sink, commit and audit are the job's; only the work of the stages is left out.
+Manifest, resume filter, graph, attempt log, sink, commit and audit are the job's; only the work of the stages is left
+out.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import pyarrow as pa
 from benchmarks.config import Scale
 from pipeline import storage
 from pipeline.cluster import connect
-from pipeline.cluster.graph import RemoteLedger, RemoteSink, build_dataset
+from pipeline.cluster.graph import RemoteAttemptLog, RemoteSink, build_dataset
 from pipeline.cluster.plan import plan
 from pipeline.cluster.ray_private import run_to_the_end
 from pipeline.config import SegmentConfig
@@ -86,9 +87,9 @@ def _work_through(run: RunRecord, todo: pa.Table, settings: SegmentConfig) -> li
         run.lease.commit(counts["parts"])
         saved.append((time.perf_counter(), counts["ok"]))
 
-    ledger = RemoteLedger()
+    attempt_log = RemoteAttemptLog()
     sink = RemoteSink(run.lease, CLASSES, rows_in_a_file(len(todo), settings.rows_per_file))
-    dataset = build_dataset(todo, NULL_STAGES, settings, plan(settings), run.lease, ledger, sink)
+    dataset = build_dataset(todo, NULL_STAGES, settings, plan(settings), run.lease, attempt_log, sink)
     saver = Saver(sink.collect, save, check=lambda: None, stop=lambda: None)
     run_to_the_end(dataset)
     saver.close()

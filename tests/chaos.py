@@ -84,7 +84,7 @@ class Machines:
 
 
 def kill_worker(random_: random.Random) -> None:
-    """Kill any process of the job, the ledger of attempts included, but no agent, with which its node would die."""
+    """Kill any process of the job, the attempt log included, but no agent, with which its node would die."""
     if workers := [process for process, name in named_by_ray() if not name.endswith("Agent")]:
         random_.choice(workers).kill()
 

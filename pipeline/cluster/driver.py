@@ -1,4 +1,4 @@
-"""Drives the main job's graph: plans it, commits what comes out of it, begins it anew where the cluster breaks it."""
+"""Drives the main job's graph: plans it, commits what comes out of it, starts it again where the cluster breaks it."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from ray.data import Dataset
 
 from pipeline import storage
 from pipeline.cluster import connect
-from pipeline.cluster.graph import RemoteLedger, RemoteSink, build_dataset, real_stages
-from pipeline.cluster.plan import pace, plan
-from pipeline.cluster.pools import Outlook, Pools, outlook
+from pipeline.cluster.graph import RemoteAttemptLog, RemoteSink, build_dataset, real_stages
+from pipeline.cluster.plan import plan, profile_stages
+from pipeline.cluster.pools import Estimate, Pools, estimate
 from pipeline.cluster.profile import PROBED
 from pipeline.cluster.ray_private import run_to_the_end
 from pipeline.config import SegmentConfig
@@ -38,7 +38,7 @@ from pipeline.stages.write import Counts, rows_in_a_file
 
 PROBE_FROM = 100  # images; with fewer, timing the stages takes longer than a better plan saves
 PAUSES = (10.0, 60.0, 300.0, 900.0)
-"""Seconds before a broken graph is begun anew: after one that put results in place, after one that did not, ..."""
+"""Seconds before a broken graph is started again: after one that put results in place, after one that did not, ..."""
 
 
 @dataclass(frozen=True)
@@ -87,9 +87,9 @@ class Driver:
     def run_graphs(self, todo: pa.Table, loads: Loads, pools: Pools) -> None:
         """Run the graph, and where it breaks another one for what is left, planned for the cluster as it is then.
 
-        Ray does the work of lost processes and machines again by itself. What it cannot mend ends a graph: the ledger
-        is lost, a store is away for minutes, processes wait for a machine that does not come back. Another one is tried
-        only if this call has put results in place; before that it would most likely end the same way.
+        Ray does the work of lost processes and machines again by itself. What it cannot mend ends a graph: the attempt
+        log is lost, a store is away for minutes, processes wait for a machine that does not come back. Another one is
+        tried only if this call has put results in place; before that it would most likely end the same way.
         """
         left: pa.Table | None = todo
         started, fruitless = time.perf_counter(), 0
@@ -110,7 +110,7 @@ class Driver:
             fruitless = 0 if self.summary.images > before else fruitless + 1
             if not self.summary.images or fruitless == len(PAUSES):
                 raise WorkBrokenError(broken)
-            self.tell(f"the work broke off: {broken}\nwhat is left begins anew in {PAUSES[fruitless]:.0f} s")
+            self.tell(f"the work broke off: {broken}\nwhat is left starts again in {PAUSES[fruitless]:.0f} s")
             gc.collect()  # Ray Data's executor, a web of references, holds its actors, and they the GPUs
             time.sleep(PAUSES[fruitless])
             left = None
@@ -120,9 +120,9 @@ class Driver:
         self.run.lease.check()
         self.tell(pools.describe(stages_of(self.config)))
         rows_per_file = rows_in_a_file(len(todo), self.config.rows_per_file)
-        ledger, sink = RemoteLedger(), RemoteSink(self.run.lease, self.info.class_names, rows_per_file)
-        graph = build_dataset(todo, loads, self.config, pools, self.run.lease, ledger, sink)
-        saver, watch = self._saver(sink, started), self._watch(ledger, len(todo))
+        attempt_log, sink = RemoteAttemptLog(), RemoteSink(self.run.lease, self.info.class_names, rows_per_file)
+        graph = build_dataset(todo, loads, self.config, pools, self.run.lease, attempt_log, sink)
+        saver, watch = self._saver(sink, started), self._watch(attempt_log, len(todo))
         try:
             with _told_to_stop(saver.close):
                 try:
@@ -159,12 +159,12 @@ class Driver:
 
         return Saver(sink.collect, save, check, _end_this_process)
 
-    def _watch(self, ledger: RemoteLedger, total: int) -> Watch:
+    def _watch(self, attempt_log: RemoteAttemptLog, total: int) -> Watch:
         """Tells how far a graph over so many images is, and ends one that goes nowhere."""
         before, skipped = self.summary.images, self.summary.skipped
         return Watch(
             self.run.lease,
-            lambda: ray.get(ledger.actor.progress.remote(), timeout=BEAT_SECONDS),
+            lambda: ray.get(attempt_log.actor.progress.remote(), timeout=BEAT_SECONDS),
             lambda: (self.summary.images - before, self.summary.skipped - skipped),
             total,
             self.config.stall_timeout,
@@ -175,12 +175,12 @@ class Driver:
     def _timed_plan(self, loads: Loads, pools: Pools, todo: pa.Table) -> Pools:
         """The pools for stages that were timed on a few images; `pools` where that cannot be done."""
         self.tell(f"timing the stages on {PROBED} images")
-        seconds = pace(todo, loads, pools, self.config.stall_timeout, self.tell)
+        seconds = profile_stages(todo, loads, pools, self.config.stall_timeout, self.tell)
         if seconds is None:
             return pools
         self.summary.seconds_alone = seconds
         pools = plan(self.config, seconds)
-        self.tell(_promise(outlook(pools, connect.total("CPU"), seconds), len(todo), self.config.price))
+        self.tell(_in_words(estimate(pools, connect.total("CPU"), seconds), len(todo), self.config.price))
         return pools
 
     def _plan_again(self, before: Pools) -> Pools:
@@ -193,7 +193,7 @@ class Driver:
             return before
 
 
-def _promise(expected: Outlook, images: int, price: float | None) -> str:
+def _in_words(expected: Estimate, images: int, price: float | None) -> str:
     """How long a run will take, and what it will cost."""
     hours = images / expected.images_per_second / 3600
     cost = f", cost {price * hours:.2f}" if price is not None else ""

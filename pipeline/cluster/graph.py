@@ -15,7 +15,7 @@ from pipeline.cluster.pools import Pools
 from pipeline.config import SegmentConfig
 from pipeline.config.stages import STAGES, Processes, stages_of
 from pipeline.outputs.lease import Lease
-from pipeline.run.attempts import Keep, Ledger, guarded
+from pipeline.run.attempts import AttemptLog, Keep, with_attempt_limit
 from pipeline.stages.load import Loads, Process, load_stage
 from pipeline.stages.rows import WORKING_COLUMNS, Work, start_rows
 from pipeline.stages.write import Counts, Sink, write_files
@@ -23,25 +23,25 @@ from pipeline.stages.write import Counts, Sink, write_files
 IMAGES_PER_BLOCK = 16  # 10 MB of working images: blocks of 10-60 MB cost Ray least, and few images wait on one task
 MOST_BLOCKS = 8192  # the driver holds a reference to each: of millions of images, more go into a block
 IMAGES_PER_PREDICTION = 4  # images whose crops share micro-batches: 200 crops waste at most a part of the last one
-IMAGES_PER_REFINEMENT = 4  # two messages for each batch, to the ledger and the sink; on a GPU, one lattice
+IMAGES_PER_REFINEMENT = 4  # two messages for each batch, to the attempt log and the sink; on a GPU, one lattice
 SINK_THREADS = 4  # files that are staged at once
 
-Guard = Callable[..., Work]
-"""Puts the work of a stage, named first, under the ledger; `keep` is as in `guarded`."""
+Limit = Callable[..., Work]
+"""Puts the work of a stage, named first, under the attempt log; `keep` is as in `with_attempt_limit`."""
 
 
-class RemoteLedger:
-    """The run's ledger of attempts (`pipeline.run.attempts`), in an actor on the driver's machine."""
+class RemoteAttemptLog:
+    """The run's attempt log of attempts (`pipeline.run.attempts`), in an actor on the driver's machine."""
 
     def __init__(self) -> None:
-        self.actor: Any = ray.remote(Ledger).options(**_beside_the_driver()).remote()
+        self.actor: Any = ray.remote(AttemptLog).options(**_beside_the_driver()).remote()
 
     def enter(self, stage: str, key: str) -> int:
-        """See `Ledger.enter`; when this returns, the attempt is noted."""
+        """See `AttemptLog.enter`; when this returns, the attempt is noted."""
         return int(ray.get(self.actor.enter.remote(stage, key)))
 
     def leave(self, stage: str, key: str, images: int, repeated: int) -> None:
-        """See `Ledger.leave`."""
+        """See `AttemptLog.leave`."""
         self.actor.leave.remote(stage, key, images, repeated)
 
 
@@ -87,7 +87,7 @@ def build_dataset(
     config: SegmentConfig,
     pools: Pools,
     lease: Lease,
-    ledger: RemoteLedger,
+    attempt_log: RemoteAttemptLog,
     sink: RemoteSink,
 ) -> Dataset:
     """The lazy graph from a manifest to the sink; what comes out of it only says that it was worked through.
@@ -98,28 +98,28 @@ def build_dataset(
         config: the job's settings, with paths that every worker can read.
         pools: processes of each stage.
         lease: the right to the output.
-        ledger: counts attempts.
+        attempt_log: counts attempts.
         sink: gets the refined rows.
     """
     context = DataContext.get_current()
     context.execution_options.preserve_order = False  # waiting for the slowest row would idle the GPU
     context.execution_no_progress_timeout_s = -1  # whether a run goes nowhere, its own watch decides
-    guard = partial(_guard, ledger=ledger, max_attempts=config.max_attempts)
+    limited = partial(_limited, attempt_log=attempt_log, max_attempts=config.max_attempts)
     keep = partial(_keep, lease=lease, sink=sink, masks=config.masks)
     predict, refine = _loads_in("predict", loads), _loads_in("refine", loads)
     return (
         # 1:1  decode: bytes -> RGB at working size, bound by storage and JPEG decoding; propose: EdgeBoxes
-        _in_tasks(_blocks(manifest), _loads_in("tasks", loads), guard, pools)
+        _in_tasks(_blocks(manifest), _loads_in("tasks", loads), limited, pools)
         # 1:1  crops, network, aggregation; the score maps of 50 proposals (200 MB) never leave the actor
         .map_batches(
-            Predict, fn_constructor_args=[predict, guard], batch_size=IMAGES_PER_PREDICTION,
+            Predict, fn_constructor_args=[predict, limited], batch_size=IMAGES_PER_PREDICTION,
             compute=_predict_pool(pools),
             num_cpus=pools.predict_cpus, num_gpus=pools.predict_gpus or None, batch_format="pyarrow",
         )
         # 1:1  CRF and mask, one thread a process; masks are written here, rows sent to the sink, batch by batch. A
         #      stage after this one would wait for a CPU beside those that decode, and on two there is never one
         .map_batches(
-            Refine, fn_constructor_args=[refine, guard, keep],
+            Refine, fn_constructor_args=[refine, limited, keep],
             batch_size=IMAGES_PER_REFINEMENT, compute=ActorPoolStrategy(size=pools.refine_workers),
             num_cpus=pools.refine_cpus, num_gpus=pools.refine_gpus or None, batch_format="pyarrow",
         )
@@ -131,10 +131,10 @@ def _loads_in(processes: Processes, loads: Loads) -> Loads:
     return {stage.name: loads[stage.name] for stage in STAGES if stage.processes == processes and stage.name in loads}
 
 
-def _in_tasks(dataset: Dataset, loads: Loads, guard: Guard, pools: Pools) -> Dataset:
+def _in_tasks(dataset: Dataset, loads: Loads, limited: Limit, pools: Pools) -> Dataset:
     """Stages as tasks: all with the same resources, so Ray runs them in one and no image is copied between."""
     for number, (name, load) in enumerate(loads.items()):
-        work = guard(name, lambda table, load=load: load()(table))
+        work = limited(name, lambda table, load=load: load()(table))
         run = _starting(work) if number == 0 else work
         dataset = dataset.map_batches(run, num_cpus=pools.task_cpus, batch_format="pyarrow")
     return dataset
@@ -159,11 +159,11 @@ def _drop(_table: pa.Table) -> None:
     """The end of a stage that is not the last."""
 
 
-def _guard(stage: str, work: Work, ledger: RemoteLedger, max_attempts: int, keep: Keep = _drop) -> Work:
-    """The stage's work, under the ledger; its name is what Ray's dashboard shows."""
+def _limited(stage: str, work: Work, attempt_log: RemoteAttemptLog, max_attempts: int, keep: Keep = _drop) -> Work:
+    """The stage's work, under the attempt log; its name is what Ray's dashboard shows."""
 
     def run(table: pa.Table) -> pa.Table:
-        return guarded(table, stage, work, ledger, max_attempts, keep)
+        return with_attempt_limit(table, stage, work, attempt_log, max_attempts, keep)
 
     run.__name__ = run.__qualname__ = stage
     return run
@@ -184,13 +184,13 @@ class Actor:
 
     Args:
         loads: the stages.
-        guard: puts each under the ledger.
+        guard: puts each under the attempt log.
         keep: gets what the last makes.
     """
 
-    def __init__(self, loads: Loads, guard: Guard, keep: Keep = _drop) -> None:
+    def __init__(self, loads: Loads, limited: Limit, keep: Keep = _drop) -> None:
         last = list(loads)[-1]
-        self._works = [guard(name, load(), keep=keep if name == last else _drop) for name, load in loads.items()]
+        self._works = [limited(name, load(), keep=keep if name == last else _drop) for name, load in loads.items()]
 
     def __call__(self, table: pa.Table) -> pa.Table:
         """Do the stages' work."""

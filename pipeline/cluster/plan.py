@@ -9,7 +9,7 @@ import ray
 import ray.data
 
 from pipeline.cluster.connect import machines, total
-from pipeline.cluster.pools import REFINE_GPUS, Pools, place, plan_pools
+from pipeline.cluster.pools import REFINE_GPUS, Pools, check_placement, plan_pools
 from pipeline.cluster.profile import probe, sample
 from pipeline.cluster.ray_private import autoscaler_limits
 from pipeline.config import SegmentConfig
@@ -18,7 +18,7 @@ from pipeline.run.error_line import in_short
 from pipeline.stages.load import Loads
 
 
-def pace(
+def profile_stages(
     manifest: pa.Table, loads: Loads, pools: Pools, patience: float, tell: Callable[[str], None]
 ) -> dict[str, float] | None:
     """Time each stage on a few images, in one process with the CPUs of a predict actor.
@@ -50,7 +50,7 @@ def plan(config: SegmentConfig, seconds: dict[str, float] | None = None) -> Pool
 
     Args:
         config: the job's settings.
-        seconds: an image takes in each stage (`pace`); None: a guess.
+        seconds: an image takes in each stage (`profile_stages`); None: a guess.
 
     Raises:
         PoolError: they do not fit.
@@ -65,5 +65,5 @@ def plan(config: SegmentConfig, seconds: dict[str, float] | None = None) -> Pool
         refine_each = REFINE_GPUS if config.refine.crf in GPU_CRFS and gpus and each != 0 else 0.0
     pools = plan_pools(cpus, gpus, config.predict_workers, config.refine_workers, each, seconds, refine_each)
     if limits is None:  # machines that are not there yet cannot be looked at
-        return place(pools, machines())
+        return check_placement(pools, machines())
     return pools

@@ -50,7 +50,7 @@ class Pools:
 
 
 @dataclass(frozen=True)
-class Outlook:
+class Estimate:
     """What a plan promises.
 
     Attributes:
@@ -136,7 +136,7 @@ def _fitting(gpus: float, each: float, beside: float = 0.0) -> int:
     return int(gpus * (1 - beside) / each) if each >= 1 else int(gpus) * int((1 - beside) / each + 1e-9)
 
 
-def outlook(pools: Pools, cpus: float, seconds: Mapping[str, float]) -> Outlook:
+def estimate(pools: Pools, cpus: float, seconds: Mapping[str, float]) -> Estimate:
     """What a plan can reach if each stage takes as long for an image as `seconds` says (`profile.probe`)."""
     on_tasks, on_predict, on_refine = (_seconds_in(kind, seconds) for kind in ("tasks", "predict", "refine"))
     held = pools.predict_workers * pools.predict_cpus + pools.refine_workers * pools.refine_cpus
@@ -148,7 +148,7 @@ def outlook(pools: Pools, cpus: float, seconds: Mapping[str, float]) -> Outlook:
         _in_tasks(seconds): (cpus - held) / pools.task_cpus / on_tasks,
     }
     bound = min(rates, key=lambda name: rates[name])
-    return Outlook(bound, rates[bound])
+    return Estimate(bound, rates[bound])
 
 
 def _seconds_in(processes: Processes, seconds: Mapping[str, float]) -> float:
@@ -162,7 +162,7 @@ def _in_tasks(names: Collection[str]) -> str:
     return f"{', '.join(others)} and {last}" if others else last
 
 
-def place(pools: Pools, nodes: Sequence[Mapping[str, float]]) -> Pools:
+def check_placement(pools: Pools, nodes: Sequence[Mapping[str, float]]) -> Pools:
     """Make sure that every actor fits on some machine, and a task beside them: neither can span two.
 
     Args:

@@ -1,8 +1,8 @@
 """What stops an image that kills its process from being tried for ever, and tells how far the run is.
 
-Ray runs the work of a lost process again, as often as it takes. So every attempt is entered in a ledger, outside the
-process, before it begins, and crossed out when it ends. A table of images whose attempt was never crossed out is tried
-again image by image; an image that was entered and not crossed out too often becomes an error row.
+Ray runs the work of a lost process again, as often as it takes. So every attempt is entered in an attempt log, outside
+the process, before it begins, and crossed out when it ends. A table of images whose attempt was never crossed out is
+tried again image by image; an image that was entered and not crossed out too often becomes an error row.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class WorkerDied(RuntimeError):  # noqa: N818  (the name is the error type users
 
 @dataclass(frozen=True)
 class Progress:
-    """What a ledger knows.
+    """What an attempt log knows.
 
     Attributes:
         done: images that left each stage in this call.
@@ -46,7 +46,7 @@ class Progress:
     idle_seconds: float
 
 
-class Ledger:
+class AttemptLog:
     """Attempts that began and have not ended; lives in one process of its own."""
 
     def __init__(self) -> None:
@@ -75,18 +75,18 @@ class Ledger:
         return Progress(dict(self._done), self._lost, self._repeated, time.monotonic() - self._last)
 
 
-class Book(Protocol):
-    """A ledger as a stage sees it, wherever it lives."""
+class Attempts(Protocol):
+    """an attempt log as a stage sees it, wherever it lives."""
 
     def enter(self, stage: str, key: str) -> int:
-        """See `Ledger.enter`."""
+        """See `AttemptLog.enter`."""
 
     def leave(self, stage: str, key: str, images: int, repeated: int) -> None:
-        """See `Ledger.leave`."""
+        """See `AttemptLog.leave`."""
 
 
-def guarded(
-    table: pa.Table, stage: str, work: Work, book: Book, max_attempts: int, keep: Keep = lambda _: None
+def with_attempt_limit(
+    table: pa.Table, stage: str, work: Work, attempts: Attempts, max_attempts: int, keep: Keep = lambda _: None
 ) -> pa.Table:
     """Do a stage's work on a table of images, one by one where the process died over them before.
 
@@ -95,26 +95,26 @@ def guarded(
     out before the attempt counts as ended.
     """
     key = hashlib.sha256("\n".join(table["image_id"].to_pylist()).encode()).hexdigest()
-    if book.enter(stage, key) == 0:
+    if attempts.enter(stage, key) == 0:
         result = work(table)
     else:
         alone = [table.slice(i, 1) for i in range(len(table))]
-        result = pa.concat_tables([_alone(one, stage, work, book, max_attempts) for one in alone])
+        result = pa.concat_tables([_alone(one, stage, work, attempts, max_attempts) for one in alone])
     keep(result)
-    book.leave(stage, key, len(table), storage.retries(reset=True))
+    attempts.leave(stage, key, len(table), storage.retries(reset=True))
     return result
 
 
-def _alone(one: pa.Table, stage: str, work: Work, book: Book, max_attempts: int) -> pa.Table:
+def _alone(one: pa.Table, stage: str, work: Work, attempts: Attempts, max_attempts: int) -> pa.Table:
     (row,) = one.select(["image_id", "status"]).to_pylist()
     if row["status"] != OK:
         return one
-    if book.enter(stage, row["image_id"]) >= max_attempts:
+    if attempts.enter(stage, row["image_id"]) >= max_attempts:
         (whole,) = one.to_pylist()
         died = WorkerDied(f"the process working on this image alone died {max_attempts} times (a crash, or no memory)")
         r.fail(whole, stage, died)
         result = r.to_table([whole])
     else:
         result = work(one)
-    book.leave(stage, row["image_id"], 0, 0)
+    attempts.leave(stage, row["image_id"], 0, 0)
     return result

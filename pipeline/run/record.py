@@ -41,7 +41,7 @@ class Summary:
     failed: int = 0
     skipped: int = 0
     faults: Counter[str] = field(default_factory=Counter)
-    """What went wrong and was borne: processes and nodes lost, requests repeated, graphs begun anew."""
+    """What went wrong and was borne: processes and nodes lost, requests repeated, graphs started again."""
     seconds_alone: dict[str, float] = field(default_factory=dict)
     """Of one process for an image in each stage, timed before the run (`probe.probe`); empty if it was not."""
 

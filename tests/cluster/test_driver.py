@@ -1,4 +1,4 @@
-"""What Ray cannot mend by itself: the graph breaks, and the job begins it anew with what is left."""
+"""What Ray cannot mend by itself: the graph breaks, and the job starts it again with what is left."""
 
 import json
 import os
@@ -22,7 +22,7 @@ from ray.data.exceptions import SystemException
 
 from jobs.segment_dataset import main
 from pipeline.cluster import connect, driver
-from pipeline.cluster.plan import pace, plan
+from pipeline.cluster.plan import plan, profile_stages
 from pipeline.cluster.pools import Pools
 from pipeline.errors import WorkBrokenError
 from pipeline.inputs.manifest import build_manifest
@@ -42,15 +42,15 @@ def wait_for_results(output: Path) -> None:
         time.sleep(0.02)
 
 
-def test_a_graph_that_breaks_is_begun_anew_with_what_is_left(in_ray, photos, tmp_path, monkeypatch, capsys):
-    """The ledger is lost when the first results are there; what the first graph held is free for the second."""
+def test_a_graph_that_breaks_is_started_again_with_what_is_left(in_ray, photos, tmp_path, monkeypatch, capsys):
+    """The attempt log is lost when the first results are there; what the first graph held is free for the second."""
     monkeypatch.setattr(driver, "PAUSES", (0.1,))
     output, first_predict = tmp_path / "out", []
 
     def lose_the_ledger() -> None:
         wait_for_results(output)
         first_predict.append(psutil.Process(pid_of("MapWorker(MapBatches(Predict))")))
-        os.kill(pid_of("Ledger"), signal.SIGKILL)
+        os.kill(pid_of("AttemptLog"), signal.SIGKILL)
 
     threading.Thread(target=lose_the_ledger, daemon=True).start()
     code = exit_code(main, "--input", str(photos), "--output", str(output), *FAST)
@@ -58,7 +58,7 @@ def test_a_graph_that_breaks_is_begun_anew_with_what_is_left(in_ray, photos, tmp
     assert code == 0, told
     found = audit(str(output), build_manifest(str(photos), None))
     assert (found.ok, found.complete) == (IMAGES, True)
-    assert re.search(r"the work broke off: .* actor died .*\nwhat is left begins anew in 0 s", told)
+    assert re.search(r"the work broke off: .* actor died .*\nwhat is left starts again in 0 s", told)
     assert told.count("predict: 1 actor(s)") == 2
     assert not first_predict[0].is_running()
     assert json.loads((output / "run" / "summary.json").read_text())["faults"]["graphs_broken"] == 1
@@ -78,7 +78,7 @@ def test_an_output_that_fails_ends_the_call_and_the_same_command_goes_on(in_ray,
     arguments = ("--input", str(photos), "--output", str(output), *FAST)
     assert exit_code(main, *arguments) == 3
     told = capsys.readouterr().out
-    assert re.search(r"^the work broke off: .*Not a directory.*\nwhat is left begins anew", told, re.MULTILINE)
+    assert re.search(r"^the work broke off: .*Not a directory.*\nwhat is left starts again", told, re.MULTILINE)
     assert re.search(r"^stopped, the same command goes on from here: .*Not a directory", told, re.MULTILINE)
     assert "Traceback" not in told
     (output / "run").unlink()
@@ -93,7 +93,7 @@ def test_an_output_that_fails_ends_the_call_and_the_same_command_goes_on(in_ray,
 def test_timing_that_does_not_end_is_given_up_and_keeps_nothing(in_ray, photos):
     hangs = {"decode": lambda: lambda _: time.sleep(600)}
     manifest, told = build_manifest(str(photos), None), []
-    assert pace(manifest, hangs, Pools(1, 0.25, 0, 1, 0.125, 1), 2.0, told.append) is None
+    assert profile_stages(manifest, hangs, Pools(1, 0.25, 0, 1, 0.125, 1), 2.0, told.append) is None
     assert "the stages could not be timed" in told[0]
     for _ in range(600):
         if ray.available_resources()["CPU"] == connect.total("CPU"):
@@ -110,9 +110,9 @@ def break_with_rays_own_clock(monkeypatch, output: Path) -> None:
     """
     build, check = driver.build_dataset, NoProgressGuard.check
 
-    def strike(guard: NoProgressGuard) -> None:
+    def strike(limited: NoProgressGuard) -> None:
         if list((output / "results").glob("*.parquet")):
-            check(guard)
+            check(limited)
 
     monkeypatch.setattr(NoProgressGuard, "check", strike)
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.cluster.pools import Pools, outlook, place, plan_pools
+from pipeline.cluster.pools import Pools, check_placement, estimate, plan_pools
 from pipeline.config.stages import STAGES
 from pipeline.errors import PoolError
 
@@ -62,19 +62,19 @@ def test_more_predict_actors_than_gpus_are_refused():
 def test_several_actors_may_share_a_gpu():
     pools = plan_pools(32, 4, 0, 0, predict_gpus=0.5)
     assert (pools.predict_workers, pools.predict_gpus) == (8, 0.5)
-    place(pools, [{"CPU": 8, "GPU": 1}] * 4)
+    check_placement(pools, [{"CPU": 8, "GPU": 1}] * 4)
 
 
 def test_a_crf_on_gpus_leaves_room_for_itself_beside_the_network():
     pools = plan_pools(32, 4, 0, 0, seconds=SLOW_CRF, refine_gpus=0.1)
     assert (pools.predict_workers, pools.predict_gpus) == (4, 0.8)
     assert (pools.refine_workers, pools.refine_gpus) == (8, 0.1)
-    place(pools, [{"CPU": 8, "GPU": 1}] * 4)
+    check_placement(pools, [{"CPU": 8, "GPU": 1}] * 4)
     assert "8 actor(s) of 0.9 CPU and 0.1 GPU" in pools.describe()
     with pytest.raises(PoolError, match=r"4 predict worker\(s\) x 1 GPU \+ 1 refine worker\(s\) x 0.1 GPU need more"):
         plan_pools(32, 4, 0, 0, predict_gpus=1, refine_gpus=0.1)
     with pytest.raises(PoolError, match=r"0\.9 CPU and 0\.1 GPU left for a refine actor"):
-        place(pools, [{"CPU": 28, "GPU": 0}, *[{"CPU": 1, "GPU": 1}] * 4])
+        check_placement(pools, [{"CPU": 28, "GPU": 0}, *[{"CPU": 1, "GPU": 1}] * 4])
 
 
 def test_gpus_that_are_asked_for_and_missing_are_refused():
@@ -84,9 +84,9 @@ def test_gpus_that_are_asked_for_and_missing_are_refused():
 
 def test_the_sum_may_fit_where_no_machine_does():
     pools = plan_pools(16, 4, 0, 0, predict_gpus=2)
-    place(pools, [{"CPU": 8, "GPU": 2}, {"CPU": 8, "GPU": 2}])
+    check_placement(pools, [{"CPU": 8, "GPU": 2}, {"CPU": 8, "GPU": 2}])
     with pytest.raises(PoolError, match="1 CPU and 2 GPU left for a predict actor"):
-        place(pools, [{"CPU": 4, "GPU": 1}] * 4)
+        check_placement(pools, [{"CPU": 4, "GPU": 1}] * 4)
 
 
 @given(st.lists(st.tuples(st.integers(0, 8), st.integers(0, 2)), min_size=1, max_size=4))
@@ -94,7 +94,7 @@ def test_what_is_placed_fits_on_the_machines(nodes):
     machines = [{"CPU": float(cpus), "GPU": float(gpus)} for cpus, gpus in nodes]
     try:
         pools = plan_pools(sum(c for c, _ in nodes), sum(g for _, g in nodes), 0, 0)
-        place(pools, machines)
+        check_placement(pools, machines)
     except PoolError:
         return
     assert sum(c >= pools.predict_cpus and g >= pools.predict_gpus for c, g in nodes) >= 1
@@ -112,7 +112,7 @@ def test_a_measured_plan_fits_and_promises_what_the_cores_can_do(cpus, gpus, sec
     held = pools.predict_workers * pools.predict_cpus + pools.refine_workers * pools.refine_cpus
     assert held + pools.task_cpus <= cpus + 1e-9
     on_cpus = sum(seconds.values()) - (seconds["predict"] if gpus else 0)
-    assert outlook(pools, cpus, seconds).images_per_second <= cpus / on_cpus * (1 + 1e-9)
+    assert estimate(pools, cpus, seconds).images_per_second <= cpus / on_cpus * (1 + 1e-9)
 
 
 @given(st.integers(2, 512), SECONDS)
@@ -128,11 +128,11 @@ def test_the_crf_gets_what_keeps_up_with_the_gpus_and_no_more():
     fast = {"decode": 0.01, "propose": 0.09, "predict": 0.5, "refine": 1.0}
     pools = plan_pools(64, 4, 0, 0, seconds=fast)  # four GPUs give 8 images a second: the CRF needs 8 processes
     assert (pools.predict_workers, pools.refine_workers) == (4, 8)
-    assert outlook(pools, 64, fast).bound == "predict"
+    assert estimate(pools, 64, fast).bound == "predict"
     slow = fast | {"predict": 0.01}  # 400 a second: the 60 CPUs left are the bound, and 10 / 11 of them are the CRF's
     pools = plan_pools(64, 4, 0, 0, seconds=slow)
     assert pools.refine_workers == 55
-    assert outlook(pools, 64, slow).images_per_second == pytest.approx(55, rel=0.1)
+    assert estimate(pools, 64, slow).images_per_second == pytest.approx(55, rel=0.1)
 
 
 @given(
@@ -145,7 +145,7 @@ def test_a_task_finds_room_wherever_the_actors_stand(cpus, predict, refine, rand
     """Three machines of one CPU, an actor on each: a task of one CPU would wait for ever."""
     machines = [{"CPU": float(cpu), "GPU": 0.0} for cpu in cpus]
     try:
-        pools = place(plan_pools(sum(cpus), 0, predict, refine), machines)
+        pools = check_placement(plan_pools(sum(cpus), 0, predict, refine), machines)
     except PoolError:
         return
     free = [float(cpu) for cpu in cpus]
@@ -159,5 +159,5 @@ def test_a_task_finds_room_wherever_the_actors_stand(cpus, predict, refine, rand
 
 def test_small_machines_get_small_tasks():
     pools = Pools(1, 0.5, 0.0, 1, 0.25, 1.0)
-    assert place(pools, [{"CPU": 1.0}] * 3).task_cpus == 0.4
-    assert place(pools, [{"CPU": 2.0}]).task_cpus == 1.0
+    assert check_placement(pools, [{"CPU": 1.0}] * 3).task_cpus == 0.4
+    assert check_placement(pools, [{"CPU": 2.0}]).task_cpus == 1.0

@@ -18,7 +18,7 @@ ray::MapBatches(write_stage)() (pid=16925, ip=192.0.2.2)
 ray.exceptions.UserCodeException: UDF failed to process a data block.
 """
 ACTOR = """The actor died unexpectedly before finishing this task.
-\tclass_name: Ledger
+\tclass_name: AttemptLog
 \tactor_id: a113d7ea3d0f769f973715b301000000
 The actor is dead because its worker process has died."""
 
@@ -28,7 +28,7 @@ The actor is dead because its worker process has died."""
     [
         (TASK, "pipeline.storage.retrying.TransientError: s3://bucket/out/run/lease.json: Could not connect "
                "(attempt 10, the last)"),
-        (ACTOR, "The actor died unexpectedly before finishing this task. class_name: Ledger actor_id: "
+        (ACTOR, "The actor died unexpectedly before finishing this task. class_name: AttemptLog actor_id: "
                 "a113d7ea3d0f769f973715b301000000 The actor is dead because its worker process has died."),
         ("no image was finished in any stage for 7 s", "no image was finished in any stage for 7 s"),
         ("", "RuntimeError"),
