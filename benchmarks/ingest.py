@@ -18,7 +18,7 @@ from pipeline.training.windows.cut import windows_of_rows
 from pipeline.training.windows.examples import Stage
 from pipeline.training.windows.index import index_uri, read_index
 from pipeline.training.windows.order import blocks, examples_of
-from pipeline.training.windows.packing import POOL, mixed_batches, parcel_size
+from pipeline.training.windows.packing import POOL, mixed_batches, pack_size
 
 BATCH = 64
 
@@ -86,7 +86,7 @@ class _Trainer:
         index = read_index(index_uri(config.training_set, config.stage, "train"))
         rows = ray.data.from_arrow(blocks(index)).materialize()
         started = time.perf_counter()
-        share = cut_windows(rows, config.stage, parcel_size(examples_of(index), 1)).iterator()
+        share = cut_windows(rows, config.stage, pack_size(examples_of(index), 1)).iterator()
         examples = sum(len(labels) for _, labels in mixed_batches(windows_of_share(share), BATCH, POOL, 0))
         return examples, time.perf_counter() - started
 

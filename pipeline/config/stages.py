@@ -20,7 +20,7 @@ Edges = Literal["learned", "gradient", "structured"]
 """Edge detectors: a file each in pipeline/proposals/detectors."""
 WindowShape = Literal["square", "box"]
 AskedShape = Literal["auto", "square", "box"]
-Window = Literal["250-224", "direct"]
+WindowRule = Literal["250-224", "direct"]
 Aggregation = Literal["max", "sum", "average"]
 """Rules for overlapping score maps: `RULES` in pipeline/inference/aggregate.py."""
 Precision = Literal["float32", "bfloat16"]
@@ -138,7 +138,7 @@ class ProposeConfig:
 class PredictConfig:
     """Windows, network and aggregation (paper sections 5 and 6)."""
 
-    window: Window = "250-224"
+    window: WindowRule = "250-224"
     """`250-224`: a box is resized to 250x250 and its central 224x224 is fed. `direct`: resized straight to 224x224."""
     aggregation: Aggregation = "max"
     """How overlapping score maps are combined: pixel-wise maximum (equation 1), sum (equation 2), or average: the sum

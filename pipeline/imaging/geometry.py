@@ -16,7 +16,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.config.stages import Window, WindowShape
+from pipeline.config.stages import WindowRule, WindowShape
 
 """Of the window around a box: the box's own, or a square."""
 
@@ -47,7 +47,7 @@ def extend_boxes(boxes_N4: FloatArray, factor: float, shape: WindowShape = "box"
     return np.stack([cx - half_w, cy - half_h, cx + half_w, cy + half_h], axis=1).astype(np.float32)
 
 
-def fed_rectangles(boxes_N4: FloatArray, window: Window) -> NDArray[np.float64]:
+def fed_rectangles(boxes_N4: FloatArray, window: WindowRule) -> NDArray[np.float64]:
     """The part of each box that fills the network's 224x224 input at inference, float64 `[N, 4]`.
 
     Args:

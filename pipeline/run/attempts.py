@@ -30,7 +30,7 @@ class WorkerDied(RuntimeError):  # noqa: N818  (the name is the error type users
 
 
 @dataclass(frozen=True)
-class Progress:
+class RunProgress:
     """What an attempt log knows.
 
     Attributes:
@@ -70,9 +70,9 @@ class AttemptLog:
         self._done[stage] += images
         self._last = time.monotonic()
 
-    def progress(self) -> Progress:
+    def progress(self) -> RunProgress:
         """How far the run is."""
-        return Progress(dict(self._done), self._lost, self._repeated, time.monotonic() - self._last)
+        return RunProgress(dict(self._done), self._lost, self._repeated, time.monotonic() - self._last)
 
 
 class Attempts(Protocol):

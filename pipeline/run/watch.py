@@ -11,7 +11,7 @@ from datetime import timedelta
 from pipeline.config.stages import STAGES
 from pipeline.errors import LeaseError
 from pipeline.outputs.lease import BEAT_SECONDS, Lease
-from pipeline.run.attempts import Progress
+from pipeline.run.attempts import RunProgress
 from pipeline.run.error_line import in_short
 
 LONGEST_SILENCE = 60.0
@@ -34,7 +34,7 @@ class Watch:
     def __init__(
         self,
         lease: Lease,
-        progress: Callable[[], Progress],
+        progress: Callable[[], RunProgress],
         saved: Callable[[], tuple[int, int]],
         total: int,
         stall_timeout: float,
@@ -44,7 +44,7 @@ class Watch:
     ) -> None:
         self.reason: str | None = None
         """Why the run was ended from here, if it was."""
-        self.last = Progress({}, lost=0, repeated=0, idle_seconds=0.0)
+        self.last = RunProgress({}, lost=0, repeated=0, idle_seconds=0.0)
         """How far the run was when last heard of."""
         self._lease, self._progress, self._saved = lease, progress, saved
         self._total, self._stall_timeout = total, stall_timeout

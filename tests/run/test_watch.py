@@ -6,7 +6,7 @@ import threading
 import pytest
 
 from pipeline.outputs.lease import take_lease
-from pipeline.run.attempts import Progress
+from pipeline.run.attempts import RunProgress
 from pipeline.run.watch import Watch
 
 PATIENCE = 600  # seconds; only a broken watch needs them, on a machine however busy
@@ -27,15 +27,15 @@ def watch_until(condition: threading.Event, lease, progress, stall_timeout: floa
 
 def test_it_tells_how_far_the_run_is(lease):
     states = [
-        Progress({}, 0, 0, 0.0),
-        Progress({"decode": 3}, 0, 0, 0.0),
-        Progress({"decode": 5, "refine": 4}, 2, 0, 0.0),
-        Progress({"decode": 9, "refine": 8}, 2, 0, 0.0),
+        RunProgress({}, 0, 0, 0.0),
+        RunProgress({"decode": 3}, 0, 0, 0.0),
+        RunProgress({"decode": 5, "refine": 4}, 2, 0, 0.0),
+        RunProgress({"decode": 9, "refine": 8}, 2, 0, 0.0),
     ]
     enough = threading.Event()
     lines: list[str] = []
 
-    def progress() -> Progress:
+    def progress() -> RunProgress:
         if len(lines) == len(states):
             enough.set()
         return states[min(len(lines), len(states) - 1)]  # the next one when the last was told
@@ -58,7 +58,7 @@ def test_skipped_images_are_named_among_the_saved(lease):
         lines.append(line)
         told.set()
 
-    watch = Watch(lease, lambda: Progress({"refine": 4}, 0, 0, 0.0), lambda: (4, 3), 10, 100.0, tell, told.set, 0.02)
+    watch = Watch(lease, lambda: RunProgress({"refine": 4}, 0, 0, 0.0), lambda: (4, 3), 10, 100.0, tell, told.set, 0.02)
     assert told.wait(PATIENCE)
     watch.close()
     assert lines[0].startswith("4 of 10 images saved, 3 of them skipped (")
@@ -66,12 +66,12 @@ def test_skipped_images_are_named_among_the_saved(lease):
 
 def test_a_run_that_goes_nowhere_is_ended(lease):
     stopped = threading.Event()
-    watch, _ = watch_until(stopped, lease, lambda: Progress({"decode": 1}, 0, 0, 7.0), stall_timeout=6.0)
+    watch, _ = watch_until(stopped, lease, lambda: RunProgress({"decode": 1}, 0, 0, 7.0), stall_timeout=6.0)
     assert watch.reason == "no image was finished in any stage for 7 s"
 
 
 def test_a_cluster_that_does_not_answer_is_a_stall_in_the_end(lease):
-    def silent() -> Progress:
+    def silent() -> RunProgress:
         raise TimeoutError("no answer")
 
     stopped = threading.Event()
@@ -83,5 +83,5 @@ def test_a_cluster_that_does_not_answer_is_a_stall_in_the_end(lease):
 def test_a_run_that_was_taken_over_is_ended(lease):
     lease.release()
     stopped = threading.Event()
-    watch, _ = watch_until(stopped, lease, lambda: Progress({}, 0, 0, 0.0))
+    watch, _ = watch_until(stopped, lease, lambda: RunProgress({}, 0, 0, 0.0))
     assert "lease.json is gone" in watch.reason

@@ -1,4 +1,4 @@
-"""Windows packed into parcels, unpacked and mixed: every example arrives exactly as often as it should."""
+"""Windows packed into packs, unpacked and mixed: every example arrives exactly as often as it should."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from PIL import Image
 from pipeline.training.windows.cut import Window, windows_of_row
 from pipeline.training.windows.index import INDEX_SCHEMA
 from pipeline.training.windows.packing import (
-    PARCEL_SCHEMA,
+    PACK_SCHEMA,
     batches_in_order,
     mixed_batches,
-    parcel_size,
-    parcels_of_rows,
-    windows_of_parcels,
+    pack_size,
+    packs_of_rows,
+    windows_of_packs,
 )
 
 
@@ -51,26 +51,26 @@ def shown(windows):
 @pytest.mark.parametrize("size", [1, 3, 5, 12, 100])
 def test_parcels_hold_the_same_number_of_examples_and_all_of_them(rows, stage, size, monkeypatch):
     monkeypatch.setattr("pipeline.training.windows.packing.TABLE", 4)
-    tables = list(parcels_of_rows(rows, stage, size))
-    assert all(table.schema == PARCEL_SCHEMA for table in tables)
+    tables = list(packs_of_rows(rows, stage, size))
+    assert all(table.schema == PACK_SCHEMA for table in tables)
     examples = [sum(repeats) for table in tables for repeats in table["repeats"].to_pylist()]
     assert examples == [size] * (12 // size) + [12 % size] * (12 % size > 0)
     one_by_one = [window for row in rows.to_pylist() for window in windows_of_row(row, stage)]
     for way in (tables, [pa.concat_tables(tables)], [pa.concat_tables(tables).combine_chunks()]):
-        travelled = [window for table in way for window in windows_of_parcels(table)]
+        travelled = [window for table in way for window in windows_of_packs(table)]
         assert shown(travelled) == shown(one_by_one)
 
 
 def test_no_rows_are_no_parcels(rows):
-    assert list(parcels_of_rows(rows.slice(2), 1, 64)) == []
+    assert list(packs_of_rows(rows.slice(2), 1, 64)) == []
 
 
 def test_parcels_are_small_where_workers_would_get_few_of_them():
-    assert parcel_size(100, 1) == 1
-    assert parcel_size(100, 2) == 1
-    assert parcel_size(10_000, 8) == 19  # 65 parcels each
-    assert parcel_size(2_700_000, 8) == 64
-    assert parcel_size(0, 3) == 1
+    assert pack_size(100, 1) == 1
+    assert pack_size(100, 2) == 1
+    assert pack_size(10_000, 8) == 19  # 65 packs each
+    assert pack_size(2_700_000, 8) == 64
+    assert pack_size(0, 3) == 1
 
 
 def numbered(repeats):

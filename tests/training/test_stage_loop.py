@@ -20,11 +20,11 @@ from pipeline.imaging.images import decode_image, decode_mask
 from pipeline.models.checkpoint import CheckpointInfo, Preprocessing
 from pipeline.models.deconvnet import DeconvNet
 from pipeline.models.initialise import initialise
-from pipeline.training.loop.metrics import Feed, Tally
+from pipeline.training.loop.metrics import Feed, Meter
 from pipeline.training.loop.optimizer import make_optimizer, make_schedule
-from pipeline.training.loop.progress import Pace
-from pipeline.training.loop.stage import Surroundings, train_stage
-from pipeline.training.loop.state import Learner, check_weights, load_state, save_state
+from pipeline.training.loop.progress import ThroughputLog
+from pipeline.training.loop.stage import Hooks, train_stage
+from pipeline.training.loop.state import TrainState, check_weights, load_state, save_state
 from pipeline.training.loop.steps import share_of_batch, train_steps, validate
 from pipeline.training.windows.cut import cut_window
 from pipeline.training.windows.order import IMAGES_A_BLOCK, blocks, epoch_rows, examples_of, first_rows
@@ -50,19 +50,19 @@ def windows(count, seed):
     return colours.expand(count, 3, 250, 250), labels.to(torch.uint8).view(count, 1, 1).expand(count, 250, 250)
 
 
-def new_learner(config: TrainConfig) -> Learner:
+def new_learner(config: TrainConfig) -> TrainState:
     net = DeconvNet(3, 1 / 16)
     initialise(net, 0)
     net = net.to(memory_format=torch.channels_last)  # as the workers have it
     optimizer = make_optimizer(net, config)
-    return Learner(net, INFO, optimizer, make_schedule(optimizer, config, 1))
+    return TrainState(net, INFO, optimizer, make_schedule(optimizer, config, 1))
 
 
-def train(folder: Path, config: TrainConfig, kill_at: int | None = None) -> Learner:
+def train(folder: Path, config: TrainConfig, kill_at: int | None = None) -> TrainState:
     """Train a stage with its checkpoints in `folder`, from the last one there; die at a checkpoint if told so."""
-    learner = new_learner(config)
+    state = new_learner(config)
     if (folder / "progress.json").exists():
-        load_state(folder, learner)
+        load_state(folder, state)
     saves = 0
 
     def save():
@@ -70,18 +70,18 @@ def train(folder: Path, config: TrainConfig, kill_at: int | None = None) -> Lear
         saves += 1
         if saves == kill_at:
             raise Killed
-        save_state(folder, learner)
+        save_state(folder, state)
 
     def epoch_from(epoch, seen):
         images, labels = windows(EXAMPLES, 10 * epoch)
         return ((images[i : i + 2], labels[i : i + 2]) for i in range(seen, EXAMPLES, 2))
 
-    around = Surroundings(
+    hooks = Hooks(
         train=epoch_from, val=lambda: iter([windows(2, 99)]), save=save, validated=lambda line: None,
         tell=lambda line: None, examples=EXAMPLES,
     )  # fmt: skip
-    train_stage(learner, learner.net, config=config, stage=1, feed=Feed(Preprocessing(), 3), around=around)
-    return learner
+    train_stage(state, state.net, config=config, stage=1, feed=Feed(Preprocessing(), 3), hooks=hooks)
+    return state
 
 
 @pytest.mark.parametrize(
@@ -114,11 +114,11 @@ def test_a_run_killed_within_an_epoch_and_resumed_is_the_undisturbed_run(tmp_pat
 def test_the_plateau_looks_every_so_many_steps_and_at_the_end_of_an_epoch(tmp_path):
     """Epochs of three steps. What the learning rate does follows from the accuracies alone."""
     config = replace(CONFIG, epochs=(3, 1), validate_every=2, plateau_patience=1, min_learning_rate=1e-9)
-    learner = train(tmp_path, config)
-    history = learner.progress.history
+    state = train(tmp_path, config)
+    history = state.progress.history
     assert [(line["epoch"], line["steps"]) for line in history] == [(0, 2), (0, 3), (1, 4), (1, 6), (2, 8), (2, 9)]
     assert [line["train"]["crops"] for line in history] == [4, 2, 2, 4, 4, 2]
-    assert (learner.progress.epochs, learner.progress.iterations, learner.progress.seen) == (3, 9, 0)
+    assert (state.progress.epochs, state.progress.iterations, state.progress.seen) == (3, 9, 0)
     best, without, rate = -1.0, 0, 0.02
     for line in history:
         assert line["learning_rate"] == pytest.approx(rate)
@@ -126,17 +126,17 @@ def test_the_plateau_looks_every_so_many_steps_and_at_the_end_of_an_epoch(tmp_pa
         best, without = (accuracy, 0) if accuracy > best * (1 + 1e-4) else (best, without + 1)
         if without > 1:
             rate, without = rate / 10, 0
-    assert learner.optimizer.param_groups[0]["lr"] == pytest.approx(rate)
+    assert state.optimizer.param_groups[0]["lr"] == pytest.approx(rate)
     assert rate < 0.02  # it fell: six looks at a network that learns nothing more
 
 
 def test_a_stage_ends_within_an_epoch_when_the_rate_falls_below_the_least(tmp_path):
     config = replace(CONFIG, epochs=(9, 1), validate_every=1, min_learning_rate=0.003)
-    learner = train(tmp_path, config)
-    last = learner.progress.history[-1]
+    state = train(tmp_path, config)
+    last = state.progress.history[-1]
     assert last["learning_rate"] == pytest.approx(0.02)
-    assert learner.optimizer.param_groups[0]["lr"] == pytest.approx(0.002)
-    assert learner.progress.iterations == last["steps"] < 27
+    assert state.optimizer.param_groups[0]["lr"] == pytest.approx(0.002)
+    assert state.progress.iterations == last["steps"] < 27
 
 
 def strides(tensor):
@@ -154,7 +154,7 @@ def test_a_checkpoint_restores_all_that_the_next_step_needs(tmp_path, schedule):
     load_state(tmp_path, restored)
     assert restored.progress == stopped.progress
     assert restored.schedule.state_dict() == stopped.schedule.state_dict()
-    assert Tally(restored.net, Feed(Preprocessing(), 3), restored.progress.counted).totals() == stopped.progress.counted
+    assert Meter(restored.net, Feed(Preprocessing(), 3), restored.progress.counted).totals() == stopped.progress.counted
     assert restored.net.fc6.bn.num_batches_tracked == 4
     before, after = stopped.net.state_dict(), restored.net.state_dict()
     for (name, p), q in zip(stopped.net.named_parameters(), restored.net.parameters(), strict=True):
@@ -213,12 +213,12 @@ def steps_of_worker(rank: int, workers: int, port: int, target: Path) -> None:
     net = Tiny()
     model = DistributedDataParallel(net) if workers > 1 else net
     feed = Feed(Preprocessing(), 3, rank=rank, workers=workers, reduce=add)
-    tally = Tally(net, feed)
+    meter = Meter(net, feed)
     optimizer = torch.optim.SGD(net.parameters(), 0.1, 0.9)
     losses = [
-        step.loss for step in train_steps(model, optimizer, batches, feed=feed, tally=tally, micro_batch=2, seed=(0,))
+        step.loss for step in train_steps(model, optimizer, batches, feed=feed, meter=meter, micro_batch=2, seed=(0,))
     ]
-    metrics = tally.metrics()
+    metrics = meter.metrics()
     if rank == 0:
         torch.save({"weight": net.score.weight.detach(), "losses": losses, "crops": metrics.crops}, target)
 
@@ -268,12 +268,12 @@ def test_the_first_rows_hold_enough_windows():
 
 
 def test_a_line_a_minute_says_rate_and_time_left():
-    pace = Pace("epoch 3", 100_000, seen=20_000, now=1000.0)
-    assert pace.line(21_000, 0.5, 1059.0) is None
-    line = pace.line(26_000, 0.5, 1060.0)  # 6,000 in a minute, 74,000 left
+    throughput = ThroughputLog("epoch 3", 100_000, seen=20_000, now=1000.0)
+    assert throughput.line(21_000, 0.5, 1059.0) is None
+    line = throughput.line(26_000, 0.5, 1060.0)  # 6,000 in a minute, 74,000 left
     assert line == "epoch 3: 26,000 of 100,000 examples, loss 0.500, 100.0 examples/s, 12 min left"
-    assert pace.line(27_000, 0.5, 1119.0) is None
-    assert "2 h 0 min left" in str(Pace("e", 7_260, 0, now=0.0).line(60, 0.5, 60.0))
+    assert throughput.line(27_000, 0.5, 1119.0) is None
+    assert "2 h 0 min left" in str(ThroughputLog("e", 7_260, 0, now=0.0).line(60, 0.5, 60.0))
 
 
 @pytest.mark.skipif("DECONVNET_OVERFIT" not in os.environ, reason="eight minutes of a core; DECONVNET_OVERFIT=1")
@@ -292,8 +292,8 @@ def test_from_scratch_it_overfits_to_eight_photographs(voc):
     optimizer = make_optimizer(net, replace(CONFIG, learning_rate=0.03, bias_lr_factor=1.0))
     reached = []
     for epoch in range(40):
-        tally = Tally(net, feed)
-        for _ in train_steps(net, optimizer, [eight] * 25, feed=feed, tally=tally, micro_batch=8, seed=(0, epoch)):
+        meter = Meter(net, feed)
+        for _ in train_steps(net, optimizer, [eight] * 25, feed=feed, meter=meter, micro_batch=8, seed=(0, epoch)):
             pass
         reached.append(validate(net, [eight], feed=feed).pixel_accuracy)
         if reached[-1] >= 0.92:

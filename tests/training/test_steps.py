@@ -13,7 +13,7 @@ from pipeline.errors import TrainingError
 from pipeline.models.checkpoint import Preprocessing
 from pipeline.models.deconvnet import DeconvNet
 from pipeline.training.loop.bn_statistics import recompute_statistics
-from pipeline.training.loop.metrics import Feed, Tally, confusion_of, window_loss
+from pipeline.training.loop.metrics import Feed, Meter, confusion_of, window_loss
 from pipeline.training.loop.optimizer import make_optimizer, make_schedule
 from pipeline.training.loop.steps import (
     EXPLODED_STEPS,
@@ -33,10 +33,10 @@ CONFIG = TrainConfig("set", "run")
 
 def train(net, optimizer, batches, micro_batch):
     """The figures of a pass."""
-    tally = Tally(net, FEED)
-    for _ in train_steps(net, optimizer, batches, feed=FEED, tally=tally, micro_batch=micro_batch, seed=(0,)):
+    meter = Meter(net, FEED)
+    for _ in train_steps(net, optimizer, batches, feed=FEED, meter=meter, micro_batch=micro_batch, seed=(0,)):
         pass
-    return tally.metrics()
+    return meter.metrics()
 
 
 def windows(n: int, seed: int = 0):
@@ -259,12 +259,12 @@ def test_the_loss_of_a_pass_is_the_mean_over_windows_and_goes_on_where_one_worke
     net = Tiny()
     net.score.bias.data = torch.tensor([2.0, 0.0, 0.0], dtype=torch.float64)
     images, labels = coloured([0, 0, 0, 1])
-    tally = Tally(net, FEED)
+    meter = Meter(net, FEED)
     for part in (slice(0, 3), slice(3, 4)):
-        tally.count(net, images[part] * 0, labels[part])
+        meter.count(net, images[part] * 0, labels[part])
     right = math.log(math.exp(2) + 2) - 2
-    assert tally.metrics().loss == pytest.approx((3 * right + right + 2) / 4, rel=1e-5)
-    resumed = [Tally(net, replace(FEED, rank=rank), tally.totals()) for rank in (0, 1)]
+    assert meter.metrics().loss == pytest.approx((3 * right + right + 2) / 4, rel=1e-5)
+    resumed = [Meter(net, replace(FEED, rank=rank), meter.totals()) for rank in (0, 1)]
     assert [one.totals()["loss_and_crops"][1] for one in resumed] == [4, 0]  # all workers add theirs up
     assert [np.sum(one.totals()["confusion"]) for one in resumed] == [4 * 250 * 250, 0]
 

@@ -54,7 +54,7 @@ def window_loss(scores_NCHW: Tensor, labels_NHW: Tensor) -> Tensor:
     return total / (labels_NHW != VOID).sum().clamp(min=1)
 
 
-class Tally:
+class Meter:
     """Runs the network on crops and keeps count of loss and confusion.
 
     Args:
@@ -86,7 +86,7 @@ class Tally:
         return loss
 
     def reset(self) -> None:
-        """Begin to count anew."""
+        """Begin to count again from 0."""
         self._confusion.zero_()
         self._loss_and_crops.zero_()
 

@@ -7,7 +7,7 @@ import time
 EVERY_SECONDS = 60.0
 
 
-class Pace:
+class ThroughputLog:
     """Lines about an epoch, at most one a minute.
 
     Args:

@@ -12,15 +12,15 @@ from torch import nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau, StepLR
 
 from pipeline.config import TrainConfig
-from pipeline.training.loop.metrics import Feed, Tally
-from pipeline.training.loop.progress import Pace
-from pipeline.training.loop.state import Learner, Look, check_weights
+from pipeline.training.loop.metrics import Feed, Meter
+from pipeline.training.loop.progress import ThroughputLog
+from pipeline.training.loop.state import Look, TrainState, check_weights
 from pipeline.training.loop.steps import Batch, train_steps, validate
 from pipeline.training.windows.examples import Stage
 
 
 @dataclass(frozen=True)
-class Surroundings:
+class Hooks:
     """What the loop needs from outside."""
 
     train: Callable[[int, int], Iterator[Batch]]
@@ -28,7 +28,7 @@ class Surroundings:
     val: Callable[[], Iterator[Batch]]
     """This worker's share of the validation windows."""
     save: Callable[[], None]
-    """Keeps a checkpoint of the learner."""
+    """Keeps a checkpoint of the training state."""
     validated: Callable[[Look], None]
     """Hears of a validation before its checkpoint is kept."""
     tell: Callable[[str], None]
@@ -38,45 +38,45 @@ class Surroundings:
 
 
 def train_stage(
-    learner: Learner, model: nn.Module, *, config: TrainConfig, stage: Stage, feed: Feed, around: Surroundings
+    state: TrainState, model: nn.Module, *, config: TrainConfig, stage: Stage, feed: Feed, hooks: Hooks
 ) -> None:
-    """Train until the epochs, the iterations or the learning rate end the stage, from where `learner` is.
+    """Train until the epochs, the iterations or the learning rate end the stage, from where `state` is.
 
     Args:
-        learner: the network and its state; changed in place.
+        state: the network and its state; changed in place.
         model: what runs in training: the network itself or DistributedDataParallel around it.
         config: the settings.
         stage: 1 or 2.
         feed: how the network is fed.
-        around: where windows come from and checkpoints go to.
+        hooks: where windows come from and checkpoints go to.
 
     Raises:
         TrainingError: the loss is no number any more, or exploded; the same on all workers.
     """
-    while not _over(learner, config, stage):
-        _rest_of_epoch(learner, model, config=config, stage=stage, feed=feed, around=around)
+    while not _over(state, config, stage):
+        _rest_of_epoch(state, model, config=config, stage=stage, feed=feed, hooks=hooks)
 
 
-def _over(learner: Learner, config: TrainConfig, stage: Stage) -> bool:
-    progress = learner.progress
+def _over(state: TrainState, config: TrainConfig, stage: Stage) -> bool:
+    progress = state.progress
     return (
         progress.epochs >= config.epochs[stage - 1]
         or (config.iterations is not None and progress.iterations >= config.iterations[stage - 1])
-        or learner.optimizer.param_groups[0]["lr"] < config.min_learning_rate
+        or state.optimizer.param_groups[0]["lr"] < config.min_learning_rate
     )
 
 
 def _rest_of_epoch(
-    learner: Learner, model: nn.Module, *, config: TrainConfig, stage: Stage, feed: Feed, around: Surroundings
+    state: TrainState, model: nn.Module, *, config: TrainConfig, stage: Stage, feed: Feed, hooks: Hooks
 ) -> None:
     """Train to the end of an epoch or of the stage, with the validations and checkpoints that are due meanwhile."""
-    progress = learner.progress
-    tally = Tally(model, feed, progress.counted)
-    pace = Pace(f"stage {stage} epoch {progress.epochs}", around.examples, progress.seen)
+    progress = state.progress
+    meter = Meter(model, feed, progress.counted)
+    throughput = ThroughputLog(f"stage {stage} epoch {progress.epochs}", hooks.examples, progress.seen)
     before, started = progress.seconds, time.perf_counter()
     saved = started
     steps = train_steps(
-        model, learner.optimizer, around.train(progress.epochs, progress.seen), feed=feed, tally=tally,
+        model, state.optimizer, hooks.train(progress.epochs, progress.seen), feed=feed, meter=meter,
         micro_batch=config.micro_batch, seed=(config.seed, stage, progress.epochs), seen=progress.seen,
         due=lambda: time.perf_counter() - saved >= 60 * config.checkpoint_minutes,
     )  # fmt: skip
@@ -84,46 +84,46 @@ def _rest_of_epoch(
         progress.iterations += 1
         progress.seen += step.examples
         progress.seconds = before + time.perf_counter() - started
-        if isinstance(learner.schedule, StepLR):
-            learner.schedule.step()
-        line = pace.line(progress.seen, step.loss, time.perf_counter())
+        if isinstance(state.schedule, StepLR):
+            state.schedule.step()
+        line = throughput.line(progress.seen, step.loss, time.perf_counter())
         if line is not None and feed.rank == 0:
-            around.tell(line)
+            hooks.tell(line)
         if config.validate_every is not None and progress.iterations % config.validate_every == 0:
-            _look(learner, tally, feed=feed, around=around)
-            around.save()
+            _look(state, meter, feed=feed, hooks=hooks)
+            hooks.save()
             model.train()
             before, started = 0.0, time.perf_counter()
             saved = started
         elif step.due:
-            check_weights(learner.net)
-            _share_buffers(learner.net)
-            progress.counted = tally.totals()
-            around.save()
+            check_weights(state.net)
+            _share_buffers(state.net)
+            progress.counted = meter.totals()
+            hooks.save()
             saved = time.perf_counter()
-        if _over(learner, config, stage):
+        if _over(state, config, stage):
             break
     looked = progress.seen and progress.history and progress.history[-1]["steps"] == progress.iterations
     if not looked:
-        _look(learner, tally, feed=feed, around=around)
+        _look(state, meter, feed=feed, hooks=hooks)
     progress.epochs, progress.seen = progress.epochs + 1, 0
-    around.save()
+    hooks.save()
 
 
-def _look(learner: Learner, tally: Tally, *, feed: Feed, around: Surroundings) -> None:
-    """Validate, let a plateau's schedule know, and begin to count anew."""
-    progress = learner.progress
-    trained, rate = tally.metrics(), learner.optimizer.param_groups[0]["lr"]
-    _share_buffers(learner.net)
-    validated = validate(learner.net, around.val(), feed=feed)
-    if isinstance(learner.schedule, ReduceLROnPlateau):
-        learner.schedule.step(validated.pixel_accuracy)
+def _look(state: TrainState, meter: Meter, *, feed: Feed, hooks: Hooks) -> None:
+    """Validate, let a plateau's schedule know, and begin to count again from 0."""
+    progress = state.progress
+    trained, rate = meter.metrics(), state.optimizer.param_groups[0]["lr"]
+    _share_buffers(state.net)
+    validated = validate(state.net, hooks.val(), feed=feed)
+    if isinstance(state.schedule, ReduceLROnPlateau):
+        state.schedule.step(validated.pixel_accuracy)
     line = Look(progress.epochs, progress.iterations, rate, progress.seconds, trained, validated)
     progress.history.append(asdict(line))
     progress.seconds, progress.counted = 0.0, None
-    tally.reset()
-    check_weights(learner.net)
-    around.validated(line)
+    meter.reset()
+    check_weights(state.net)
+    hooks.validated(line)
 
 
 def _share_buffers(net: nn.Module) -> None:

@@ -58,11 +58,11 @@ class Progress:
     seconds: float = 0.0
     """Of training since the last validation."""
     counted: dict[str, Any] | None = None
-    """Counts of the examples since then (`metrics.Tally.totals`)."""
+    """Counts of the examples since then (`metrics.Meter.totals`)."""
 
 
 @dataclass
-class Learner:
+class TrainState:
     """A network in training and all that changes with it."""
 
     net: DeconvNet
@@ -72,31 +72,31 @@ class Learner:
     progress: Progress = field(default_factory=Progress)
 
 
-def save_state(folder: Path, learner: Learner) -> None:
+def save_state(folder: Path, state: TrainState) -> None:
     """Write everything that the next step needs into an existing folder."""
-    (folder / NETWORK_FILE).write_bytes(dump_checkpoint(learner.net, learner.info))
+    (folder / NETWORK_FILE).write_bytes(dump_checkpoint(state.net, state.info))
     momentum = {
-        name: learner.optimizer.state[p]["momentum_buffer"].detach().cpu().contiguous()
-        for name, p in learner.net.named_parameters()
-        if learner.optimizer.state.get(p, {}).get("momentum_buffer") is not None
+        name: state.optimizer.state[p]["momentum_buffer"].detach().cpu().contiguous()
+        for name, p in state.net.named_parameters()
+        if state.optimizer.state.get(p, {}).get("momentum_buffer") is not None
     }
-    (folder / MOMENTUM_FILE).write_bytes(safetensors.torch.save(momentum | _counters(learner.net)))
-    learner.progress.schedule = dict(learner.schedule.state_dict())
-    (folder / PROGRESS_FILE).write_text(json.dumps(asdict(learner.progress), indent=1))
+    (folder / MOMENTUM_FILE).write_bytes(safetensors.torch.save(momentum | _counters(state.net)))
+    state.progress.schedule = dict(state.schedule.state_dict())
+    (folder / PROGRESS_FILE).write_text(json.dumps(asdict(state.progress), indent=1))
 
 
-def load_state(folder: Path, learner: Learner) -> None:
-    """Read back what `save_state` wrote, into a learner of the same shape."""
+def load_state(folder: Path, state: TrainState) -> None:
+    """Read back what `save_state` wrote, into a training state of the same shape."""
     network = load_checkpoint((folder / NETWORK_FILE).read_bytes()).net.state_dict()
     kept: dict[str, Tensor] = safetensors.torch.load((folder / MOMENTUM_FILE).read_bytes())
-    counters = {name: kept[name] for name in _counters(learner.net) if name in kept}  # older checkpoints have none
-    learner.net.load_state_dict(network | counters)
-    for name, p in learner.net.named_parameters():
+    counters = {name: kept[name] for name in _counters(state.net) if name in kept}  # older checkpoints have none
+    state.net.load_state_dict(network | counters)
+    for name, p in state.net.named_parameters():
         if name in kept:  # laid out in memory as the weights are, channels last: a step then rounds alike
-            learner.optimizer.state[p]["momentum_buffer"] = torch.empty_like(p).copy_(kept[name])
-    learner.progress = load_progress(folder)
-    learner.schedule.load_state_dict(learner.progress.schedule)
-    for group, rate in zip(learner.optimizer.param_groups, learner.progress.schedule["_last_lr"], strict=True):
+            state.optimizer.state[p]["momentum_buffer"] = torch.empty_like(p).copy_(kept[name])
+    state.progress = load_progress(folder)
+    state.schedule.load_state_dict(state.progress.schedule)
+    for group, rate in zip(state.optimizer.param_groups, state.progress.schedule["_last_lr"], strict=True):
         group["lr"] = rate
 
 

@@ -17,7 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from pipeline.errors import TrainingError
 from pipeline.imaging.geometry import CROP, MAX_OFFSET
-from pipeline.training.loop.metrics import Feed, Metrics, Tally
+from pipeline.training.loop.metrics import Feed, Meter, Metrics
 from pipeline.training.seeds import seed_of
 
 Batch = tuple[Tensor, Tensor]
@@ -114,7 +114,7 @@ def train_steps(
     batches: Iterable[Batch],
     *,
     feed: Feed,
-    tally: Tally,
+    meter: Meter,
     micro_batch: int,
     seed: tuple[int, ...],
     seen: int = 0,
@@ -132,7 +132,7 @@ def train_steps(
         optimizer: of its parameters.
         batches: this worker's shares.
         feed: how the network is fed.
-        tally: what counts loss and confusion.
+        meter: what counts loss and confusion.
         micro_batch: examples that go through the network at once.
         seed: of the pass, such as run, stage and epoch.
         seen: examples of this pass that all workers together have seen before.
@@ -157,7 +157,7 @@ def train_steps(
         for windows, last in micro_batches(batch, micro_batch):
             # Workers exchange gradients once a step, with its last micro-batch; they take the mean, hence `workers`.
             with nullcontext() if last else _without_exchange(net):
-                loss = tally.count(net, *random_crops(windows, generator))
+                loss = meter.count(net, *random_crops(windows, generator))
                 (loss * (len(windows[0]) * feed.workers / examples)).backward()
             total[0] += loss.detach() * len(windows[0])
         total[1] = float(due())
@@ -178,10 +178,10 @@ def validate(net: nn.Module, batches: Iterable[Batch], *, feed: Feed) -> Metrics
         feed: how the network is fed.
     """
     net.eval()
-    tally = Tally(net, feed)
+    meter = Meter(net, feed)
     for batch in batches:
-        tally.count(net, *central_crops(batch))
-    return tally.metrics()
+        meter.count(net, *central_crops(batch))
+    return meter.metrics()
 
 
 def _without_exchange(net: nn.Module) -> AbstractContextManager[None]:

@@ -13,14 +13,14 @@ from pipeline.config import TrainConfig
 from pipeline.training.windows.examples import Stage
 from pipeline.training.windows.index import index_uri, read_index
 from pipeline.training.windows.order import blocks, epoch_rows, examples_of, first_rows
-from pipeline.training.windows.packing import parcel_size, parcels_of_rows
+from pipeline.training.windows.packing import pack_size, packs_of_rows
 
 CUT_CPUS = 0.5
 """Of a task that cuts windows: from one block to the next it waits for Ray Data, 0.2 s each time; two fill a CPU."""
 
 
 @ray.remote(num_cpus=0, max_restarts=-1)
-class Dealer:
+class Sharder:
     """Makes the data set of each pass and splits it among the workers.
 
     Ray Train's own data sets run the same plan again each epoch; these start at any epoch and position. The plan runs
@@ -32,7 +32,7 @@ class Dealer:
         self._dealt: dict[str, tuple[str, list[ray.data.DataIterator]]] = {}
 
     def share(self, call: str, split: str, epoch: int, seen: int, rank: int, nodes: list[str]) -> ray.data.DataIterator:
-        """A worker's share of a pass, of as many parcels (`training.parcels`) as the others'.
+        """A worker's share of a pass, of as many packs (`training.packs`) as the others'.
 
         Args:
             call: the same for all workers that share a pass, and another for every pass.
@@ -44,13 +44,13 @@ class Dealer:
         """
         if self._dealt.get(split, ("", []))[0] != call:
             ray.data.DataContext.get_current().enable_progress_bars = False
-            parcels = _parcels(self._config, self._stage, split, epoch, seen, len(nodes))
-            self._dealt[split] = call, parcels.streaming_split(len(nodes), equal=True, locality_hints=nodes)
+            packs = _packs(self._config, self._stage, split, epoch, seen, len(nodes))
+            self._dealt[split] = call, packs.streaming_split(len(nodes), equal=True, locality_hints=nodes)
         return self._dealt[split][1][rank]
 
 
-def _parcels(config: TrainConfig, stage: Stage, split: str, epoch: int, seen: int, workers: int) -> ray.data.Dataset:
-    """Windows of an index in parcels, each image decoded once a pass.
+def _packs(config: TrainConfig, stage: Stage, split: str, epoch: int, seen: int, workers: int) -> ray.data.Dataset:
+    """Windows of an index in packs, each image decoded once a pass.
 
     Args:
         config: the settings.
@@ -61,14 +61,14 @@ def _parcels(config: TrainConfig, stage: Stage, split: str, epoch: int, seen: in
         workers: that share them.
     """
     index = read_index(index_uri(config.training_set, stage, split))
-    if split == "val":  # a window a parcel: shares differ by one at most
+    if split == "val":  # a window a pack: shares differ by one at most
         rows = ray.data.from_arrow(blocks(first_rows(index, config.val_windows)))
         return cut_windows(rows, stage, 1).limit(config.val_windows)
     left = epoch_rows(index, seed=config.seed, epoch=epoch, seen=seen)
-    return cut_windows(ray.data.from_arrow(blocks(left)), stage, parcel_size(examples_of(left), workers))
+    return cut_windows(ray.data.from_arrow(blocks(left)), stage, pack_size(examples_of(left), workers))
 
 
 def cut_windows(rows: ray.data.Dataset, stage: Stage, size: int) -> ray.data.Dataset:
-    """The windows of rows of an index as parcels, see `parcels.parcels_of_rows`; a block of rows is a task."""
-    cut = partial(parcels_of_rows, stage=stage, size=size)
+    """The windows of rows of an index as packs, see `packs.packs_of_rows`; a block of rows is a task."""
+    cut = partial(packs_of_rows, stage=stage, size=size)
     return rows.map_batches(cut, batch_size=None, batch_format="pyarrow", num_cpus=CUT_CPUS)

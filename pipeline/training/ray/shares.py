@@ -15,14 +15,14 @@ from ray.train.collective import broadcast_from_rank_zero
 
 from pipeline.training.loop.steps import Batch, as_batch
 from pipeline.training.windows.cut import Window
-from pipeline.training.windows.packing import Windows, batches_in_order, mixed_batches, windows_of_parcels
+from pipeline.training.windows.packing import Windows, batches_in_order, mixed_batches, windows_of_packs
 
 
-def my_share(dealer: Any, split: str, *, epoch: int = 0, seen: int = 0) -> ray.data.DataIterator:
+def my_share(sharder: Any, split: str, *, epoch: int = 0, seen: int = 0) -> ray.data.DataIterator:
     """This worker's share of a pass; every worker must ask. Gone through again, it shows the same windows.
 
     Args:
-        dealer: a handle of a `ray_dealer.Dealer`.
+        sharder: a handle of a `ray_dealer.Sharder`.
         split: `train` or `val`.
         epoch: number of the epoch.
         seen: examples of it that were shown before.
@@ -34,7 +34,7 @@ def my_share(dealer: Any, split: str, *, epoch: int = 0, seen: int = 0) -> ray.d
     if dist.is_initialized():
         nodes = nodes * context.get_world_size()
         dist.all_gather_object(nodes, ray.get_runtime_context().get_node_id())
-    share: ray.data.DataIterator = ray.get(dealer.share.remote(call, split, epoch, seen, rank, nodes))
+    share: ray.data.DataIterator = ray.get(sharder.share.remote(call, split, epoch, seen, rank, nodes))
     return share
 
 
@@ -50,9 +50,9 @@ def validation_batches(share: ray.data.DataIterator, batch_size: int) -> Iterato
 
 
 def windows_of_share(share: ray.data.DataIterator) -> Iterator[Window]:
-    """All windows of a share of parcels, in the order in which they come."""
+    """All windows of a share of packs, in the order in which they come."""
     tables = share.iter_batches(batch_size=None, batch_format="pyarrow")  # type: ignore[arg-type]  # as they come
-    return chain.from_iterable(map(windows_of_parcels, tables))
+    return chain.from_iterable(map(windows_of_packs, tables))
 
 
 def _one_ahead(batches: Iterator[Windows]) -> Iterator[Windows]:

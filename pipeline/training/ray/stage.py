@@ -13,7 +13,7 @@ from pipeline.config import TrainConfig
 from pipeline.errors import TrainingError
 from pipeline.training.loop.state import NETWORK_FILE, load_progress
 from pipeline.training.ray.run import Workers, has_gpu, run_workers
-from pipeline.training.ray.sharder import Dealer
+from pipeline.training.ray.sharder import Sharder
 from pipeline.training.ray.worker import best_uri, renew_statistics, train_worker
 from pipeline.training.windows.examples import Stage
 from pipeline.training.windows.index import index_uri, read_index
@@ -92,10 +92,10 @@ def _keep_last(config: TrainConfig, stage: Stage, checkpoint: ray.train.Checkpoi
 def _run(
     config: TrainConfig, stage: Stage, worker: Any, loop: dict[str, Any], *, name: str, workers: tuple[int, int]
 ) -> Any:
-    """Run a function on `workers` (at least, at most), fed by a dealer, and return its Result."""
+    """Run a function on `workers` (at least, at most), fed by a sharder, and return its Result."""
     if config.sync_bn and not has_gpu():
         raise TrainingError("--sync-bn needs GPUs, and the cluster has none; leave it out")
-    dealer = Dealer.remote(config, stage)  # type: ignore[attr-defined]
+    sharder = Sharder.remote(config, stage)  # type: ignore[attr-defined]
     given = Workers(
         config.output,
         *workers,
@@ -103,4 +103,4 @@ def _run(
         keep_checkpoints=config.keep_checkpoints,
         max_failures=config.max_failures,
     )
-    return run_workers(worker, {"config": config, "dealer": dealer, **loop}, name, given)
+    return run_workers(worker, {"config": config, "sharder": sharder, **loop}, name, given)

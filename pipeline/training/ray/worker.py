@@ -25,8 +25,8 @@ from pipeline.run.worker_lines import say
 from pipeline.training.loop.bn_statistics import recompute_statistics
 from pipeline.training.loop.metrics import Feed
 from pipeline.training.loop.optimizer import make_optimizer, make_schedule
-from pipeline.training.loop.stage import Surroundings, train_stage
-from pipeline.training.loop.state import Learner, Look, load_state, save_state
+from pipeline.training.loop.stage import Hooks, train_stage
+from pipeline.training.loop.state import Look, TrainState, load_state, save_state
 from pipeline.training.loop.steps import Batch, share_of_batch, validate
 from pipeline.training.loop.window_sheet import some_windows, write_sheet
 from pipeline.training.ray.shares import my_share, training_batches, validation_batches
@@ -50,19 +50,19 @@ def train_worker(loop: dict[str, Any]) -> str | None:
     config: TrainConfig = loop["config"]
     stage: Stage = loop["stage"]
     torch.set_num_threads(loop["threads"])
-    learner = _learner(config, stage, load_checkpoint(storage.read_bytes(loop["start_uri"]), loop["start_uri"]))
-    model = prepare_model(learner.net)
+    state = _learner(config, stage, load_checkpoint(storage.read_bytes(loop["start_uri"]), loop["start_uri"]))
+    model = prepare_model(state.net)
     if config.compile:
         model.compile()
-    feed = _feed(config, learner.info)
+    feed = _feed(config, state.info)
     try:
-        train_stage(learner, model, config=config, stage=stage, feed=feed, around=_surroundings(loop, learner, feed))
+        train_stage(state, model, config=config, stage=stage, feed=feed, hooks=_surroundings(loop, state, feed))
     except TrainingError as error:
         return str(error)
     return None
 
 
-def _learner(config: TrainConfig, stage: Stage, start: Checkpoint) -> Learner:
+def _learner(config: TrainConfig, stage: Stage, start: Checkpoint) -> TrainState:
     net: nn.Module = start.net
     set_norm_eps(net, config.norm_eps)
     if config.sync_bn:
@@ -71,12 +71,12 @@ def _learner(config: TrainConfig, stage: Stage, start: Checkpoint) -> Learner:
     net = net.to(get_device(), memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = make_optimizer(net, config)
     info = replace(start.info, norm_eps=config.norm_eps)
-    learner = Learner(net, info, optimizer, make_schedule(optimizer, config, stage))  # type: ignore[arg-type]
+    state = TrainState(net, info, optimizer, make_schedule(optimizer, config, stage))  # type: ignore[arg-type]
     checkpoint = ray.train.get_checkpoint()
     if checkpoint is not None:
         with checkpoint.as_directory() as folder:
-            load_state(Path(folder), learner)
-    return learner
+            load_state(Path(folder), state)
+    return state
 
 
 def _feed(config: TrainConfig, info: CheckpointInfo) -> Feed:
@@ -92,7 +92,7 @@ def _sum_over_workers(tensor: Tensor) -> Tensor:
     return tensor
 
 
-def _surroundings(loop: dict[str, Any], learner: Learner, feed: Feed) -> Surroundings:
+def _surroundings(loop: dict[str, Any], state: TrainState, feed: Feed) -> Hooks:
     config: TrainConfig = loop["config"]
     stage: Stage = loop["stage"]
     shown = None
@@ -102,20 +102,20 @@ def _surroundings(loop: dict[str, Any], learner: Learner, feed: Feed) -> Surroun
     def validated(line: Look) -> None:
         if feed.rank != 0:
             return
-        history = learner.progress.history  # this validation is its last line
+        history = state.progress.history  # this validation is its last line
         if all(line.val.pixel_accuracy > one["val"]["pixel_accuracy"] for one in history[:-1]):
-            storage.write_atomic(best_uri(config.output, stage), dump_checkpoint(learner.net, learner.info))
+            storage.write_atomic(best_uri(config.output, stage), dump_checkpoint(state.net, state.info))
         write_curves(config.output, {**loop["earlier"], f"stage{stage}": history})
         write_events(config.output, stage, asdict(line))
         if shown is not None:
             name = f"stage{stage}_epoch{line.epoch:03}.png"
-            write_sheet(storage.join(config.output, "windows", name), learner.net, shown, feed)
+            write_sheet(storage.join(config.output, "windows", name), state.net, shown, feed)
         say(describe(stage, line))
 
-    return Surroundings(
+    return Hooks(
         train=partial(_train_batches, loop, feed),
-        val=partial(validation_batches, my_share(loop["dealer"], "val"), config.micro_batch),
-        save=partial(_report, learner, feed.rank),
+        val=partial(validation_batches, my_share(loop["sharder"], "val"), config.micro_batch),
+        save=partial(_report, state, feed.rank),
         validated=validated,
         tell=say,
         examples=loop["examples"],
@@ -126,18 +126,18 @@ def _train_batches(loop: dict[str, Any], feed: Feed, epoch: int, seen: int) -> I
     config: TrainConfig = loop["config"]
     size = share_of_batch(config.batch_size, feed.rank, feed.workers)
     seed = seed_of(config.seed, loop["stage"], epoch, seen, feed.rank) % 2**32
-    share = my_share(loop["dealer"], "train", epoch=epoch, seen=seen)
+    share = my_share(loop["sharder"], "train", epoch=epoch, seen=seen)
     return training_batches(share, size, max(POOL, size), seed)
 
 
-def _report(learner: Learner, rank: int) -> None:
+def _report(state: TrainState, rank: int) -> None:
     """Keep a checkpoint; returns when all workers are here."""
-    progress = learner.progress
+    progress = state.progress
     position = {"epoch": progress.epochs, "steps": progress.iterations, "seen": progress.seen}
     with tempfile.TemporaryDirectory() as folder:
         checkpoint = None
         if rank == 0:
-            save_state(Path(folder), learner)
+            save_state(Path(folder), state)
             checkpoint = ray.train.Checkpoint.from_directory(folder)
         ray.train.report(position, checkpoint=checkpoint)
 
@@ -149,7 +149,7 @@ def renew_statistics(loop: dict[str, Any]) -> dict[str, Any] | None:
     start = load_checkpoint(storage.read_bytes(loop["network_uri"]), loop["network_uri"])
     net = start.net.to(get_device(), memory_format=torch.channels_last)  # type: ignore[call-overload]
     feed = _feed(config, start.info)
-    val = my_share(loop["dealer"], "val")
+    val = my_share(loop["sharder"], "val")
     before = validate(net, validation_batches(val, config.micro_batch), feed=feed)
     batches = _train_batches(loop, feed, 0, 0)
     wanted = itertools.islice(batches, -(-config.bn_statistics // config.batch_size))

@@ -1,7 +1,7 @@
 """Training windows on their way to the trainer: each once, beside how often it is shown, and mixed where it arrives.
 
 A window is 250 KB, so copying its repeats from process to process would cost more than cutting it does. Windows travel
-in parcels of equally many examples, so that workers who get equally many parcels get equally many examples.
+in packs of equally many examples, so that workers who get equally many packs get equally many examples.
 """
 
 from __future__ import annotations
@@ -17,46 +17,46 @@ from pipeline.imaging.geometry import RESIZED
 from pipeline.training.windows.cut import Window, windows_of_rows
 from pipeline.training.windows.examples import Stage
 
-PARCEL_SCHEMA = pa.schema(
+PACK_SCHEMA = pa.schema(
     [
         pa.field("images", pa.binary(), nullable=False),
         pa.field("labels", pa.binary(), nullable=False),
         pa.field("repeats", pa.list_(pa.int32()), nullable=False),
     ]
 )
-"""One row is one parcel of N windows: the bytes of uint8 `[N, 250, 250, 3]` and `[N, 250, 250]`, and N counts."""
+"""One row is one pack of N windows: the bytes of uint8 `[N, 250, 250, 3]` and `[N, 250, 250]`, and N counts."""
 
 Windows = tuple[NDArray[np.uint8], NDArray[np.uint8]]
 """Windows `[N, 250, 250, 3]` and their labels `[N, 250, 250]`."""
 LARGEST = 64
-"""Examples of a parcel at most: 16 MB if no window repeats."""
+"""Examples of a pack at most: 16 MB if no window repeats."""
 PARCELS_A_WORKER = 64
-"""Parcels that a worker gets at least in a pass, if there are examples enough: workers may differ by one."""
+"""Packs that a worker gets at least in a pass, if there are examples enough: workers may differ by one."""
 POOL = 1024
 """Windows that a trainer draws its batches from: 256 MB."""
 TABLE = 64
 """Windows handed over at once: what Ray Data costs, it costs for each table."""
 
 
-def parcel_size(examples: int, workers: int) -> int:
-    """Examples of each parcel, when so many are dealt out to so many workers."""
+def pack_size(examples: int, workers: int) -> int:
+    """Examples of each pack, when so many are dealt out to so many workers."""
     return min(LARGEST, max(1, examples // (workers * PARCELS_A_WORKER)))
 
 
-def parcels_of_rows(rows: pa.Table, stage: Stage, size: int) -> Iterator[pa.Table]:
-    """The windows of some images, in parcels of `size` examples; the last parcel may hold fewer.
+def packs_of_rows(rows: pa.Table, stage: Stage, size: int) -> Iterator[pa.Table]:
+    """The windows of some images, in packs of `size` examples; the last pack may hold fewer.
 
     Args:
         rows: rows of an index (`training.index`).
         stage: whose label rule applies, see `windows.windows_of_row`.
-        size: examples of a parcel, repeats counted.
+        size: examples of a pack, repeats counted.
 
     Yields:
-        Tables of `PARCEL_SCHEMA`, of one parcel or more.
+        Tables of `PACK_SCHEMA`, of one pack or more.
     """
     waiting: list[list[Window]] = []
-    for parcel in _packed(windows_of_rows(rows.to_pylist(), stage), size):
-        waiting.append(parcel)
+    for pack in _packed(windows_of_rows(rows.to_pylist(), stage), size):
+        waiting.append(pack)
         if sum(map(len, waiting)) >= TABLE:
             yield _table(waiting)
             waiting = []
@@ -65,42 +65,42 @@ def parcels_of_rows(rows: pa.Table, stage: Stage, size: int) -> Iterator[pa.Tabl
 
 
 def _packed(windows: Iterable[Window], size: int) -> Iterator[list[Window]]:
-    parcel: list[Window] = []
+    pack: list[Window] = []
     room = size
     for window in windows:
         left = window.repeats
         while left:
             shown = min(left, room)
-            parcel.append(window._replace(repeats=shown))
+            pack.append(window._replace(repeats=shown))
             left, room = left - shown, room - shown
             if not room:
-                yield parcel
-                parcel, room = [], size
-    if parcel:
-        yield parcel
+                yield pack
+                pack, room = [], size
+    if pack:
+        yield pack
 
 
-def _table(parcels: Sequence[Sequence[Window]]) -> pa.Table:
-    windows = [window for parcel in parcels for window in parcel]
-    starts = np.cumsum([0, *map(len, parcels)], dtype=np.int32)
+def _table(packs: Sequence[Sequence[Window]]) -> pa.Table:
+    windows = [window for pack in packs for window in pack]
+    starts = np.cumsum([0, *map(len, packs)], dtype=np.int32)
     columns = [
         _binary(np.stack([window.image_HW3 for window in windows]), starts),
         _binary(np.stack([window.label_HW for window in windows]), starts),
         pa.ListArray.from_arrays(starts, pa.array([window.repeats for window in windows], pa.int32())),
     ]
-    return pa.Table.from_arrays(columns, schema=PARCEL_SCHEMA)
+    return pa.Table.from_arrays(columns, schema=PACK_SCHEMA)
 
 
 def _binary(pixels: NDArray[np.uint8], starts: NDArray[np.int32]) -> pa.Array:
-    """An array as one value a parcel, not copied."""
+    """An array as one value a pack, not copied."""
     offsets = starts * np.int32(pixels[0].nbytes)
     buffers = [None, pa.py_buffer(offsets), pa.py_buffer(pixels)]
     return pa.Array.from_buffers(pa.binary(), len(offsets) - 1, buffers)
 
 
-def windows_of_parcels(parcels: pa.Table) -> Iterator[Window]:
-    """The windows of a table of `PARCEL_SCHEMA`, one by one, not copied."""
-    for images, labels, repeats in zip(*parcels.columns, strict=True):
+def windows_of_packs(packs: pa.Table) -> Iterator[Window]:
+    """The windows of a table of `PACK_SCHEMA`, one by one, not copied."""
+    for images, labels, repeats in zip(*packs.columns, strict=True):
         images_NHW3 = np.frombuffer(images.as_buffer(), np.uint8).reshape(-1, RESIZED, RESIZED, 3)
         labels_NHW = np.frombuffer(labels.as_buffer(), np.uint8).reshape(-1, RESIZED, RESIZED)
         yield from map(Window, images_NHW3, labels_NHW, repeats.as_py())
