@@ -115,7 +115,7 @@ class RunRecord:
     def write_summary(self, summary: Summary, found: Audit) -> dict[str, Any]:
         """Write OUTPUT/run/summary.json, earlier calls included, and return it."""
         seconds = self.before.seconds + summary.seconds
-        worked_on = max(totals["rows"] for totals in self._stages(summary).values())
+        worked_on = max((totals["rows"] for totals in self._stages(summary).values()), default=0)
         content = {
             "images_total": found.total,
             "images_ok": found.ok,
