@@ -11,41 +11,18 @@ main job's stages without and with the CRF, side by side.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
-from functools import cache
 from pathlib import PurePosixPath
-
-import numpy as np
-import pyarrow as pa
-import torch
-from numpy.typing import NDArray
 
 from jobs import commands
 from jobs.common import EXIT_DONE, call, end_process
 from jobs.segment_dataset import parse
 from pipeline import storage
 from pipeline.checkpoints.bundled import weights_uri
-from pipeline.config import ConfigError, DecodeConfig, InspectConfig, SegmentConfig
+from pipeline.config import DecodeConfig, InspectConfig
 from pipeline.datasets.masks import load_image
-from pipeline.errors import ImageError
-from pipeline.imaging.classes import VOID
-from pipeline.imaging.images import decode_mask
-from pipeline.inference.crops import cut_crops
 from pipeline.inputs.named import check_named
-from pipeline.models.checkpoint import Checkpoint, load_checkpoint
-from pipeline.outputs.schema import OK
-from pipeline.report.activations import decoder_maps, representative
-from pipeline.report.figures import activation_figure
 from pipeline.report.painter import panel, png
 from pipeline.run.prepare import with_absolute_paths, with_shape_of
-from pipeline.stages.decode import decode_stage
-from pipeline.stages.predict import load_predict
-from pipeline.stages.propose import propose_stage
-from pipeline.stages.refine import refine_stage
-from pipeline.stages.rows import start_rows
-
-UInt8Array = NDArray[np.uint8]
-Box = tuple[float, float, float, float]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -55,6 +32,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def run(config: InspectConfig) -> int:
     """Draw, write."""
+    from pipeline.models.checkpoint import load_checkpoint  # these bring torch, which the help does without
+    from pipeline.report.network_pictures import activations, read_truth, segmented
+
     uri = weights_uri(config.weights)
     for option, given in (("image", config.image), ("weights", uri), ("truth", config.truth)):
         check_named(option, given)
@@ -74,53 +54,6 @@ def run(config: InspectConfig) -> int:
         storage.write_atomic(target, picture)
         print(target)
     return EXIT_DONE
-
-
-def activations(checkpoint: Checkpoint, image_HW3: UInt8Array, box: Box | None) -> bytes:
-    """The decoder's maps for a box of the image, resized straight to the network's input, as a PNG file."""
-    height, width = image_HW3.shape[:2]
-    rectangle_14 = torch.tensor([box or (0, 0, width, height)], dtype=torch.float64)
-    crop_13HW = cut_crops(torch.from_numpy(image_HW3.copy()).permute(2, 0, 1), rectangle_14)
-    shown = representative(*decoder_maps(checkpoint.net, checkpoint.info.preprocessing(crop_13HW)))
-    return activation_figure(crop_13HW[0].permute(1, 2, 0).round().byte().numpy(), shown)
-
-
-def segmented(config: SegmentConfig, num_classes: int) -> UInt8Array:
-    """Labels `[H, W]` that the main job's stages give the image.
-
-    Raises:
-        ImageError: a stage failed.
-    """
-    # What the CRF starts from is made once for all results that differ in the CRF only.
-    start = replace(config.refine, crf="none", crf_normalization="symmetric")
-    table = predicted(replace(config, refine=start, save_probabilities=True))
-    (row,) = refine_stage(table, config.refine, num_classes).to_pylist()
-    if row["status"] != OK:
-        raise ImageError("unreadable", f"{config.input}: {row['error_stage']} failed: {row['error_message']}")
-    return decode_mask(row["mask"])
-
-
-@cache
-def predicted(config: SegmentConfig) -> pa.Table:
-    """The image after the main job's first three stages."""
-    table = start_rows(pa.table({"image_id": ["image"], "uri": [config.input]}))
-    table = propose_stage(decode_stage(table, config.decode), config.propose)
-    return load_predict(config, gpus=0)(table)
-
-
-def read_truth(uri: str, image_HW3: UInt8Array, checkpoint: Checkpoint) -> UInt8Array:
-    """The mask of an image.
-
-    Raises:
-        ConfigError: it has another size, or labels that the network does not know.
-    """
-    truth_HW = decode_mask(storage.read_bytes(uri))
-    if truth_HW.shape != image_HW3.shape[:2]:
-        raise ConfigError(f"{uri} is {truth_HW.shape[::-1]} pixels and the image {image_HW3.shape[1::-1]}")
-    unknown = set(np.unique(truth_HW).tolist()) - {*range(checkpoint.info.num_classes), VOID}
-    if unknown:
-        raise ConfigError(f"{uri} holds label {min(unknown)}; {checkpoint.info.num_classes} classes are known")
-    return truth_HW
 
 
 if __name__ == "__main__":

@@ -12,22 +12,18 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
-
-import cv2
-import safetensors.torch
-import torch
+from typing import TYPE_CHECKING, Any
 
 from jobs import commands
 from jobs.common import EXIT_DONE, call, end_process
 from pipeline.config import ConfigError
 from pipeline.config.edges import TrainEdgesConfig
-from pipeline.datasets.bsds import Outlined, load_outlined
-from pipeline.evaluation.edges import edge_score, match_counts
 from pipeline.inputs.named import check_named
-from pipeline.models.edgenet import tensors
-from pipeline.proposals.detectors.learned import learned_edges
-from pipeline.training.edges.detector import train
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from pipeline.datasets.bsds import Outlined
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -37,6 +33,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def run(config: TrainEdgesConfig) -> int:
     """Check, train, write, score."""
+    import cv2  # these bring torch, which the help does without
+    import safetensors.torch
+    import torch
+
+    from pipeline.datasets.bsds import load_outlined
+    from pipeline.models.edgenet import tensors
+    from pipeline.training.edges.detector import train
+
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
     check_named("data", config.data)
@@ -59,8 +63,11 @@ def run(config: TrainEdgesConfig) -> int:
     return EXIT_DONE
 
 
-def score(weights: dict[str, torch.Tensor], held_out: list[Outlined]) -> dict[str, Any]:
+def score(weights: dict[str, Tensor], held_out: list[Outlined]) -> dict[str, Any]:
     """F-measures of the weights as they are written, by the form that proposes."""
+    from pipeline.evaluation.edges import edge_score, match_counts
+    from pipeline.proposals.detectors.learned import learned_edges
+
     arrays = {name: tensor.float().numpy() for name, tensor in weights.items()}
     counts = [match_counts(learned_edges(one.image_HW3, arrays)[0], one.outlines_AHW) for one in held_out]
     return asdict(edge_score(counts)) | {"images": len(held_out)}
