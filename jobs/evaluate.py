@@ -107,8 +107,9 @@ def show(evaluation: Evaluation, target: str) -> None:
         for one in near:
             table.add_row(f"at most {one['pixels']}", f"{one['mean_iou']:.4f}", f"{one['pixel_accuracy']:.4f}")
         console.print(table)
-    console.print(f"{evaluation.images} images: mean IoU {content['mean_iou']:.4f}, "
-                  f"pixel accuracy {content['pixel_accuracy']:.4f}")  # fmt: skip
+    low, high = content["mean_iou_interval"] or (content["mean_iou"],) * 2
+    console.print(f"{evaluation.images} images: mean IoU {content['mean_iou']:.4f} ({low:.3f} to {high:.3f} in 95 % of "
+                  f"draws of so many images), pixel accuracy {content['pixel_accuracy']:.4f}")  # fmt: skip
     if evaluation.class_names == VOC_CLASSES:
         show_published(content)
     for names, what in (

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import EvaluationError
+from pipeline.evaluation.bootstrap import counts_of, mean_iou_interval
 from pipeline.evaluation.metrics import confusion_matrix, mean_iou, per_class_iou, pixel_accuracy
 from pipeline.evaluation.trimap import trimap_confusions
 from pipeline.evaluation.truths import Truth, list_truths, read_truth, truth_name
@@ -61,6 +62,7 @@ class Evaluation:
         problems: images left out of the figures, with the reason: of another size than their ground truth, or with one
             that is damaged or cannot be drawn.
         void_only: names whose ground truth holds nothing but 0 and void: only its background counts.
+        counts: int64 `[N, 3, C]`, right, true and predicted pixels of each class in each image compared.
     """
 
     class_names: tuple[str, ...]
@@ -71,6 +73,7 @@ class Evaluation:
     without_truth: tuple[str, ...]
     problems: tuple[Problem, ...]
     void_only: tuple[str, ...] = ()
+    counts: NDArray[np.int64] | None = None
 
     def summary(self) -> dict[str, Any]:
         """The figures as JSON values; None for a class that is neither in the ground truth nor predicted."""
@@ -78,6 +81,7 @@ class Evaluation:
         columns = zip(self.class_names, ious, self.confusion.sum(1), self.confusion.sum(0), strict=True)
         return {
             "mean_iou": mean_iou(self.confusion),
+            "mean_iou_interval": None if self.counts is None else list(mean_iou_interval(self.counts)),
             "pixel_accuracy": pixel_accuracy(self.confusion),
             "images": self.images,
             "classes": [
@@ -119,6 +123,7 @@ def evaluate_results(output_uri: str, ground_truth_uri: str, split: str | None =
     without_truth: list[str] = []
     problems: list[Problem] = []
     void_only: list[str] = []
+    counts: list[NDArray[np.int64]] = []
     for row in scan_results(output_uri, ["image_id", "mask"]):
         image_id = row["image_id"]
         name = truth_name(image_id)
@@ -138,11 +143,13 @@ def evaluate_results(output_uri: str, ground_truth_uri: str, split: str | None =
         _check_classes(truth_HW, truths[name], class_names)
         try:
             labels_HW = decode_mask(row["mask"])
-            confusion += confusion_matrix(truth_HW, labels_HW, len(class_names))
+            of_image = confusion_matrix(truth_HW, labels_HW, len(class_names))
         except ValueError as error:
             problems.append(Problem(image_id, str(error)))
             continue
         void_only += [name] if set(np.unique(truth_HW).tolist()) | {0} == {0, VOID} else []
+        confusion += of_image
+        counts.append(counts_of(of_image))
         if trimap:
             trimaps += trimap_confusions(truth_HW, labels_HW, len(class_names), trimap)
     if not confusion.any():
@@ -155,7 +162,7 @@ def evaluate_results(output_uri: str, ground_truth_uri: str, split: str | None =
     _check_labels(void_only, compared)
     missing = tuple(sorted(wanted - set(found)))
     return Evaluation(class_names, confusion, trimaps, compared, missing, tuple(sorted(without_truth)), tuple(problems),
-                      tuple(void_only))  # fmt: skip
+                      tuple(void_only), np.stack(counts))  # fmt: skip
 
 
 def _check_labels(void_only: list[str], compared: int) -> None:

@@ -1,0 +1,38 @@
+"""How much a mean IoU owes to which images were measured."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+DRAWS = 1000
+COVERED = 0.95
+
+
+def counts_of(confusion_CC: NDArray[np.int64]) -> NDArray[np.int64]:
+    """What IoU needs of a confusion matrix: right, true and predicted pixels of each class, int64 `[3, C]`."""
+    return np.stack([np.diag(confusion_CC), confusion_CC.sum(1), confusion_CC.sum(0)])
+
+
+def mean_iou_interval(counts_N3C: NDArray[np.int64], seed: int = 0) -> tuple[float, float]:
+    """Where the middle 95 % of the mean IoUs lie of sets of as many images, drawn from these with replacement.
+
+    Args:
+        counts_N3C: `counts_of` each of one or more images, not all of them zero.
+        seed: of the draws.
+
+    Returns:
+        Lower and upper end, 0..1.
+    """
+    rng = np.random.default_rng(seed)
+    images = len(counts_N3C)
+    flat_NK = counts_N3C.reshape(images, -1)
+    means = []
+    for _ in range(DRAWS):
+        times_N = np.bincount(rng.integers(images, size=images), minlength=images)
+        right, true, predicted = (times_N @ flat_NK).reshape(counts_N3C.shape[1:])
+        union = true + predicted - right
+        if union.any():
+            means.append(float((right[union > 0] / union[union > 0]).mean()))
+    low, high = np.quantile(means, [(1 - COVERED) / 2, (1 + COVERED) / 2])
+    return float(low), float(high)
