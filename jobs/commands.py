@@ -17,6 +17,7 @@ from pipeline.checkpoints.bundled import BUNDLED
 from pipeline.config.edges import TrainEdgesConfig
 from pipeline.config.evaluating import TuneCrfConfig
 from pipeline.config.fcn import TrainFcnConfig
+from pipeline.config.lite import TrainLiteConfig
 from pipeline.config.recipes import Recipe, first_look
 
 EXIT_CODES = "Exit codes: 0 done, 2 wrong arguments, 3 stopped (the same command goes on), 4 failed, 5 no cluster."
@@ -90,6 +91,12 @@ TRAIN_FCN = Command(
     "VOC2012 SBD/dataset --output runs/fcn",
     ("classes", "limit", "encoder", "imagenet", "steps", "batch_size", "crop", "learning_rate", "precision", "workers"),
 )  # fmt: skip
+TRAIN_LITE = Command(
+    "train-lite", "train_lite", TrainLiteConfig, "data",
+    "a light DeconvNet from photographs with masks and a light FCN",
+    "VOC2012 SBD/dataset --fcn runs/fcn/fcn.safetensors --output runs/lite",
+    ("fcn", "classes", "limit", "steps", "batch_size", "learning_rate", "precision", "workers"),
+)  # fmt: skip
 CONVERT = Command(
     "convert", "convert_weights", settings.ConvertConfig, "source",
     "a released Caffe model to a checkpoint",
@@ -121,7 +128,7 @@ TRAIN_EDGES = Command(
     tuple(one.name for one in fields(TrainEdgesConfig)),
 )  # fmt: skip
 
-COMMANDS = (SEGMENT, EVALUATE, BUILD, TRAIN, TRAIN_FCN, CONVERT, INSPECT, ABLATE, TUNE_CRF, TRAIN_EDGES)
+COMMANDS = (SEGMENT, EVALUATE, BUILD, TRAIN, TRAIN_FCN, TRAIN_LITE, CONVERT, INSPECT, ABLATE, TUNE_CRF, TRAIN_EDGES)
 
 
 def parse(command: Command, arguments: Sequence[str] | None = None, console: bool = False) -> Any:

@@ -11,10 +11,10 @@ from __future__ import annotations
 
 import importlib.util
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import safetensors.torch
 import torch
@@ -24,6 +24,7 @@ from jobs.common import EXIT_DONE, call, end_process
 from pipeline import storage
 from pipeline.config import AT_WORK, TrainingSetConfig
 from pipeline.config.fcn import TrainFcnConfig
+from pipeline.config.lite import TrainLiteConfig
 from pipeline.datasets.layouts import Images, list_images
 from pipeline.errors import CheckpointError, ConfigError, TrainingError
 from pipeline.errors.claim import after_claim
@@ -33,6 +34,11 @@ from pipeline.models.efficientnet import INPUT, fold, load_imagenet
 from pipeline.models.litefcn import LiteFCN
 from pipeline.outputs.folder import check_folder
 
+if TYPE_CHECKING:
+    from pipeline.training.ray.fcn import Method
+
+Config = TrainFcnConfig | TrainLiteConfig
+State = dict[str, torch.Tensor]
 EXPORT = "fcn.safetensors"
 RECORD = "train.json"
 ERRORS_LISTED = 5
@@ -52,9 +58,35 @@ def run(options: TrainFcnConfig) -> int:
     imagenet = options.imagenet if options.imagenet in ("package", "none") else storage.absolute(options.imagenet)
     config = replace(options, data=data, output=storage.absolute(options.output), imagenet=imagenet)
     images = listed(config)
+    from pipeline.training.ray.fcn import FCN
+
+    state, history = train_photographs(FCN, config, images, lambda: first_network(config, len(images.class_names)))
+    target = storage.join(config.output, EXPORT)
+    storage.write_atomic(target, export(config, state, images.class_names, history))
+    print(f"mean IoU on validation photographs {history[-1]['mean_iou']:.3f}; network: {target}")
+    print(
+        f"segment with it: {commands.SEGMENT.line('photos', '--output runs/photos --recipe fcn+crf --weights', target)}"
+    )
+    return EXIT_DONE
+
+
+def train_photographs(
+    method: Method, config: Config, images: Images, first: Callable[[], bytes]
+) -> tuple[State, list[dict[str, Any]]]:
+    """Claim the output and train, or go on, or find that it is done.
+
+    Args:
+        method: of the network.
+        config: the settings, with absolute paths.
+        images: to train on.
+        first: makes the state dict that training starts from.
+
+    Returns:
+        The trained state dict, and the figures of every look at the validation photographs.
+    """
     record = check_folder(config.output, RECORD, asdict(config), below="config", neutral=AT_WORK | {"output"})
     start_uri = storage.join(config.output, "start.safetensors")
-    start = None if storage.exists(start_uri) else first_network(config, len(images.class_names))
+    start = None if storage.exists(start_uri) else first()
     if not storage.exists(storage.join(config.output, "trained.safetensors")):
         from pipeline.cluster import connect
 
@@ -65,20 +97,13 @@ def run(options: TrainFcnConfig) -> int:
         if start is not None:
             storage.write_atomic(start_uri, start)
         try:
-            history = trained(config, images, start_uri)
+            history = trained(method, config, images, start_uri)
         except SystemExit:  # what Ray Train makes of Ctrl-C
             raise KeyboardInterrupt from None
-        target = storage.join(config.output, EXPORT)
-        state = safetensors.torch.load(storage.read_bytes(storage.join(config.output, "trained.safetensors")))
-        storage.write_atomic(target, export(config, state, images.class_names, history))
-    print(f"mean IoU on validation photographs {history[-1]['mean_iou']:.3f}; network: {target}")
-    print(
-        f"segment with it: {commands.SEGMENT.line('photos', '--output runs/photos --recipe fcn+crf --weights', target)}"
-    )
-    return EXIT_DONE
+        return safetensors.torch.load(storage.read_bytes(storage.join(config.output, "trained.safetensors"))), history
 
 
-def listed(config: TrainFcnConfig) -> Images:
+def listed(config: Config) -> Images:
     """The photographs of both splits."""
     return list_images(
         TrainingSetConfig(
@@ -92,7 +117,7 @@ def listed(config: TrainFcnConfig) -> Images:
     )
 
 
-def write_record(config: TrainFcnConfig, history: list[dict[str, Any]]) -> None:
+def write_record(config: Config, history: list[dict[str, Any]]) -> None:
     """Write the settings and the figures of every look at the validation photographs."""
     record = {"config": asdict(config), "torch": torch.__version__, "history": history}
     storage.write_atomic(storage.join(config.output, RECORD), json.dumps(record, indent=1).encode())
@@ -133,7 +158,7 @@ def package_file(encoder: str) -> str:
     return str(files[0])
 
 
-def trained(config: TrainFcnConfig, images: Images, start_uri: str) -> list[dict[str, Any]]:
+def trained(method: Method, config: Config, images: Images, start_uri: str) -> list[dict[str, Any]]:
     """The history of the training, which is done now unless an earlier call has finished it."""
     record_uri = storage.join(config.output, RECORD)
     if storage.exists(storage.join(config.output, "trained.safetensors")):
@@ -150,7 +175,7 @@ def trained(config: TrainFcnConfig, images: Images, start_uri: str) -> list[dict
         raise TrainingError("no photograph shows any class but background: there is nothing to learn")
     pairs, labels = zip(*usable, strict=True)
     photographs = fcn.Photographs(list(pairs), list(labels), images.val)
-    history = fcn.run_training(config, photographs, start_uri, len(images.class_names))
+    history = fcn.run_training(method, config, photographs, start_uri, len(images.class_names))
     write_record(config, history)
     return history
 
@@ -174,6 +199,7 @@ def export(
         architecture="litefcn",
         encoder=config.encoder,
         long_side=config.long_side,
+        mirrored_side=config.mirrored_side or None,
     )
     return dump_checkpoint(net, info, torch.float16)
 

@@ -44,6 +44,8 @@ class TrainFcnConfig:
     """Weight decay of AdamW; biases, scales and shifts do not decay."""
     long_side: int = 320
     """Longer side, in pixels, at which the exported network sees photographs."""
+    mirrored_side: int = 416
+    """That of its second look, at the mirrored photograph; the mean of both probabilities counts. 0: one look."""
     val_every: int = 500
     """Steps between two looks at the validation photographs."""
     precision: Precision = "float32"
@@ -66,8 +68,10 @@ class TrainFcnConfig:
         )
         for name in ("weight_decay", "checkpoint_minutes"):
             require(getattr(self, name) >= 0, name, getattr(self, name), "must be 0 or more")
-        for name in ("crop", "long_side"):
+        for name in ("crop", "long_side", "mirrored_side"):
             side = getattr(self, name)
+            if name == "mirrored_side" and side == 0:
+                continue
             require(side >= 64 and side % 16 == 0, name, side, "a multiple of 16, at least 64")
         # Batch normalisation has no variance of one crop's mean.
         require(self.batch_size >= 2 * self.workers, "batch_size", self.batch_size, "must be 2 or more for each worker")

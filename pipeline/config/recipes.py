@@ -78,6 +78,23 @@ def edeconvnet_crf(config: SegmentConfig) -> SegmentConfig:
     return replace(config, recipe="edeconvnet+crf", ensemble=replace(config.ensemble, ensemble="mean"))
 
 
+def voc(config: SegmentConfig) -> SegmentConfig:
+    """The shipped networks for photographs, a light DeconvNet and a light FCN, as ensemble with the CRF.
+
+    Average and weight were chosen on every second of the val photographs at hand (docs/models/voc.md): windows around
+    no object are few in the training of this DeconvNet, and the maximum believes each of them.
+    """
+    with_crf = fcn_crf(config)
+    return replace(
+        with_crf,
+        recipe="voc",
+        weights="voc",
+        propose=replace(config.propose, proposals=10),
+        predict=replace(config.predict, aggregation="average"),
+        ensemble=replace(config.ensemble, fcn="voc-fcn", ensemble="mean", ensemble_weight=0.4),
+    )
+
+
 def release(config: SegmentConfig) -> SegmentConfig:
     """The rules of the released code, `generate_EDeconvNet_CRF_results`, wherever it shows them.
 
@@ -146,6 +163,7 @@ SEGMENT_RECIPES: dict[str, Recipe] = {
     "deconvnet+crf": deconvnet_crf,
     "fcn": fcn,
     "fcn+crf": fcn_crf,
+    "voc": voc,
     "edeconvnet": edeconvnet,
     "edeconvnet+crf": edeconvnet_crf,
     "release": release,

@@ -17,7 +17,9 @@ from pipeline.config.stages import (
     RefineConfig,
 )
 
-Recipe = Literal["deconvnet", "deconvnet+crf", "fcn", "fcn+crf", "edeconvnet", "edeconvnet+crf", "release"]
+Recipe = Literal[
+    "deconvnet", "deconvnet+crf", "fcn", "fcn+crf", "voc", "edeconvnet", "edeconvnet+crf", "release"
+]  # fmt: skip
 """Starting points: functions in `config.recipes`."""
 
 

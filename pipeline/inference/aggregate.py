@@ -51,7 +51,7 @@ class Canvas:
         self._cover_HW = torch.zeros(height, width, device=device)
 
     def paste(self, scores_CSS: Tensor, rectangle_4: NDArray[np.float64]) -> None:
-        """Add one proposal's score map `[C, 224, 224]`, resized bilinearly back to its fed rectangle."""
+        """Add one proposal's score map `[C, S, S]`, resized bilinearly back to its fed rectangle."""
         height, width = self._scores_CHW.shape[1:]
         r0, r1, c0, c1 = covered_pixels(rectangle_4, height, width)
         if r1 <= r0 or c1 <= c0:

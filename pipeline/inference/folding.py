@@ -8,12 +8,13 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from pipeline.models.deconvnet import Deconv3x3, DeconvNet, Layer
+from pipeline.models.deconvnet import Deconv3x3, Layer
 
 ConvT = TypeVar("ConvT", nn.Conv2d, nn.ConvTranspose2d)
+NetT = TypeVar("NetT", bound=nn.Module)
 
 
-def fold(net: DeconvNet) -> DeconvNet:
+def fold(net: NetT) -> NetT:
     """A copy in evaluation mode with one convolution in place of convolution + batch normalisation.
 
     With scale s = gamma / sqrt(variance + eps) the weights become s * w and the bias s * (b - mean) + beta. The 3x3

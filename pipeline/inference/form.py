@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from pipeline.inference.folding import fold
 from pipeline.inference.layer_ops import TORCH, Steps
 from pipeline.models.deconvnet import FC_KERNEL, DeconvNet, Layer
+from pipeline.models.litedeconvnet import LiteDeconvNet
 
 
 class InferenceNet(nn.Module):
@@ -66,11 +67,13 @@ class InferenceNet(nn.Module):
         return x.view(n, FC_KERNEL, FC_KERNEL, channels).permute(0, 3, 1, 2)
 
 
-def inference_form(net: DeconvNet, device: torch.device, dtype: torch.dtype) -> InferenceNet:
-    """The fastest form of a network for a device, on that device.
+def inference_form(net: DeconvNet | LiteDeconvNet, device: torch.device, dtype: torch.dtype) -> nn.Module:
+    """The fastest form of a network for a device, on that device; of a light one, that is without normalisation.
 
     The folding is done in float32. Products of bfloat16 are added up in float32 by the libraries that torch calls.
     """
+    if isinstance(net, LiteDeconvNet):
+        return fold(net).to(device, dtype, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
     steps = TORCH
     if triton_compiles(device):
         from pipeline.inference import kernels

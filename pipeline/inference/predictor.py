@@ -22,8 +22,9 @@ from pipeline.inference.ensemble import Ensemble
 from pipeline.inference.form import inference_form, triton_compiles
 from pipeline.inference.graphs import GraphedNet
 from pipeline.inference.labels import keep_labels
-from pipeline.models.checkpoint import Checkpoint
+from pipeline.models.checkpoint import Checkpoint, LiteCheckpoint
 from pipeline.models.deconvnet import DeconvNet
+from pipeline.models.litedeconvnet import LiteDeconvNet
 
 if TYPE_CHECKING:
     from pipeline.inference.gather import GatheredCanvas
@@ -50,7 +51,7 @@ class Predictor:
 
     def __init__(
         self,
-        checkpoint: Checkpoint,
+        checkpoint: Checkpoint | LiteCheckpoint,
         config: PredictConfig,
         label_threshold: float,
         ensemble: Ensemble | None = None,
@@ -62,6 +63,8 @@ class Predictor:
         self._preprocessing = checkpoint.info.preprocessing
         self._dtype = torch.bfloat16 if config.precision == "bfloat16" else torch.float32
         self._net = fastest_form(checkpoint.net, self.device, self._dtype)
+        # The kernel that gathers is made for maps of the window's own size.
+        self._gathers = isinstance(checkpoint.net, DeconvNet) and triton_compiles(self.device)
         self._fetching = torch.cuda.Stream() if self.device.type == "cuda" else None
         self._turn = Lock()
         self._config = config
@@ -141,7 +144,7 @@ class Predictor:
     def _canvas(self, image_3HW: Tensor, windows: int) -> Canvas | GatheredCanvas:
         height, width = image_3HW.shape[1:]
         shape = (self.num_classes, height, width, self._config.aggregation, self.device)
-        if triton_compiles(self.device):
+        if self._gathers:
             from pipeline.inference.gather import KNOWN, GatheredCanvas
 
             if self._config.aggregation in KNOWN:
@@ -165,7 +168,9 @@ class Predictor:
         return tensor.pin_memory().to(self.device, non_blocking=True) if self.device.type == "cuda" else tensor
 
 
-def fastest_form(net: DeconvNet, device: torch.device, dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
+def fastest_form(
+    net: DeconvNet | LiteDeconvNet, device: torch.device, dtype: torch.dtype
+) -> Callable[[Tensor], Tensor]:
     """The inference form of a network on a device; on a GPU, in a graph of a micro-batch."""
     form = inference_form(net, device, dtype)
     return GraphedNet(form) if device.type == "cuda" else form

@@ -21,11 +21,15 @@ from pipeline.errors import CheckpointError
 from pipeline.models.checkpoint_header import METADATA_KEY, CheckpointInfo, Preprocessing, fingerprint, read_info
 from pipeline.models.deconvnet import DeconvNet
 from pipeline.models.fcn8s import FCN8s
+from pipeline.models.litedeconvnet import LiteDeconvNet
 from pipeline.models.litefcn import LiteFCN
 
+Network = DeconvNet | FCN8s | LiteFCN | LiteDeconvNet
+
 __all__ = [
-    "METADATA_KEY", "Checkpoint", "CheckpointError", "CheckpointInfo", "Preprocessing", "dump_checkpoint", "fill",
-    "fingerprint", "load_checkpoint", "load_state_dict", "read_info", "set_norm_eps",
+    "METADATA_KEY", "Checkpoint", "CheckpointError", "CheckpointInfo", "LiteCheckpoint", "Preprocessing",
+    "dump_checkpoint", "fill", "fingerprint", "load_checkpoint", "load_for_windows", "load_state_dict", "read_info",
+    "set_norm_eps",
 ]  # fmt: skip
 
 
@@ -38,9 +42,16 @@ class Checkpoint:
     fingerprint: str
 
 
-def dump_checkpoint(
-    net: DeconvNet | FCN8s | LiteFCN, info: CheckpointInfo, dtype: torch.dtype = torch.float32
-) -> bytes:
+@dataclass(frozen=True)
+class LiteCheckpoint:
+    """The same of a light DeconvNet."""
+
+    net: LiteDeconvNet
+    info: CheckpointInfo
+    fingerprint: str
+
+
+def dump_checkpoint(net: Network, info: CheckpointInfo, dtype: torch.dtype = torch.float32) -> bytes:
     """The checkpoint file's bytes; `dtype` float16 halves a file that is shipped."""
     if net.num_classes != info.num_classes or net.width != info.width:
         raise CheckpointError(
@@ -76,7 +87,20 @@ def load_checkpoint(data: bytes, name: str = "the checkpoint") -> Checkpoint:
     return Checkpoint(net, info, fingerprint(data))
 
 
-def fill(net: DeconvNet | FCN8s | LiteFCN, info: CheckpointInfo, data: bytes, name: str) -> None:
+def load_for_windows(data: bytes, name: str = "the checkpoint") -> Checkpoint | LiteCheckpoint:
+    """As `load_checkpoint`, for any network that sees windows, a light one too."""
+    info = read_info(data, name)
+    if info.architecture != "litedeconvnet":
+        return load_checkpoint(data, name)
+    assert info.encoder is not None  # `read_info` sees to it
+    with torch.device("meta"):
+        net = LiteDeconvNet(info.num_classes, info.encoder).eval()
+    set_norm_eps(net, info.norm_eps)
+    fill(net, info, data, name)
+    return LiteCheckpoint(net, info, fingerprint(data))
+
+
+def fill(net: Network, info: CheckpointInfo, data: bytes, name: str) -> None:
     """Put a checkpoint's tensors into the network that its description asks for.
 
     Args:

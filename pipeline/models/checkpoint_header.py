@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 METADATA_KEY = "deconvnet-ray"
 Variant = Literal["lite0", "lite2"]
 VARIANTS: tuple[Variant, ...] = get_args(Variant)
-Architecture = Literal["deconvnet", "fcn8s", "litefcn"]
+Architecture = Literal["deconvnet", "fcn8s", "litefcn", "litedeconvnet"]
 ARCHITECTURES: tuple[Architecture, ...] = get_args(Architecture)
 WHOLE_IMAGES: tuple[Architecture, ...] = ("fcn8s", "litefcn")
-"""Networks that see an image at once; DeconvNet sees it proposal by proposal."""
+"""Networks that see an image at once; the others see it proposal by proposal."""
 
 
 class NoDescriptionError(CheckpointError):
@@ -70,9 +70,12 @@ class CheckpointInfo:
     """Whether the population statistics of batch normalisation are there. A converted training file of the release has
     none: one can train on from it, and not segment with it."""
     encoder: Variant | None = None
-    """Of a `litefcn`: which EfficientNet."""
+    """Of a `litefcn` or `litedeconvnet`: which EfficientNet."""
     long_side: int | None = None
     """Of a `litefcn`: images are resized to this longer side, in pixels."""
+    mirrored_side: int | None = None
+    """Of a `litefcn`: the mirrored image, resized to this longer side, is looked at, too, and the mean of the two
+    probability maps taken. None: one look."""
     norm_eps: float = 1e-5
     """What batch normalisation adds to variances."""
 
@@ -128,6 +131,7 @@ def _parse_info(text: str, name: str) -> CheckpointInfo:
             batch_statistics=bool(described.get("batch_statistics", True)),
             encoder=described.get("encoder"),
             long_side=described.get("long_side"),
+            mirrored_side=described.get("mirrored_side"),
             norm_eps=float(described.get("norm_eps", 1e-5)),
             window_shape=described.get("window_shape", "box"),
         )
@@ -145,8 +149,11 @@ def _parse_info(text: str, name: str) -> CheckpointInfo:
         raise CheckpointError(
             f"{name} describes an impossible network of {info.num_classes} classes, width {info.width}"
         )
-    if info.architecture == "litefcn" and (info.encoder not in VARIANTS or not (info.long_side or 0) >= 32):
-        raise CheckpointError(f"{name} describes an impossible FCN: encoder {info.encoder}, side {info.long_side}")
+    if info.architecture in {"litefcn", "litedeconvnet"} and info.encoder not in VARIANTS:
+        raise CheckpointError(f"{name} describes an impossible {info.architecture}: encoder {info.encoder}")
+    sides = [info.long_side, info.long_side if info.mirrored_side is None else info.mirrored_side]
+    if info.architecture == "litefcn" and not all(isinstance(side, int) and side >= 32 for side in sides):
+        raise CheckpointError(f"{name} describes an impossible FCN: sides {info.long_side} and {info.mirrored_side}")
     return info
 
 

@@ -57,6 +57,12 @@ class Refine(nn.Module):
         return refined_NCHW
 
 
+def features(x_N3HW: Tensor, encoder: Encoder, context: Context) -> dict[int, Tensor]:
+    """The maps that both light networks start from: the encoder's of stride 2, 4 and 8, and the context at 16."""
+    maps: dict[int, Tensor] = encoder(x_N3HW)
+    return maps | {STRIDE: context(maps[STRIDE])}
+
+
 class LiteFCN(nn.Module):
     """Fully convolutional network for any set of classes.
 
@@ -79,9 +85,11 @@ class LiteFCN(nn.Module):
 
     def forward(self, x_N3HW: Tensor) -> Tensor:
         """Scores before softmax at a quarter of the resolution, `[N, num_classes, ceil(H / 4), ceil(W / 4)]`."""
-        maps = self.encoder(x_N3HW)
-        x = self.refine8(self.context(maps[16]), maps[8])
-        scores_NCHW: Tensor = self.score(self.refine4(x, maps[4]))
+        return self.head(features(x_N3HW, self.encoder, self.context))
+
+    def head(self, maps: dict[int, Tensor]) -> Tensor:
+        """Scores from `features`."""
+        scores_NCHW: Tensor = self.score(self.refine4(self.refine8(maps[STRIDE], maps[8]), maps[4]))
         return scores_NCHW
 
 

@@ -42,6 +42,8 @@ class Member:
     """None: the file does not say; torchvision's own files have VOC's 21 in VOC's order."""
     size: Callable[[int, int], tuple[int, int]] | None = None
     """The height and width that an image of a height and width is resized to first; the scores are resized back."""
+    mirrored_size: Callable[[int, int], tuple[int, int]] | None = None
+    """The same of a second look, at the mirrored image. None: there is none."""
 
     def to(self, device: torch.device, dtype: torch.dtype) -> Member:
         """The same on a device, the network's weights in a precision and in the layout that is fastest there."""
@@ -50,17 +52,28 @@ class Member:
 
     @torch.inference_mode()
     def scores(self, image_3HW: Tensor) -> Tensor:
-        """Score maps before softmax, float32 `[C, H, W]`, of an RGB uint8 image on the network's device."""
+        """Score maps before softmax, float32 `[C, H, W]`, of an RGB uint8 image on the network's device.
+
+        Of two looks: logarithms of the mean probability relative to chance, as those of `inference.ensemble.combine`.
+        """
+        scores_CHW = self._look(image_3HW, self.size)
+        if self.mirrored_size is None:
+            return scores_CHW
+        mirrored_CHW = self._look(image_3HW.flip(2), self.mirrored_size).flip(2)
+        mean_CHW = (scores_CHW.softmax(dim=0) + mirrored_CHW.softmax(dim=0)) / 2
+        return (mean_CHW * len(mean_CHW)).log()
+
+    def _look(self, image_3HW: Tensor, size_of: Callable[[int, int], tuple[int, int]] | None) -> Tensor:
         height, width = image_3HW.shape[1:]
         weight = next(self.net.parameters())
         x_13HW = image_3HW[None].float()
-        if self.size is not None:
-            size = self.size(height, width)
+        if size_of is not None:
+            size = size_of(height, width)
             x_13HW = F.interpolate(x_13HW, size, mode="bilinear", antialias=True, align_corners=False)
         x_13HW = self.preprocessing(x_13HW).to(weight.dtype, memory_format=torch.channels_last)
         found: Tensor | Mapping[str, Tensor] = self.net(x_13HW)
         scores_1CHW = (found if isinstance(found, Tensor) else found["out"]).float()
-        if self.size is not None:
+        if size_of is not None:
             scores_1CHW = F.interpolate(scores_1CHW, (height, width), mode="bilinear", align_corners=False)
         return scores_1CHW[0]
 
@@ -117,7 +130,7 @@ def _load_ours(data: bytes, name: str, kind: Kind) -> Member:
     if info.architecture not in WHOLE_IMAGES or kind not in {"auto", info.architecture}:
         wanted = "an FCN" if kind == "auto" else f"a {kind}"
         raise CheckpointError(f"{name} is a {info.architecture}; {wanted} is needed here")
-    size = None
+    size = mirrored_size = None
     with torch.device("meta"):
         net: FCN8s | LiteFCN
         if info.architecture == "fcn8s":
@@ -125,5 +138,7 @@ def _load_ours(data: bytes, name: str, kind: Kind) -> Member:
         else:
             assert info.encoder is not None and info.long_side is not None  # noqa: PT018  (`read_info` sees to it)
             net, size = folded(info.num_classes, info.encoder), partial(fed_size, long_side=info.long_side)
+            if info.mirrored_side is not None:
+                mirrored_size = partial(fed_size, long_side=info.mirrored_side)
     fill(net, info, data, name)
-    return Member(net, info.preprocessing, info.num_classes, fingerprint(data), info.class_names, size)
+    return Member(net, info.preprocessing, info.num_classes, fingerprint(data), info.class_names, size, mirrored_size)

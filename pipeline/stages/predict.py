@@ -11,7 +11,7 @@ from pipeline.errors import CheckpointError
 from pipeline.inference.ensemble import Ensemble
 from pipeline.inference.predictor import Predictor
 from pipeline.inference.whole_images import WholeImages
-from pipeline.models.checkpoint import CheckpointInfo, load_checkpoint, read_info
+from pipeline.models.checkpoint import CheckpointInfo, load_for_windows, read_info
 from pipeline.models.checkpoint_header import check_network, joint_fingerprint
 from pipeline.models.members import Member, load_member
 from pipeline.stages.device import check_gpu, ending_with_its_gpu
@@ -75,7 +75,7 @@ def load_predict(config: SegmentConfig, gpus: float) -> PredictStage:
     if config.whole_images:
         alone = load_member(data, config.weights)
         return PredictStage(WholeImages(alone, config.predict, threshold, log_probabilities=logs), alone.fingerprint)
-    checkpoint = load_checkpoint(data, config.weights)
+    checkpoint = load_for_windows(data, config.weights)
     member = load_other(config, info)
     rule, weight = config.ensemble.ensemble, config.ensemble.ensemble_weight
     ensemble = Ensemble(member, rule, weight) if member is not None else None

@@ -205,7 +205,16 @@ def test_networks_of_different_classes_are_refused(tmp_path, fcn_file, capsys):
     ensemble = replace(config.ensemble, fcn=str(tmp_path / "five.pth"), fcn_kind=kind)
     with pytest.raises(CheckpointError, match=r"deconvnet\.safetensors 4 .*five\.pth 5"):
         load_other(replace(config, ensemble=ensemble), CheckpointInfo(CLASSES, 1.0))
-    arguments = ["--recipe", "edeconvnet", "--input", str(tmp_path), "--output", str(tmp_path / "out")]
+    arguments = [
+        "--recipe",
+        "edeconvnet",
+        "--weights",
+        "demo",
+        "--input",
+        str(tmp_path),
+        "--output",
+        str(tmp_path / "out"),
+    ]
     assert exit_code(main, *arguments, "--fcn", str(tmp_path / "fcn.safetensors")) == 2  # the demo's classes
     assert "different classes" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
@@ -251,6 +260,7 @@ def test_recipes_that_need_another_network_say_so(capsys):
         "deconvnet+crf",
         "fcn",
         "fcn+crf",
+        "voc",
         "edeconvnet",
         "edeconvnet+crf",
         "release",

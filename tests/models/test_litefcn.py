@@ -205,13 +205,32 @@ def test_a_checkpoint_is_loaded_as_what_it_says_and_halves_label_as_floats_do():
     assert (scores[0].argmax(0) == scores[1].argmax(0)).float().mean() >= 0.99
 
 
+def test_the_second_look_is_at_the_mirrored_image_at_its_own_size():
+    net = settled(folded(3, "lite0"))
+    info = CheckpointInfo(("a", "b", "c"), 1.0, INPUT, architecture="litefcn", encoder="lite0", long_side=96)
+    looks = {
+        (long_side, mirrored): load_member(
+            dump_checkpoint(net, replace(info, long_side=long_side, mirrored_side=mirrored)), "fcn"
+        )
+        for long_side, mirrored in ((96, None), (64, None), (96, 64))
+    }
+    image_3HW = torch.randint(0, 256, (3, 70, 90), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+    first = looks[96, None].scores(image_3HW).softmax(0)
+    second = looks[64, None].scores(image_3HW.flip(2)).softmax(0).flip(2)
+    found = looks[96, 64].scores(image_3HW)
+    torch.testing.assert_close(found.softmax(0), (first + second) / 2)
+    sure = ((first + second) / 2 - 1 / 3).abs() > 1e-5
+    assert torch.equal((found > 0)[sure], (first + second > 2 / 3)[sure])  # relative to chance, as `prune` reads scores
+
+
 def test_a_description_that_no_network_fits_is_refused():
     torch.manual_seed(1)
     net = folded(5, "lite0")
     info = CheckpointInfo(CLASSES, 1.0, INPUT, architecture="litefcn", encoder="lite0", long_side=96)
-    for wrong in (replace(info, encoder=None), replace(info, long_side=None), replace(info, encoder="lite9")):
+    changes = ({"encoder": None}, {"long_side": None}, {"encoder": "lite9"}, {"mirrored_side": 0}, {"long_side": "96"})
+    for change in changes:
         with pytest.raises(CheckpointError, match="impossible"):
-            load_member(dump_checkpoint(net, wrong), "a file")
+            load_member(dump_checkpoint(net, replace(info, **change)), "a file")
     with pytest.raises(CheckpointError, match="does not fit"):
         load_member(dump_checkpoint(net, replace(info, encoder="lite2")), "a file")
     with pytest.raises(CheckpointError, match="a fcn8s is needed"):

@@ -1,4 +1,4 @@
-"""The training of the FCN: parameter groups, learning rate, steps, validation, and a state that survives a kill."""
+"""The light networks in training: parameters, learning rate, steps, validation, and a state that survives a kill."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.config.fcn import TrainFcnConfig
+from pipeline.config.lite import TrainLiteConfig
 from pipeline.errors import TrainingError
 from pipeline.models.efficientnet import INPUT
-from pipeline.models.litefcn import LiteFCN
 from pipeline.training.fcn.losses import loss_of
 from pipeline.training.loop.state import MOMENTUM_FILE, NETWORK_FILE, PROGRESS_FILE
 from pipeline.training.seeds import seed_of
@@ -32,15 +32,21 @@ CLIP = 5.0
 MOMENTS = ("exp_avg", "exp_avg_sq")
 """What AdamW keeps of each parameter, beside the number of steps."""
 
+Config = TrainFcnConfig | TrainLiteConfig
 Batch = tuple[Tensor, Tensor]
 """Crops uint8 `[N, 3, S, S]` RGB, labels uint8 `[N, S, S]`."""
+
+
+def by_turns(scores_NChw: Tensor, labels_NHW: Tensor, step: int) -> Tensor:
+    """The FCN's loss, `loss_of`, on the other pixels at every step."""
+    return loss_of(scores_NChw.float(), labels_NHW, step % 2)
 
 
 @dataclass
 class Training:
     """All that a run is between two steps."""
 
-    net: LiteFCN
+    net: nn.Module
     optimizer: torch.optim.Optimizer
     step: int = 0
     history: list[dict[str, Any]] = field(default_factory=list)
@@ -55,7 +61,7 @@ class Surroundings:
 
     batches: Callable[[int], Iterator[Batch]]
     """This worker's share of each batch, from a step on."""
-    validate: Callable[[LiteFCN], dict[str, Any]]
+    validate: Callable[[nn.Module], dict[str, Any]]
     """Figures on the validation photographs, over all workers."""
     save: Callable[[], None]
     """Keeps a checkpoint; all workers must call it."""
@@ -63,9 +69,11 @@ class Surroundings:
     """What worker 0 says, for all workers."""
     tell: Callable[[str], None]
     """Says a line to people."""
+    loss: Callable[[Any, Tensor, int], Tensor] = by_turns
+    """Of what the network gives for a batch, its labels, int64, and the number of the step."""
 
 
-def new_training(net: LiteFCN, config: TrainFcnConfig) -> Training:
+def new_training(net: nn.Module, config: TrainFcnConfig) -> Training:
     """A run that begins: AdamW on four groups, encoder and head, kernels (which decay) and the rest.
 
     An encoder without ImageNet's knowledge learns as fast as the head.
@@ -81,7 +89,7 @@ def new_training(net: LiteFCN, config: TrainFcnConfig) -> Training:
     return Training(net, torch.optim.AdamW(groups))
 
 
-def train(training: Training, model: nn.Module, config: TrainFcnConfig, around: Surroundings) -> None:
+def train(training: Training, model: nn.Module, config: Config, around: Surroundings) -> None:
     """Train from where `training` is to the last step.
 
     Args:
@@ -96,7 +104,7 @@ def train(training: Training, model: nn.Module, config: TrainFcnConfig, around: 
     saved = told = time.perf_counter()
     batches = around.batches(training.step)
     while training.step < config.steps:
-        training.since.append(train_step(training, model, config, next(batches)))
+        training.since.append(train_step(training, model, config, next(batches), around.loss))
         now = time.perf_counter()
         looked = training.step % config.val_every == 0 or training.step == config.steps
         if looked:
@@ -121,7 +129,13 @@ def _look(training: Training, around: Surroundings) -> None:
     )
 
 
-def train_step(training: Training, model: nn.Module, config: TrainFcnConfig, batch: Batch) -> float:
+def train_step(
+    training: Training,
+    model: nn.Module,
+    config: Config,
+    batch: Batch,
+    loss_of_step: Callable[[Any, Tensor, int], Tensor],
+) -> float:
     """One step on a batch, or on this worker's share of one; its loss.
 
     Raises:
@@ -136,8 +150,8 @@ def train_step(training: Training, model: nn.Module, config: TrainFcnConfig, bat
     torch.manual_seed(seed_of(config.seed, training.step))  # of what the head drops
     lower = torch.autocast(device.type, torch.bfloat16) if config.precision == "bfloat16" else nullcontext()
     with lower:
-        scores_NChw = model(x_N3HW)
-    loss = loss_of(scores_NChw.float(), labels_NHW.long(), training.step % 2)
+        found = model(x_N3HW)
+    loss = loss_of_step(found, labels_NHW.long(), training.step)
     value = loss.item()
     if not math.isfinite(value):
         raise TrainingError(f"the loss is {value} at step {training.step}; lower the learning rate")

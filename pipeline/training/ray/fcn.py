@@ -1,9 +1,9 @@
-"""The training of the FCN on Ray Train: workers that read photographs themselves, checkpoints and history out."""
+"""The light networks' training on Ray Train: workers that read photographs themselves, checkpoints and history out."""
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -17,8 +17,10 @@ import ray.train
 import safetensors.torch
 import torch
 import torch.distributed as dist
+from numpy.typing import NDArray
 from ray.train.collective import broadcast_from_rank_zero
 from ray.train.torch import get_device, prepare_model
+from torch import Tensor, nn
 
 from pipeline import storage
 from pipeline.config.fcn import TrainFcnConfig
@@ -31,15 +33,42 @@ from pipeline.models.members import Member
 from pipeline.report.fcn_curves import write_curves
 from pipeline.run.worker_lines import say
 from pipeline.training.fcn.crops import Draw, cut, draw_of, rng_of
-from pipeline.training.fcn.loop import Batch, Surroundings, Training, load_training, new_training, save_training, train
+from pipeline.training.fcn.loop import (
+    Batch,
+    Config,
+    Surroundings,
+    Training,
+    by_turns,
+    load_training,
+    new_training,
+    save_training,
+    train,
+)
 from pipeline.training.fcn.photographs import load, looked_at
 from pipeline.training.loop.metrics import confusion_of
 from pipeline.training.ray.run import Workers, run_workers
 
+Cut = Callable[[Any, int, NDArray[np.uint8], NDArray[np.uint8], int, np.random.Generator], tuple[Any, Any]]
 LOOKED_AT = 64
 """Photographs that one task looks through."""
 READERS = 4
 """Threads of a worker that read its crops; where the store is far, reading is waiting."""
+
+
+@dataclass(frozen=True)
+class Method:
+    """What is a network's own in its training, as functions of modules, since they go to the workers."""
+
+    network: Callable[[Any, int], nn.Module]
+    """An untrained one, of the settings and the number of classes."""
+    begin: Callable[[Any, Any], Training]
+    """A new run, of a network and the settings."""
+    cut: Cut
+    """Crop and labels, of the settings, a step, a photograph, its mask, a label and the randomness."""
+    loss: Callable[[Any, Any, Tensor, int], Tensor]
+    """As `Surroundings.loss`, with the settings first."""
+    scorer: Callable[[Any, Any], Callable[[Tensor], Tensor]]
+    """What gives scores `[C, H, W]` of whole photographs with a network and the settings."""
 
 
 @dataclass(frozen=True)
@@ -60,11 +89,12 @@ def look_at(pairs: Sequence[Pair], num_classes: int) -> list[list[int] | str]:
 
 
 def run_training(
-    config: TrainFcnConfig, photographs: Photographs, start_uri: str, num_classes: int
+    method: Method, config: Config, photographs: Photographs, start_uri: str, num_classes: int
 ) -> list[dict[str, Any]]:
     """Train, write the network to `trained_uri` and return the history; the same call again resumes.
 
     Args:
+        method: of the network.
         config: the settings.
         photographs: to train on and to look at.
         start_uri: the state dict of the network that training starts from.
@@ -73,7 +103,8 @@ def run_training(
     Raises:
         TrainingError: the workers failed, or the loss exploded.
     """
-    loop = {"config": config, "photographs": photographs, "start_uri": start_uri, "num_classes": num_classes}
+    given = {"photographs": photographs, "start_uri": start_uri, "num_classes": num_classes}
+    loop = {"method": method, "config": config, **given}
     workers = Workers(
         config.output,
         config.workers,
@@ -82,11 +113,11 @@ def run_training(
         keep_checkpoints=config.keep_checkpoints,
         max_failures=config.max_failures,
     )
-    result = run_workers(_worker, loop, "fcn", workers)
+    result = run_workers(_worker, loop, "network", workers)
     if result.return_value is not None:
         raise TrainingError(result.return_value)
     with result.checkpoint.as_directory() as folder:
-        training = new_training(network(config, num_classes), config)
+        training = method.begin(method.network(config, num_classes), config)
         load_training(Path(folder), training)
     storage.write_atomic(trained_uri(config.output), safetensors.torch.save(training.net.state_dict()))
     return training.history
@@ -105,14 +136,35 @@ def network(config: TrainFcnConfig, num_classes: int) -> LiteFCN:
     return net
 
 
+def _fcn_cut(
+    config: TrainFcnConfig, step: int, image_HW3: NDArray[np.uint8], mask_HW: NDArray[np.uint8], label: int,
+    rng: np.random.Generator,
+) -> tuple[Any, Any]:  # fmt: skip
+    del step
+    return cut(image_HW3, mask_HW, label, config.crop, rng)
+
+
+def _fcn_loss(config: TrainFcnConfig, found: Tensor, labels_NHW: Tensor, step: int) -> Tensor:
+    del config
+    return by_turns(found, labels_NHW, step)
+
+
+def _fcn_scorer(net: LiteFCN, config: TrainFcnConfig) -> Callable[[Tensor], Tensor]:
+    return Member(net, INPUT, net.num_classes, "", size=partial(fed_size, long_side=config.long_side)).scores
+
+
+FCN = Method(network, new_training, _fcn_cut, _fcn_loss, _fcn_scorer)
+
+
 def _worker(loop: dict[str, Any]) -> str | None:
-    config: TrainFcnConfig = loop["config"]
+    method: Method = loop["method"]
+    config: Config = loop["config"]
     photographs: Photographs = loop["photographs"]
     torch.set_num_threads(loop["threads"])
-    net = network(config, loop["num_classes"])
+    net = method.network(config, loop["num_classes"])
     net.load_state_dict(safetensors.torch.load(storage.read_bytes(loop["start_uri"])))
     net = net.train().to(get_device(), memory_format=torch.channels_last)  # type: ignore[call-overload]
-    training = new_training(net, config)
+    training = method.begin(net, config)
     checkpoint = ray.train.get_checkpoint()
     if checkpoint is not None:
         with checkpoint.as_directory() as folder:
@@ -120,11 +172,14 @@ def _worker(loop: dict[str, Any]) -> str | None:
     context = ray.train.get_context()
     rank, workers = context.get_world_rank(), context.get_world_size()
     around = Surroundings(
-        batches=partial(_batches, config, photographs, draw_of(photographs.labels, loop["num_classes"]), rank, workers),
-        validate=partial(_validate, config, photographs.val[rank::workers]),
+        batches=partial(
+            _batches, config, method.cut, photographs, draw_of(photographs.labels, loop["num_classes"]), rank, workers
+        ),
+        validate=partial(_validate, config, method, loop["num_classes"], photographs.val[rank::workers]),
         save=partial(_report, config, training, rank),
         due=lambda due: bool(broadcast_from_rank_zero(due)),
         tell=say if rank == 0 else _be_silent,
+        loss=partial(method.loss, config),
     )
     try:
         train(training, prepare_model(net), config, around)
@@ -138,14 +193,14 @@ def _be_silent(line: str) -> None:
 
 
 def _batches(
-    config: TrainFcnConfig, photographs: Photographs, draw: Draw, rank: int, workers: int, start: int
+    config: Config, cut: Cut, photographs: Photographs, draw: Draw, rank: int, workers: int, start: int
 ) -> Iterator[Batch]:
     """This worker's share of the batches from a step on, each made while the one before is used."""
 
     def crop(step: int, place: int) -> tuple[Any, Any]:
         rng = rng_of(config.seed, step, place)
         choice = draw(rng)
-        return cut(*load(photographs.train[choice.photograph]), choice.label, config.crop, rng)
+        return cut(config, step, *load(photographs.train[choice.photograph]), choice.label, rng)
 
     with ThreadPoolExecutor(READERS) as pool:
         places = range(rank, config.batch_size, workers)
@@ -157,15 +212,16 @@ def _batches(
             yield torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2), torch.from_numpy(np.stack(masks))
 
 
-def _validate(config: TrainFcnConfig, pairs: Sequence[Pair], net: LiteFCN) -> dict[str, Any]:
-    """Figures over all workers, each photograph whole at `long_side`, scored at its own size."""
-    size = partial(fed_size, long_side=config.long_side)
+def _validate(
+    config: Config, method: Method, num_classes: int, pairs: Sequence[Pair], net: nn.Module
+) -> dict[str, Any]:
+    """Figures over all workers, each photograph scored whole, at its own size."""
     device = next(net.parameters()).device
-    member = Member(net.eval(), INPUT, net.num_classes, "", size=size)
-    confusion = torch.zeros(net.num_classes, net.num_classes, dtype=torch.int64, device=device)
+    scores_of = method.scorer(net.eval(), config)
+    confusion = torch.zeros(num_classes, num_classes, dtype=torch.int64, device=device)
     for pair in pairs:
         image_HW3, mask_HW = load(pair)
-        scores_CHW = member.scores(torch.from_numpy(image_HW3).to(device).permute(2, 0, 1))
+        scores_CHW = scores_of(torch.from_numpy(image_HW3).to(device).permute(2, 0, 1))
         confusion += confusion_of(scores_CHW[None], torch.from_numpy(mask_HW).to(device)[None])
     if dist.is_initialized():
         dist.all_reduce(confusion)
@@ -174,7 +230,7 @@ def _validate(config: TrainFcnConfig, pairs: Sequence[Pair], net: LiteFCN) -> di
     return {"mean_iou": mean_iou(counts), "pixel_accuracy": pixel_accuracy(counts), "iou": ious}
 
 
-def _report(config: TrainFcnConfig, training: Training, rank: int) -> None:
+def _report(config: Config, training: Training, rank: int) -> None:
     """Keep a checkpoint; returns when all workers are here."""
     with tempfile.TemporaryDirectory() as folder:
         checkpoint = None

@@ -1,0 +1,108 @@
+"""Train a light DeconvNet on windows of photographs with class masks, from a light FCN that teaches it.
+
+    python jobs/train_lite.py --data VOC2012 SBD/dataset --fcn runs/fcn/fcn.safetensors --output runs/lite
+
+It writes OUTPUT/deconvnet.safetensors, the network for `segment_dataset.py --weights`, alone or in an ensemble with the
+FCN (`--recipe voc --fcn`); the rest of OUTPUT is as of `train_fcn.py`. Run again, a stopped training goes on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import safetensors.torch
+import torch
+
+from jobs import commands
+from jobs.common import EXIT_DONE, call, end_process
+from jobs.train_fcn import listed, train_photographs
+from pipeline import storage
+from pipeline.checkpoints.bundled import weights_uri
+from pipeline.config.lite import TrainLiteConfig
+from pipeline.errors import CheckpointError
+from pipeline.inputs.named import check_named
+from pipeline.models.checkpoint import CheckpointInfo, dump_checkpoint
+from pipeline.models.efficientnet import INPUT
+from pipeline.models.litedeconvnet import initialise
+from pipeline.models.litefcn import LiteFCN
+from pipeline.models.members import load_member
+from pipeline.training.lite.loop import Taught
+
+EXPORT = "deconvnet.safetensors"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Parse, run; returns the exit code."""
+    return call(commands.TRAIN_LITE, arguments, run)
+
+
+def run(options: TrainLiteConfig) -> int:
+    """Check, train, export."""
+    data = tuple(storage.absolute(root) for root in options.data)
+    fcn = storage.absolute(weights_uri(options.fcn))
+    for root in data:
+        check_named("data", root)
+    check_named("classes", options.classes)
+    check_named("fcn", fcn)
+    config = replace(options, data=data, output=storage.absolute(options.output), fcn=fcn)
+    images = listed(config)
+    start = first_network(config, images.class_names)
+    from pipeline.training.ray.lite import LITE
+
+    state, history = train_photographs(LITE, config, images, lambda: state_of(start))
+    target = storage.join(config.output, EXPORT)
+    start.load_state_dict(state)
+    storage.write_atomic(target, export(config, start, images.class_names, history))
+    print(f"mean IoU on validation photographs, each in one window, {history[-1]['mean_iou']:.3f}; network: {target}")
+    with_it = f"--output runs/photos --recipe voc --fcn {config.fcn} --weights {target}"
+    print(f"segment with it: {commands.SEGMENT.line('photos', with_it)}")
+    return EXIT_DONE
+
+
+def first_network(config: TrainLiteConfig, class_names: tuple[str, ...]) -> Taught:
+    """The network that training starts from: the FCN as it is, a random decoder.
+
+    Raises:
+        CheckpointError: the FCN cannot be used, or knows other classes.
+    """
+    member = load_member(storage.read_bytes(config.fcn), config.fcn, "litefcn")
+    assert isinstance(member.net, LiteFCN)
+    if member.class_names != class_names:
+        raise CheckpointError(
+            f"{config.fcn} knows the classes {', '.join(member.class_names or ())}; the photographs have "
+            f"{', '.join(class_names)}"
+        )
+    torch.manual_seed(config.seed)
+    net = Taught(member.net)
+    initialise(net.decoder)
+    return net
+
+
+def state_of(net: Taught) -> bytes:
+    """Its state dict as a safetensors file."""
+    data: bytes = safetensors.torch.save({name: tensor.contiguous() for name, tensor in net.state_dict().items()})
+    return data
+
+
+def export(config: TrainLiteConfig, net: Taught, class_names: tuple[str, ...], history: list[dict[str, Any]]) -> bytes:
+    """The checkpoint for users, in halves, with a line that says how it came about."""
+    whole = net.whole()
+    names = ", ".join(storage.absolute(root).rpartition("/")[2] for root in config.data)
+    info = CheckpointInfo(
+        class_names,
+        whole.width,
+        INPUT,
+        trained_on=f"{names}, {config.steps} steps of {config.batch_size} windows, taught by an FCN; validation "
+        f"photographs in one window: pixel accuracy {history[-1]['pixel_accuracy']:.3f}, "
+        f"mean IoU {history[-1]['mean_iou']:.3f}",
+        architecture="litedeconvnet",
+        encoder=whole.variant,
+        window_shape="square",
+    )
+    return dump_checkpoint(whole, info, torch.float16)
+
+
+if __name__ == "__main__":
+    end_process(main)

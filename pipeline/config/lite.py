@@ -1,0 +1,67 @@
+"""Settings of the training of the light DeconvNet."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from pipeline.config.checks import require, require_positive
+
+
+@dataclass(frozen=True)
+class TrainLiteConfig:
+    """A light DeconvNet on windows of photographs with class masks; the defaults are those of `voc`."""
+
+    data: tuple[str, ...]
+    """Folders, local or s3://, in the layouts of PASCAL VOC, SBD or COCO, as jobs/build_training_set.py takes them."""
+    output: str
+    """Folder for checkpoints, the record and the exported network."""
+    fcn: str = "voc-fcn"
+    """A network of jobs/train_fcn.py with the same classes: its encoder and context are taken as they are, and its
+    probabilities teach the decoder beside the masks."""
+    train_split: str = "train"
+    """VOC: name of the training list in ImageSets/Segmentation. COCO: as in the file's name, such as train2017."""
+    val_split: str = "val"
+    """The same for validation."""
+    classes: str | None = None
+    """File with one class name a line, background first. Default: what the folders say, else VOC's 21."""
+    limit: int | None = None
+    """Take only the first photographs of each split."""
+    steps: int = 2000
+    """Batches to train for; the learning rate falls to zero over them."""
+    stage1_share: float = 0.2
+    """Share of the steps that belong to the first stage: tight windows, in which one object alone keeps its label."""
+    batch_size: int = 16
+    """Windows a step over all workers together, however many there are."""
+    learning_rate: float = 2e-3
+    """Highest learning rate (AdamW)."""
+    weight_decay: float = 0.02
+    """Weight decay of AdamW; biases, scales and shifts do not decay."""
+    val_every: int = 500
+    """Steps between two looks at the validation photographs, each whole in one window."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """bfloat16: autocast; for GPUs and for CPUs with AMX."""
+    workers: int = 1
+    """Training processes; one a GPU, where there are GPUs."""
+    max_failures: int = 3
+    """How often lost workers are replaced before the run ends that has no new checkpoint since; -1: always."""
+    checkpoint_minutes: float = 5.0
+    """Minutes between checkpoints."""
+    keep_checkpoints: int = 2
+    """How many of the last checkpoints are kept."""
+    seed: int = 0
+    """Seed of initialisation, windows, colours and order."""
+
+    def __post_init__(self) -> None:
+        require(len(self.data) > 0, "data", self.data, "at least one folder is needed")
+        require_positive(self, "limit", "steps", "learning_rate", "val_every", "workers", "keep_checkpoints")
+        for name in ("weight_decay", "checkpoint_minutes"):
+            require(getattr(self, name) >= 0, name, getattr(self, name), "must be 0 or more")
+        require(0 <= self.stage1_share <= 1, "stage1_share", self.stage1_share, "must lie in 0..1")
+        # Batch normalisation has no variance of one window's single place.
+        require(self.batch_size >= 2 * self.workers, "batch_size", self.batch_size, "must be 2 or more for each worker")
+        require(self.max_failures >= -1, "max_failures", self.max_failures, "must be -1 or more")
+
+    def stage(self, step: int) -> Literal[1, 2]:
+        """The stage that a step belongs to."""
+        return 1 if step < self.stage1_share * self.steps else 2

@@ -1,0 +1,1 @@
+"""Training of the light DeconvNet on windows of photographs."""

@@ -1,0 +1,80 @@
+"""The training of the light DeconvNet, as far as it is not the FCN's (`training.fcn.loop`)."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from pipeline.config.lite import TrainLiteConfig
+from pipeline.imaging.geometry import extend_boxes
+from pipeline.inference.aggregate import Canvas
+from pipeline.inference.crops import cut_crops
+from pipeline.models.efficientnet import INPUT
+from pipeline.models.litedeconvnet import Decoder, LiteDeconvNet
+from pipeline.models.litefcn import LiteFCN, features
+from pipeline.training.fcn.loop import Training
+from pipeline.training.lite.losses import distance, loss_of
+
+
+class Taught(nn.Module):
+    """A decoder that learns on the maps of an FCN, which stays as it is and is its teacher."""
+
+    def __init__(self, fcn: LiteFCN) -> None:
+        super().__init__()
+        self.fcn = fcn.requires_grad_(False)
+        self.decoder = Decoder(fcn.num_classes)
+        self.train()
+
+    def train(self, mode: bool = True) -> Taught:
+        """Switch the decoder; the FCN always evaluates."""
+        super().train(mode)
+        self.fcn.eval()
+        return self
+
+    def forward(self, x_N3HW: Tensor) -> tuple[Tensor, Tensor]:
+        """Scores of the decoder at half, and of the teacher at a quarter of the windows' resolution."""
+        with torch.no_grad():
+            maps = features(x_N3HW, self.fcn.encoder, self.fcn.context)
+            wanted_NCqq = self.fcn.head(maps)
+        return self.decoder(maps), wanted_NCqq
+
+    def whole(self) -> LiteDeconvNet:
+        """The network that was trained, in evaluation mode, sharing the weights."""
+        net = LiteDeconvNet(self.fcn.num_classes, self.fcn.variant)
+        net.encoder, net.context, net.decoder = self.fcn.encoder, self.fcn.context, self.decoder
+        return net.eval()
+
+    def scores(self, image_3HW: Tensor) -> Tensor:
+        """Scores before softmax, float32 `[C, H, W]`, of an RGB image whole in one square window."""
+        height, width = image_3HW.shape[1:]
+        square_14 = extend_boxes(np.array([[0, 0, width, height]]), 1.0, "square").astype(np.float64)
+        device = image_3HW.device
+        crops_N3HW = INPUT(cut_crops(image_3HW, torch.from_numpy(square_14).to(device)))
+        canvas = Canvas(self.fcn.num_classes, height, width, "sum", device)
+        with torch.inference_mode():
+            canvas.paste(self(crops_N3HW.contiguous(memory_format=torch.channels_last))[0][0].float(), square_14[0])
+        return canvas.scores()
+
+
+def new_training(net: Taught, config: TrainLiteConfig) -> Training:
+    """A run that begins: AdamW on the decoder's kernels, which decay, and the rest."""
+    groups = [
+        {
+            "params": [p for p in net.decoder.parameters() if (p.ndim > 1) == decays],
+            "rate": config.learning_rate,
+            "weight_decay": config.weight_decay * decays,
+        }
+        for decays in (True, False)
+    ]
+    return Training(net, torch.optim.AdamW(groups))
+
+
+def loss_of_stage(config: TrainLiteConfig, found: tuple[Tensor, Tensor], labels_NHW: Tensor, step: int) -> Tensor:
+    """What a step minimises: the labels' loss and, in the second stage, the distance from the teacher.
+
+    In the first stage the teacher knows objects that count as background there.
+    """
+    scores_NChw, wanted_NCqq = (scores.float() for scores in found)
+    loss = loss_of(scores_NChw, labels_NHW, step % 2)
+    return loss if config.stage(step) == 1 else loss + distance(scores_NChw, wanted_NCqq)
