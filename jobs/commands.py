@@ -186,7 +186,7 @@ def _recipe_name(command: Command, given: Sequence[str]) -> str | None:
     """The recipe that was given, known or not; else the one that the bundled checkpoint is made for."""
     if not command.recipes:
         return None
-    bundled = BUNDLED.get(first_look(given, "weights", ""))
+    bundled = BUNDLED.get(first_look(given, "weights", getattr(command.config, "weights", "")))
     return first_look(given, "recipe", bundled.recipe if bundled else command.config.recipe)
 
 

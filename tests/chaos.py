@@ -35,8 +35,8 @@ from pipeline.outputs.results import read_results
 REPOSITORY = Path(__file__).parents[1]
 VICTIMS = ("driver", "worker", "node", "frozen")
 TILES = 10  # images cut out of one scene
-SETTINGS = ("--proposals", "2", "--crf", "none", "--rows-per-file", "16", "--max-side", "64", "--plan", "guess",
-            "--stall-timeout", "45")  # fmt: skip
+SETTINGS = ("--weights", "demo", "--proposals", "2", "--crf", "none", "--rows-per-file", "16", "--max-side", "64",
+            "--plan", "guess", "--stall-timeout", "45")  # fmt: skip
 MOST_CALLS = 6
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-DEMO, VOC_FCN = "demo", "voc-fcn"
+DEMO, VOC, VOC_FCN = "demo", "voc", "voc-fcn"
 
 
 @dataclass(frozen=True)
@@ -21,8 +21,9 @@ class Bundled:
 BUNDLED = {
     DEMO: Bundled(
         "deconvnet+crf",
-        "this network knows six toy classes of generated scenes; for photographs give --weights voc-fcn",
+        "this network knows six toy classes of generated scenes; leave --weights out for photographs",
     ),
+    VOC: Bundled("voc", "these networks know the 20 classes of PASCAL VOC in photographs"),
     VOC_FCN: Bundled("fcn+crf", "this network knows the 20 classes of PASCAL VOC in photographs"),
 }
 """By the value of `--weights`."""

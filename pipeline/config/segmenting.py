@@ -37,9 +37,9 @@ class SegmentConfig:
     or a Parquet or CSV manifest with a `uri` column. Local or s3://."""
     output: str
     """Folder for results, masks, errors and the run's record. The same command again finishes what is left."""
-    weights: str = "demo"
-    """A checkpoint (.safetensors), or one that ships with the project: `demo` (see `docs/results.md`),
-    `voc-fcn` (see `docs/models/voc-fcn.md`), which brings its recipe, `fcn+crf`."""
+    weights: str = "voc"
+    """A checkpoint (.safetensors), or one that ships with the project and brings its recipe: `voc`, a DeconvNet with
+    an FCN beside it, and `voc-fcn`, that FCN alone, for photographs (`docs/models`); `demo` for generated scenes."""
     recipe: Recipe = "deconvnet+crf"
     """A row of the paper's table, an FCN alone, or the authors' released code: where the settings start from.
     Settings that are given win; `--recipe NAME --help-all` shows what it stands for."""

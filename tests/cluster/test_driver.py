@@ -29,7 +29,8 @@ from pipeline.inputs.manifest import build_manifest
 from pipeline.outputs.audit import audit
 
 IMAGES = 24
-FAST = ("--proposals", "2", "--crf", "none", "--max-side", "64", "--rows-per-file", "2", "--predict-workers", "1")
+FAST = ("--weights", "demo", "--proposals", "2", "--crf", "none", "--max-side", "64", "--rows-per-file", "2",
+        "--predict-workers", "1")  # fmt: skip
 
 
 @pytest.fixture(scope="module")

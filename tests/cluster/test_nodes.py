@@ -19,7 +19,7 @@ from pipeline.inputs.manifest import build_manifest
 from pipeline.outputs.audit import audit
 
 REPOSITORY = Path(__file__).parents[2]
-FAST = ("--proposals", "2", "--crf", "none", "--max-side", "64")
+FAST = ("--weights", "demo", "--proposals", "2", "--crf", "none", "--max-side", "64")
 
 
 @pytest.fixture(scope="module")

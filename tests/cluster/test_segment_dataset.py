@@ -28,8 +28,8 @@ from pipeline.outputs.results import read_errors, read_results, read_skipped
 from pipeline.run.record import RunRecord
 
 REPOSITORY = Path(__file__).parents[2]
-FAST = ["--proposals", "12", "--rows-per-file", "4", "--min-pixels", "2"]
-SMALL = ["--proposals", "2", "--crf", "none", "--predict-workers", "1"]
+FAST = ["--weights", "demo", "--proposals", "12", "--rows-per-file", "4", "--min-pixels", "2"]
+SMALL = ["--weights", "demo", "--proposals", "2", "--crf", "none", "--predict-workers", "1"]
 
 
 def segment_here(*arguments: object) -> int:
@@ -242,7 +242,7 @@ def test_what_is_missing_is_made_again_and_equal(run, photos, in_ray):
         (["--input", "{photos}", "--weights", "missing.safetensors"], "missing.safetensors"),
         (["--input", "{photos}/nothing"], "nothing"),
         (["--input", "{empty}"], "holds no image"),
-        (["--input", "{photos}", "--proposals", "0"], "sees object proposals"),
+        (["--input", "{photos}", "--weights", "demo", "--proposals", "0"], "sees object proposals"),
         (["--input", "{photos}", "--crf", "fast"], "crf"),
         (["--input", "{photos}", "--refine-gpus", "0.5"], "only `crf torch`"),
         (["--input", "{photos}", "--edges", "structured"], "--edge-model is None"),
@@ -274,7 +274,12 @@ def test_a_run_with_more_failures_than_it_was_told_to_allow_ends_with_4(run, pho
 
 
 def test_nothing_but_bad_images_ends_with_4(photos, tmp_path, in_ray):
-    assert segment_here("--input", photos / "bad", "--output", tmp_path / "out", "--predict-workers", 1) == 4
+    assert (
+        segment_here(
+            "--input", photos / "bad", "--output", tmp_path / "out", "--weights", "demo", "--predict-workers", 1
+        )
+        == 4
+    )
     assert len(read_errors(str(tmp_path / "out"))) == len(BAD)
 
 

@@ -21,8 +21,8 @@ from pipeline.outputs.results import read_results
 pytestmark = pytest.mark.ray
 REPOSITORY = Path(__file__).parents[2]
 IMAGES, REFINED, LATER = 800, 48, 56
-FAST = ("--proposals", "2", "--crf", "none", "--max-side", "64", "--predict-workers", "1", "--refine-workers", "1",
-        "--plan", "guess")  # fmt: skip
+FAST = ("--weights", "demo", "--proposals", "2", "--crf", "none", "--max-side", "64", "--predict-workers", "1",
+        "--refine-workers", "1", "--plan", "guess")  # fmt: skip
 WAIT_FOR_THE_GATE = """
 import os, time, PIL.Image as image
 open_image = image.open

@@ -225,7 +225,8 @@ def resolved(*arguments: str) -> SegmentConfig:
 
 
 def test_recipes_are_the_papers_rows():
-    assert resolved() == resolved("--recipe", "deconvnet+crf") == SegmentConfig("in", "out")
+    assert resolved("--recipe", "deconvnet+crf") == SegmentConfig("in", "out")
+    assert resolved("--weights", "demo") == SegmentConfig("in", "out", "demo")
     assert resolved("--recipe", "deconvnet").refine.crf == "none"
     both = resolved("--recipe", "edeconvnet", "--fcn", "f"), resolved("--recipe=edeconvnet+crf", "--fcn", "f")
     assert [one.ensemble.fcn for one in both] == ["f", "f"]

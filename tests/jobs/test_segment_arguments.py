@@ -25,7 +25,7 @@ def test_windows_of_another_shape_than_the_networks_are_refused(asked, tmp_path:
 
 def test_the_networks_shape_is_taken_where_none_is_given():
     info = read_info(Path(weights_uri("demo")).read_bytes())
-    config = parse(["--input", "in", "--output", "out"])
+    config = parse(["--input", "in", "--output", "out", "--weights", "demo"])
     assert config.propose.window_shape == "auto"
     assert with_shape_of(config, info).propose.window_shape == info.window_shape == "box"
 

@@ -81,7 +81,11 @@ def test_networks_and_recipes_that_do_not_fit_are_told(trained, tmp_path, capsys
 
 def test_a_shipped_network_brings_its_recipe():
     common = ["--input", "in", "--output", "out"]
-    assert parse(common).recipe == SegmentConfig.recipe
+    default = parse(common)
+    assert default == parse([*common, "--weights", "voc"]) == parse([*common, "--recipe", "voc"])
+    assert (default.recipe, default.weights, default.ensemble.fcn) == ("voc", "voc", "voc-fcn")
+    assert parse([*common, "--weights", "demo"]).recipe == SegmentConfig.recipe
+    assert parse([*common, "--weights", "my.safetensors"]).recipe == SegmentConfig.recipe
     brought = parse([*common, "--weights", "voc-fcn"])
     assert (brought.recipe, brought.whole_images, brought.weights) == ("fcn+crf", True, "voc-fcn")
     assert parse([*common, "--weights", "voc-fcn", "--recipe", "fcn"]).refine.crf == "none"
