@@ -52,7 +52,7 @@ class Segmentation:
 
 
 def segment(
-    images: Iterable[Photograph], weights: str = "demo", config: SegmentConfig | None = None
+    images: Iterable[Photograph], weights: str = "voc", config: SegmentConfig | None = None
 ) -> Iterator[Segmentation]:
     """Segment images one after the other, as the main job does: the masks are the same, bit by bit.
 
@@ -60,7 +60,7 @@ def segment(
 
     Args:
         images: paths and addresses; Pillow's images; arrays, RGB, uint8 `[H, W, 3]`. The first two are turned upright.
-        weights: a checkpoint, or the name of one that comes with the project: `demo`, `voc-fcn`.
+        weights: a checkpoint, or the name of one that comes with the project: `voc`, `voc-fcn`, `demo`.
         config: settings; None: the recipe that the bundled checkpoint is made for, or the defaults. Its `input`,
             `output`, `weights` and what concerns Ray are not used.
 

@@ -210,7 +210,7 @@ def test_from_python_the_masks_are_those_of_the_job_bit_by_bit(run, photos):
     _, output = run
     rows = read_results(str(output)).to_pylist()
     config = SegmentConfig("", "", propose=ProposeConfig(proposals=12))
-    found = segment_from_python([row["uri"] for row in rows], config=config)
+    found = segment_from_python([row["uri"] for row in rows], weights="demo", config=config)
     for row, one in zip(rows, found, strict=True):
         assert np.array_equal(one.mask_HW, decode_mask(row["mask"])), row["image_id"]
 
