@@ -31,7 +31,7 @@ Limit = Callable[..., Work]
 
 
 class RemoteAttemptLog:
-    """The run's attempt log of attempts (`pipeline.run.attempts`), in an actor on the driver's machine."""
+    """The run's attempt log (`pipeline.run.attempts`), in an actor on the driver's machine."""
 
     def __init__(self) -> None:
         self.actor: Any = ray.remote(AttemptLog).options(**_beside_the_driver()).remote()
