@@ -107,11 +107,11 @@ class Driver:
                 return
             with suppress(OSError):  # a store in trouble; the next graph asks again
                 self.run.lease.check()
+            gc.collect()  # Ray Data's executor, a web of references, holds its actors, and they the GPUs
             fruitless = 0 if self.summary.images > before else fruitless + 1
             if not self.summary.images or fruitless == len(PAUSES):
                 raise WorkBrokenError(broken)
             self.tell(f"the work broke off: {broken}\nwhat is left starts again in {PAUSES[fruitless]:.0f} s")
-            gc.collect()  # Ray Data's executor, a web of references, holds its actors, and they the GPUs
             time.sleep(PAUSES[fruitless])
             left = None
 
