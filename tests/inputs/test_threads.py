@@ -37,12 +37,12 @@ except ManifestError as error:
 """,
 }
 RESULTS = {
-    "imports": "import pyarrow as pa\nfrom pipeline.outputs import results",
+    "imports": "import pyarrow as pa\nfrom pipeline.outputs import results\nfrom pipeline.outputs.audit import audit",
     "work": """
 results.finished_ids(sys.argv[1])
 results.read_errors(sys.argv[1]).group_by("error_type", use_threads=False).aggregate([("image_id", "count")])
 results.images_per_class(sys.argv[1])
-assert results.audit(sys.argv[1], pa.table({"image_id": ["a"]})).complete
+assert audit(sys.argv[1], pa.table({"image_id": ["a"]})).complete
 """,
 }
 INDEX = {
