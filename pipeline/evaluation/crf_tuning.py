@@ -138,7 +138,7 @@ def search(measured: Callable[[RefineConfig], float], start: RefineConfig, trial
 
 
 def options(config: RefineConfig) -> str:
-    """The parameters as options of the main job, with the iterations that they were tried with: recipes differ there."""
+    """The parameters as options of the main job, with the iterations they were tried with: recipes differ there."""
     names = ("crf_normalization", "crf_iterations", *RANGES[config.crf_normalization])
     return " ".join(f"--{name.replace('_', '-')} {getattr(config, name)}" for name in names)
 
