@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from pipeline.config.checks import require, require_positive
-from pipeline.config.stages import PredictConfig, ProposeConfig, RefineConfig
+from pipeline.config.stages import Precision, PredictConfig, ProposeConfig, RefineConfig
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class Step(Network):
 class Crops(Network):
     """Crops, network and aggregation of an image's 50 proposals against the network alone."""
 
-    precision: Literal["float32", "bfloat16"] = "float32"
+    precision: Precision = "float32"
     """As for segment_dataset.py."""
 
 
@@ -73,7 +73,7 @@ class Aggregate:
 
     classes: int = 21
     """Background included."""
-    precision: Literal["float32", "bfloat16"] = "float32"
+    precision: Precision = "float32"
     """Of the score maps."""
     seconds: float = 5.0
     """To measure each way for."""

@@ -14,7 +14,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import safetensors.torch
 import torch
@@ -29,7 +29,7 @@ from pipeline.datasets.layouts import Images, list_images
 from pipeline.errors import CheckpointError, ConfigError, TrainingError
 from pipeline.errors.claim import after_claim
 from pipeline.inputs.named import check_named
-from pipeline.models.checkpoint import CheckpointInfo, dump_checkpoint, load_state_dict
+from pipeline.models.checkpoint import CheckpointInfo, dump_checkpoint, dump_state_dict, load_state_dict
 from pipeline.models.efficientnet import INPUT, fold, load_imagenet
 from pipeline.models.litefcn import LiteFCN
 from pipeline.outputs.folder import check_folder
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from pipeline.training.ray.fcn import Method
 
 Config = TrainFcnConfig | TrainLiteConfig
+AnyConfig = TypeVar("AnyConfig", TrainFcnConfig, TrainLiteConfig)
 State = dict[str, torch.Tensor]
 EXPORT = "fcn.safetensors"
 RECORD = "train.json"
@@ -51,12 +52,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def run(options: TrainFcnConfig) -> int:
     """Check, train, export."""
-    data = tuple(storage.absolute(root) for root in options.data)
-    for root in data:
-        check_named("data", root)
-    check_named("classes", options.classes)
-    imagenet = options.imagenet if options.imagenet in ("package", "none") else storage.absolute(options.imagenet)
-    config = replace(options, data=data, output=storage.absolute(options.output), imagenet=imagenet)
+    config = with_absolute_paths(options)
+    if config.imagenet not in ("package", "none"):
+        config = replace(config, imagenet=storage.absolute(config.imagenet))
     images = listed(config)
     from pipeline.training.ray.fcn import FCN
 
@@ -103,6 +101,24 @@ def train_photographs(
         return safetensors.torch.load(storage.read_bytes(storage.join(config.output, "trained.safetensors"))), history
 
 
+def with_absolute_paths(config: AnyConfig) -> AnyConfig:
+    """Data and output as paths that mean the same in every worker.
+
+    Raises:
+        ConfigError: data, or the file of classes, are not there.
+    """
+    data = tuple(storage.absolute(root) for root in config.data)
+    for root in data:
+        check_named("data", root)
+    check_named("classes", config.classes)
+    return replace(config, data=data, output=storage.absolute(config.output))
+
+
+def data_names(config: Config) -> str:
+    """What a checkpoint says of the data that its network was trained on."""
+    return ", ".join(storage.absolute(root).rpartition("/")[2] for root in config.data)
+
+
 def listed(config: Config) -> Images:
     """The photographs of both splits."""
     return list_images(
@@ -138,8 +154,7 @@ def first_network(config: TrainFcnConfig, num_classes: int) -> bytes:
         except (KeyError, RuntimeError) as error:
             raise CheckpointError(f"{path} is no EfficientNet-{config.encoder}: {str(error)[:200]}") from error
         fold(net.encoder)
-    data: bytes = safetensors.torch.save({name: tensor.contiguous() for name, tensor in net.state_dict().items()})
-    return data
+    return dump_state_dict(net)
 
 
 def package_file(encoder: str) -> str:
@@ -189,13 +204,12 @@ def export(
         fold(net.encoder)
     net.load_state_dict(state)
     fold(net)
-    names = ", ".join(storage.absolute(root).rpartition("/")[2] for root in config.data)
     info = CheckpointInfo(
         class_names,
         net.width,
         INPUT,
-        trained_on=f"{names}, {config.steps} steps of {config.batch_size} crops; validation photographs: pixel "
-        f"accuracy {history[-1]['pixel_accuracy']:.3f}, mean IoU {history[-1]['mean_iou']:.3f}",
+        trained_on=f"{data_names(config)}, {config.steps} steps of {config.batch_size} crops; validation photographs: "
+        f"pixel accuracy {history[-1]['pixel_accuracy']:.3f}, mean IoU {history[-1]['mean_iou']:.3f}",
         architecture="litefcn",
         encoder=config.encoder,
         long_side=config.long_side,

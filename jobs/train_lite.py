@@ -12,18 +12,17 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-import safetensors.torch
 import torch
 
 from jobs import commands
 from jobs.common import EXIT_DONE, call, end_process
-from jobs.train_fcn import listed, train_photographs
+from jobs.train_fcn import data_names, listed, train_photographs, with_absolute_paths
 from pipeline import storage
 from pipeline.checkpoints.bundled import weights_uri
 from pipeline.config.lite import TrainLiteConfig
 from pipeline.errors import CheckpointError
 from pipeline.inputs.named import check_named
-from pipeline.models.checkpoint import CheckpointInfo, dump_checkpoint
+from pipeline.models.checkpoint import CheckpointInfo, dump_checkpoint, dump_state_dict
 from pipeline.models.efficientnet import INPUT
 from pipeline.models.litedeconvnet import initialise
 from pipeline.models.litefcn import LiteFCN
@@ -40,18 +39,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def run(options: TrainLiteConfig) -> int:
     """Check, train, export."""
-    data = tuple(storage.absolute(root) for root in options.data)
-    fcn = storage.absolute(weights_uri(options.fcn))
-    for root in data:
-        check_named("data", root)
-    check_named("classes", options.classes)
-    check_named("fcn", fcn)
-    config = replace(options, data=data, output=storage.absolute(options.output), fcn=fcn)
+    config = with_absolute_paths(replace(options, fcn=storage.absolute(weights_uri(options.fcn))))
+    check_named("fcn", config.fcn)
     images = listed(config)
     start = first_network(config, images.class_names)
     from pipeline.training.ray.lite import LITE
 
-    state, history = train_photographs(LITE, config, images, lambda: state_of(start))
+    state, history = train_photographs(LITE, config, images, lambda: dump_state_dict(start))
     target = storage.join(config.output, EXPORT)
     start.load_state_dict(state)
     storage.write_atomic(target, export(config, start, images.class_names, history))
@@ -80,22 +74,15 @@ def first_network(config: TrainLiteConfig, class_names: tuple[str, ...]) -> Taug
     return net
 
 
-def state_of(net: Taught) -> bytes:
-    """Its state dict as a safetensors file."""
-    data: bytes = safetensors.torch.save({name: tensor.contiguous() for name, tensor in net.state_dict().items()})
-    return data
-
-
 def export(config: TrainLiteConfig, net: Taught, class_names: tuple[str, ...], history: list[dict[str, Any]]) -> bytes:
     """The checkpoint for users, in halves, with a line that says how it came about."""
     whole = net.whole()
-    names = ", ".join(storage.absolute(root).rpartition("/")[2] for root in config.data)
     info = CheckpointInfo(
         class_names,
         whole.width,
         INPUT,
-        trained_on=f"{names}, {config.steps} steps of {config.batch_size} windows, taught by an FCN; validation "
-        f"photographs in one window: pixel accuracy {history[-1]['pixel_accuracy']:.3f}, "
+        trained_on=f"{data_names(config)}, {config.steps} steps of {config.batch_size} windows, taught by an FCN; "
+        f"validation photographs in one window: pixel accuracy {history[-1]['pixel_accuracy']:.3f}, "
         f"mean IoU {history[-1]['mean_iou']:.3f}",
         architecture="litedeconvnet",
         encoder=whole.variant,

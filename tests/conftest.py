@@ -101,6 +101,17 @@ def head() -> Iterator[Head]:
         process.wait()
 
 
+@pytest.fixture(scope="session")
+def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four generated scenes to train on and two to look at, in VOC's layout."""
+    from examples.scenes.config import ScenesConfig
+    from examples.scenes.dataset import write_dataset
+
+    root = tmp_path_factory.mktemp("scenes") / "voc"
+    list(write_dataset(ScenesConfig(output=str(root), train=4, val=2, seed=5)))
+    return root
+
+
 @pytest.fixture(scope="module")
 def in_ray(head: Head) -> Iterator[None]:
     """This process is connected to the cluster: for jobs that are called here, without the start of a process each."""

@@ -3,10 +3,26 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from pipeline.config.checks import require, require_positive
 from pipeline.config.stages import Precision
+
+
+def check_photograph_training(config: Any) -> None:
+    """Check what both trainings on photographs, the FCN's and the light DeconvNet's, are given.
+
+    Raises:
+        ConfigError: a setting is out of its range.
+    """
+    require(len(config.data) > 0, "data", config.data, "at least one folder is needed")
+    require_positive(config, "limit", "steps", "learning_rate", "val_every", "workers", "keep_checkpoints")
+    for name in ("weight_decay", "checkpoint_minutes"):
+        require(getattr(config, name) >= 0, name, getattr(config, name), "must be 0 or more")
+    # Batch normalisation has no variance of one crop's mean.
+    enough = config.batch_size >= 2 * config.workers
+    require(enough, "batch_size", config.batch_size, "must be 2 or more for each worker")
+    require(config.max_failures >= -1, "max_failures", config.max_failures, "must be -1 or more")
 
 
 @dataclass(frozen=True)
@@ -62,17 +78,10 @@ class TrainFcnConfig:
     """Seed of initialisation, crops, colours and order."""
 
     def __post_init__(self) -> None:
-        require(len(self.data) > 0, "data", self.data, "at least one folder is needed")
-        require_positive(
-            self, "limit", "steps", "learning_rate", "backbone_factor", "val_every", "workers", "keep_checkpoints"
-        )
-        for name in ("weight_decay", "checkpoint_minutes"):
-            require(getattr(self, name) >= 0, name, getattr(self, name), "must be 0 or more")
+        check_photograph_training(self)
+        require_positive(self, "backbone_factor")
         for name in ("crop", "long_side", "mirrored_side"):
             side = getattr(self, name)
             if name == "mirrored_side" and side == 0:
                 continue
             require(side >= 64 and side % 16 == 0, name, side, "a multiple of 16, at least 64")
-        # Batch normalisation has no variance of one crop's mean.
-        require(self.batch_size >= 2 * self.workers, "batch_size", self.batch_size, "must be 2 or more for each worker")
-        require(self.max_failures >= -1, "max_failures", self.max_failures, "must be -1 or more")

@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from pipeline.config.checks import require, require_positive
+from pipeline.config.checks import require
+from pipeline.config.fcn import check_photograph_training
+from pipeline.config.stages import Precision
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,7 @@ class TrainLiteConfig:
     """Weight decay of AdamW; biases, scales and shifts do not decay."""
     val_every: int = 500
     """Steps between two looks at the validation photographs, each whole in one window."""
-    precision: Literal["float32", "bfloat16"] = "float32"
+    precision: Precision = "float32"
     """bfloat16: autocast; for GPUs and for CPUs with AMX."""
     workers: int = 1
     """Training processes; one a GPU, where there are GPUs."""
@@ -53,14 +55,8 @@ class TrainLiteConfig:
     """Seed of initialisation, windows, colours and order."""
 
     def __post_init__(self) -> None:
-        require(len(self.data) > 0, "data", self.data, "at least one folder is needed")
-        require_positive(self, "limit", "steps", "learning_rate", "val_every", "workers", "keep_checkpoints")
-        for name in ("weight_decay", "checkpoint_minutes"):
-            require(getattr(self, name) >= 0, name, getattr(self, name), "must be 0 or more")
+        check_photograph_training(self)
         require(0 <= self.stage1_share <= 1, "stage1_share", self.stage1_share, "must lie in 0..1")
-        # Batch normalisation has no variance of one window's single place.
-        require(self.batch_size >= 2 * self.workers, "batch_size", self.batch_size, "must be 2 or more for each worker")
-        require(self.max_failures >= -1, "max_failures", self.max_failures, "must be -1 or more")
 
     def stage(self, step: int) -> Literal[1, 2]:
         """The stage that a step belongs to."""

@@ -42,7 +42,8 @@ def check_backend(config: RefineConfig) -> None:
         module = importlib.import_module(name)
     except ImportError as error:
         raise ConfigError(f"crf is {config.crf}, which needs the module {name} ({error}): {advice}") from error
-    if config.crf_normalization not in backend.normalizations(module):
+    known = getattr(backend, "normalizations", None)
+    if known is not None and config.crf_normalization not in known(module):
         raise ConfigError(
             f"the module {name} ({module.__file__}) is too old for --crf-normalization "
             f"{config.crf_normalization}: {advice}"

@@ -67,6 +67,12 @@ def dump_checkpoint(net: Network, info: CheckpointInfo, dtype: torch.dtype = tor
     return data
 
 
+def dump_state_dict(net: nn.Module) -> bytes:
+    """A network's state dict as a safetensors file, for a training to start or end with; `load_state_dict` reads it."""
+    data: bytes = safetensors.torch.save({name: t.contiguous() for name, t in net.state_dict().items()})
+    return data
+
+
 def load_checkpoint(data: bytes, name: str = "the checkpoint") -> Checkpoint:
     """Build the network that a checkpoint file describes and fill it.
 

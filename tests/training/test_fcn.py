@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from killed_training import check_that_a_killed_run_goes_on
 from torch.nn import functional as F
 
 from pipeline.config.fcn import TrainFcnConfig
@@ -14,7 +15,7 @@ from pipeline.errors import TrainingError
 from pipeline.imaging.classes import VOID
 from pipeline.models.litefcn import LiteFCN
 from pipeline.training.fcn.crops import cut, draw_of, rng_of
-from pipeline.training.fcn.loop import Surroundings, load_training, new_training, save_training, train
+from pipeline.training.fcn.loop import Surroundings, new_training, train
 from pipeline.training.fcn.losses import jaccard, loss_of
 
 torch.set_num_threads(1)
@@ -119,27 +120,7 @@ def test_it_learns_what_colour_tells():
 
 
 def test_a_killed_run_that_goes_on_ends_as_one_that_was_not_killed(tmp_path):
-    whole = fresh(CONFIG)
-    train(whole, whole.net, CONFIG, surroundings(CONFIG))
-
-    class KilledError(Exception):
-        pass
-
-    first = fresh(CONFIG)
-
-    def save() -> None:
-        save_training(tmp_path, first)
-        raise KilledError
-
-    with pytest.raises(KilledError):
-        train(first, first.net, CONFIG, surroundings(CONFIG, save))
-    assert first.step == 4
-    second = fresh(CONFIG)
-    load_training(tmp_path, second)
-    train(second, second.net, CONFIG, surroundings(CONFIG))
-    assert second.history == whole.history
-    for name, tensor in whole.net.state_dict().items():
-        torch.testing.assert_close(second.net.state_dict()[name], tensor, msg=name)
+    check_that_a_killed_run_goes_on(tmp_path, CONFIG, fresh, surroundings, killed_at=4)
 
 
 def test_a_loss_that_is_no_number_ends_the_training():

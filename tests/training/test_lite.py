@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from killed_training import check_that_a_killed_run_goes_on
 
 from pipeline.checkpoints.bundled import weights_uri
 from pipeline.config.lite import TrainLiteConfig
@@ -15,7 +16,7 @@ from pipeline.models.litedeconvnet import initialise
 from pipeline.models.litefcn import LiteFCN, folded
 from pipeline.models.members import load_member
 from pipeline.training.fcn.crops import rng_of
-from pipeline.training.fcn.loop import Surroundings, load_training, save_training, train
+from pipeline.training.fcn.loop import Surroundings, train
 from pipeline.training.lite.loop import Taught, loss_of_stage, new_training
 from pipeline.training.lite.losses import distance, loss_of
 from pipeline.training.lite.windows import cut, object_of
@@ -142,27 +143,7 @@ def test_it_learns_and_the_fcn_stays_as_it_is():
 
 def test_a_killed_run_that_goes_on_ends_as_one_that_was_not_killed(tmp_path):
     """Across the change of stage."""
-    whole = fresh(CONFIG)
-    train(whole, whole.net, CONFIG, surroundings(CONFIG))
-
-    class KilledError(Exception):
-        pass
-
-    first = fresh(CONFIG)
-
-    def save() -> None:
-        save_training(tmp_path, first)
-        raise KilledError
-
-    with pytest.raises(KilledError):
-        train(first, first.net, CONFIG, surroundings(CONFIG, save))
-    assert first.step == 2
-    second = fresh(CONFIG)
-    load_training(tmp_path, second)
-    train(second, second.net, CONFIG, surroundings(CONFIG))
-    assert second.history == whole.history
-    for name, tensor in whole.net.state_dict().items():
-        torch.testing.assert_close(second.net.state_dict()[name], tensor, msg=name)
+    check_that_a_killed_run_goes_on(tmp_path, CONFIG, fresh, surroundings, killed_at=2)
 
 
 def test_the_whole_network_gives_what_was_trained_and_scores_a_photograph():

@@ -10,8 +10,6 @@ from conftest import exit_code
 from PIL import Image
 
 from examples.scenes.compose import CLASSES
-from examples.scenes.config import ScenesConfig
-from examples.scenes.dataset import write_dataset
 from jobs.segment_dataset import main as segment
 from jobs.segment_dataset import parse
 from jobs.train_fcn import main
@@ -22,13 +20,6 @@ from pipeline.models.members import load_member
 from pipeline.outputs.results import read_results
 
 SMALL = ["--imagenet", "none", "--steps", "4", "--batch-size", "4", "--crop", "64", "--long-side", "96"]
-
-
-@pytest.fixture(scope="module")
-def scenes(tmp_path_factory) -> Path:
-    root = tmp_path_factory.mktemp("scenes") / "voc"
-    list(write_dataset(ScenesConfig(output=str(root), train=4, val=2, seed=5)))
-    return root
 
 
 @pytest.fixture(scope="module")

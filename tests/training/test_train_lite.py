@@ -8,8 +8,6 @@ import torch
 from conftest import exit_code
 
 from examples.scenes.compose import CLASSES
-from examples.scenes.config import ScenesConfig
-from examples.scenes.dataset import write_dataset
 from jobs.segment_dataset import main as segment
 from jobs.train_lite import main
 from pipeline.models.checkpoint import CheckpointInfo, dump_checkpoint, load_for_windows
@@ -18,13 +16,6 @@ from pipeline.models.efficientnet import INPUT
 from pipeline.models.litefcn import folded
 from pipeline.models.members import load_member
 from pipeline.outputs.results import read_results
-
-
-@pytest.fixture(scope="module")
-def scenes(tmp_path_factory) -> Path:
-    root = tmp_path_factory.mktemp("scenes") / "voc"
-    list(write_dataset(ScenesConfig(output=str(root), train=4, val=2, seed=5)))
-    return root
 
 
 @pytest.fixture(scope="module")

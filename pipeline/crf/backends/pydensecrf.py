@@ -2,22 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from types import ModuleType
-from typing import get_args
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.config import RefineConfig
-from pipeline.config.stages import CrfNormalization
 
 MODULE = "pydensecrf.densecrf"
-
-
-def normalizations(_module: ModuleType) -> Collection[str]:
-    """All of them."""
-    return get_args(CrfNormalization)
 
 
 def mean_fields(

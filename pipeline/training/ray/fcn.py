@@ -27,6 +27,7 @@ from pipeline.config.fcn import TrainFcnConfig
 from pipeline.datasets.layouts import Pair
 from pipeline.errors import TrainingError
 from pipeline.evaluation.metrics import mean_iou, per_class_iou, pixel_accuracy
+from pipeline.models.checkpoint import dump_state_dict
 from pipeline.models.efficientnet import INPUT, fold
 from pipeline.models.litefcn import LiteFCN, fed_size
 from pipeline.models.members import Member
@@ -119,7 +120,7 @@ def run_training(
     with result.checkpoint.as_directory() as folder:
         training = method.begin(method.network(config, num_classes), config)
         load_training(Path(folder), training)
-    storage.write_atomic(trained_uri(config.output), safetensors.torch.save(training.net.state_dict()))
+    storage.write_atomic(trained_uri(config.output), dump_state_dict(training.net))
     return training.history
 
 
