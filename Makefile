@@ -59,7 +59,7 @@ variants: $(READY)
 	$(BIN)/python -m examples.scenes --output data/demo --train 0 --val 24 --seed 1
 	$(BIN)/python jobs/ablate.py --data data/demo --split val --output runs/ablation
 
-# Makes a checkpoint like the shipped one from nothing: about two hours on two cores with AMX.
+# Makes a checkpoint like the bundled one from nothing: about two hours on two cores with AMX.
 TRAIN := $(BIN)/python jobs/train.py --training-set data/scenes_windows --width 0.125 --batch-size 32 --workers 2 \
     --precision bfloat16 --val-windows 400 --plateau-patience 9 --export-precision float16
 train-demo: $(READY)
@@ -73,14 +73,14 @@ train-demo: $(READY)
 	    --export-background 0.25
 	cp runs/scenes_4/deconvnet.safetensors pipeline/checkpoints/demo.safetensors
 
-# Makes a checkpoint like the shipped `voc-fcn`: about an hour and a quarter of one core. EXTRA: more folders with masks.
+# Makes a checkpoint like the bundled `voc-fcn`: about an hour and a quarter of one core. EXTRA: more folders with masks.
 VOC ?= data/VOC2012
 EXTRA ?=
 train-voc-fcn: $(READY)
 	$(BIN)/python jobs/train_fcn.py --data $(VOC) $(EXTRA) --output runs/voc_fcn --steps 2356 --seed 0
 	cp runs/voc_fcn/fcn.safetensors pipeline/checkpoints/voc_fcn.safetensors
 
-# Makes a checkpoint like the shipped `voc`, on the FCN of `make train-voc-fcn`: about an hour and a quarter of one core.
+# Makes a checkpoint like the bundled `voc`, on the FCN of `make train-voc-fcn`: about an hour and a quarter of one core.
 train-voc: $(READY)
 	$(BIN)/python jobs/train_lite.py --data $(VOC) $(EXTRA) --output runs/voc --steps 2052 --seed 0
 	cp runs/voc/deconvnet.safetensors pipeline/checkpoints/voc.safetensors

@@ -14,8 +14,8 @@ import psutil
 import pyarrow as pa
 
 from benchmarks.config import Ingest
+from pipeline.config.training import TrainingStage
 from pipeline.training.windows.cut import windows_of_rows
-from pipeline.training.windows.examples import Stage
 from pipeline.training.windows.index import index_uri, read_index
 from pipeline.training.windows.order import blocks, examples_of
 from pipeline.training.windows.packing import POOL, mixed_batches, pack_size
@@ -53,7 +53,7 @@ def _plain(config: Ingest, cores: int) -> tuple[int, float, float]:
         return examples, time.perf_counter() - started, _cpu_seconds() - cpu
 
 
-def _loop(rows: pa.Table, stage: Stage) -> int:
+def _loop(rows: pa.Table, stage: TrainingStage) -> int:
     windows = chain.from_iterable(windows_of_rows(block.to_pylist(), stage) for block in blocks(rows))
     return sum(len(labels) for _, labels in mixed_batches(windows, BATCH, POOL, 0))
 

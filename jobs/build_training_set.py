@@ -24,6 +24,7 @@ from jobs.common import EXIT_DONE, call, end_process
 from pipeline import storage
 from pipeline.config import TrainingSetConfig
 from pipeline.config.earlier import TRAINING_SETS, as_begun, flat
+from pipeline.config.training import TrainingStage
 from pipeline.datasets.layouts import SPLITS, list_images
 from pipeline.errors import FailedError, WorkBrokenError
 from pipeline.errors.claim import after_claim
@@ -33,11 +34,11 @@ from pipeline.proposals.detectors import check_edges
 from pipeline.report.training_set import draw_training_set
 from pipeline.run.error_line import in_short
 from pipeline.training.windows.build import MakePart, failures, plan_parts, read_parts, unfinished
-from pipeline.training.windows.examples import Stage, balance
+from pipeline.training.windows.examples import balance
 from pipeline.training.windows.index import index_uri, info_uri, write_index
 from pipeline.training.windows.statistics import describe
 
-STAGES: tuple[Stage, ...] = (1, 2)
+STAGES: tuple[TrainingStage, ...] = (1, 2)
 RECORD = "settings.json"
 ERRORS_LISTED = 20
 PROGRESS_SECONDS = 30
@@ -152,7 +153,7 @@ def write_training_set(rows: pa.Table, class_names: Sequence[str], config: Train
     return info
 
 
-def _with_windows(rows: pa.Table, stage: Stage) -> pa.Table:
+def _with_windows(rows: pa.Table, stage: TrainingStage) -> pa.Table:
     windows = rows[f"stage{stage}"]
     images = pa.table({
         "image_uri": rows["image_uri"], "class_mask_uri": rows["class_mask_uri"],

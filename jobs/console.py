@@ -23,7 +23,7 @@ Semantic segmentation with DeconvNet and a dense CRF, on this machine or on a Ra
 {lines}
 
 First steps:
-  deconvnet segment photos --output runs/photos    with the bundled network, which knows toys only
+  deconvnet segment photos --output runs/photos    masks of VOC's 20 classes, by the bundled networks
   deconvnet evaluate runs/photos --panels 20       photographs and masks side by side
 
 `deconvnet COMMAND --help` explains a command, `--help-all` each of its settings.

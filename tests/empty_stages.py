@@ -47,12 +47,12 @@ def empty_stages(gate: Path) -> Loads:
             "refine": lambda: finished}  # fmt: skip
 
 
-def driver_of(output: Path, tell: Callable[[str], None] = print) -> Driver:
+def driver_of(output: Path, log: Callable[[str], None] = print) -> Driver:
     """A call of the job that owns its output, up to where its arguments are known to be good."""
     config = SegmentConfig(input="none", output=str(output), masks=False)
     lease = take_lease(config.output)
     run = RunRecord(lease.output, MANIFEST, Summary(), lease)
-    return Driver(config, CheckpointInfo(("background", "thing"), 1.0), run, Summary(), tell)
+    return Driver(config, CheckpointInfo(("background", "thing"), 1.0), run, Summary(), log)
 
 
 def wait_for_rows(output: Path) -> int:

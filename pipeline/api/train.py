@@ -9,10 +9,10 @@ from typing import Any
 
 from pipeline import storage
 from pipeline.config import AT_WORK, ConfigError, TrainConfig
+from pipeline.config.training import TrainingStage
 from pipeline.datasets.layouts import SPLITS
 from pipeline.errors.claim import after_claim
 from pipeline.outputs.folder import check_folder
-from pipeline.training.windows.examples import Stage
 from pipeline.training.windows.index import load_info
 
 EXPORT = "deconvnet.safetensors"
@@ -131,7 +131,7 @@ def _check_windows(config: TrainConfig, info: dict[str, Any]) -> None:
             )
 
 
-def _network_of_stage(config: TrainConfig, stage: Stage, start: bytes, history: History) -> bytes:
+def _network_of_stage(config: TrainConfig, stage: TrainingStage, start: bytes, history: History) -> bytes:
     """The best network of a stage: trained now from `start`, or read where an earlier call finished the stage."""
     done_uri = storage.join(config.output, f"stage{stage}.safetensors")
     if storage.exists(done_uri):

@@ -14,7 +14,7 @@ from tenacity import Retrying, stop_after_attempt
 
 from pipeline import storage
 from pipeline.cluster.ray_private import answers, autoscaler_limits, full_address, log_folder
-from pipeline.cluster.terminal import quieten, send_stderr_to, tell
+from pipeline.cluster.terminal import log, quieten, send_stderr_to
 from pipeline.errors import ClusterError
 from pipeline.run.error_line import in_short
 
@@ -61,7 +61,7 @@ def start_ray() -> None:
     address = _cluster()
     if address is None:
         _shorten_temporary()
-        tell("starting Ray on this machine")
+        log("starting Ray on this machine")
     environment = {name: os.environ.get(name, value) for name, value in WORKER_SETTINGS.items()}
     environment |= storage.worker_environment()
     # Ray gives a cluster on this machine 30 seconds to start, and itself a few to join one: a busy machine may not keep
@@ -75,7 +75,7 @@ def start_ray() -> None:
         raise ClusterError(f"{where}: {in_short(error)}") from error
     send_stderr_to(str(log_folder()))
     if address is not None:
-        tell(f"joined the Ray cluster at {address}: {len(machines())} machine(s), {total('CPU'):.0f} CPUs")
+        log(f"joined the Ray cluster at {address}: {len(machines())} machine(s), {total('CPU'):.0f} CPUs")
 
 
 def _clear_away(ours: set[psutil.Process]) -> None:
@@ -134,7 +134,7 @@ def _shorten_temporary() -> None:
                 f"{name}={folder} is too long for Ray's sockets: its path may have {LONGEST_TEMPORARY} bytes"
             )
         os.environ[name] = SHORT_TEMPORARY
-        tell(f"{name}={folder} is too long a path for Ray's sockets: its files go to {SHORT_TEMPORARY}/ray")
+        log(f"{name}={folder} is too long a path for Ray's sockets: its files go to {SHORT_TEMPORARY}/ray")
 
 
 def machines() -> list[dict[str, float]]:

@@ -50,14 +50,14 @@ class Driver:
         info: of the network.
         run: the output folder, owned by this process.
         summary: what is done is added to it, also where an exception ends the work.
-        tell: prints a line.
+        log: prints a line.
     """
 
     config: SegmentConfig
     info: CheckpointInfo
     run: RunRecord
     summary: Summary
-    tell: Callable[[str], None]
+    log: Callable[[str], None]
 
     def drive(self, todo: pa.Table) -> None:
         """Segment images: those of the run's manifest that are left.
@@ -111,14 +111,14 @@ class Driver:
             fruitless = 0 if self.summary.images > before else fruitless + 1
             if not self.summary.images or fruitless == len(PAUSES):
                 raise WorkBrokenError(broken)
-            self.tell(f"the work broke off: {broken}\nwhat is left starts again in {PAUSES[fruitless]:.0f} s")
+            self.log(f"the work broke off: {broken}\nwhat is left starts again in {PAUSES[fruitless]:.0f} s")
             time.sleep(PAUSES[fruitless])
             left = None
 
     def _run_graph(self, todo: pa.Table, loads: Loads, pools: Pools, started: float) -> None:
         """Run one graph over images; what it finishes is put in place meanwhile, and at its end, whatever ends it."""
         self.run.lease.check()
-        self.tell(pools.describe(stages_of(self.config)))
+        self.log(pools.describe(stages_of(self.config)))
         rows_per_file = rows_in_a_file(len(todo), self.config.rows_per_file)
         attempt_log, sink = RemoteAttemptLog(), RemoteSink(self.run.lease, self.info.class_names, rows_per_file)
         graph = build_dataset(todo, loads, self.config, pools, self.run.lease, attempt_log, sink)
@@ -137,7 +137,7 @@ class Driver:
             if watch.reason is not None:
                 raise WorkBrokenError(watch.reason) from None
             if saver.unsaved is not None:
-                self.tell(f"images that were finished are not saved: {in_short(saver.unsaved)}")
+                self.log(f"images that were finished are not saved: {in_short(saver.unsaved)}")
             raise
         finally:
             saver.close(patience=0)  # it has ended, unless this call was told to stop twice
@@ -168,19 +168,19 @@ class Driver:
             lambda: (self.summary.images - before, self.summary.skipped - skipped),
             total,
             self.config.stall_timeout,
-            self.tell,
+            self.log,
             _end_this_process,
         )
 
     def _timed_plan(self, loads: Loads, pools: Pools, todo: pa.Table) -> Pools:
         """The pools for stages that were timed on a few images; `pools` where that cannot be done."""
-        self.tell(f"timing the stages on {PROBED} images")
-        seconds = profile_stages(todo, loads, pools, self.config.stall_timeout, self.tell)
+        self.log(f"timing the stages on {PROBED} images")
+        seconds = profile_stages(todo, loads, pools, self.config.stall_timeout, self.log)
         if seconds is None:
             return pools
         self.summary.seconds_alone = seconds
         pools = plan(self.config, seconds)
-        self.tell(_in_words(estimate(pools, connect.total("CPU"), seconds), len(todo), self.config.price))
+        self.log(_in_words(estimate(pools, connect.total("CPU"), seconds), len(todo), self.config.price))
         return pools
 
     def _plan_again(self, before: Pools) -> Pools:
@@ -189,7 +189,7 @@ class Driver:
         try:
             return plan(config, self.summary.seconds_alone or None)
         except PoolError as error:
-            self.tell(f"waiting for machines: {error}")
+            self.log(f"waiting for machines: {error}")
             return before
 
 

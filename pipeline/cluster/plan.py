@@ -19,7 +19,7 @@ from pipeline.stages.load import Loads
 
 
 def profile_stages(
-    manifest: pa.Table, loads: Loads, pools: Pools, patience: float, tell: Callable[[str], None]
+    manifest: pa.Table, loads: Loads, pools: Pools, patience: float, log: Callable[[str], None]
 ) -> dict[str, float] | None:
     """Time each stage on a few images, in one process with the CPUs of a predict actor.
 
@@ -28,7 +28,7 @@ def profile_stages(
         loads: the stages.
         pools: what the process gets.
         patience: seconds after which it is given up: machines may be slow to come, processes may hang.
-        tell: prints a line.
+        log: prints a line.
 
     Returns:
         See `profile.probe`; None if it could not be done, which is told and no reason not to try the run.
@@ -40,7 +40,7 @@ def profile_stages(
         seconds: dict[str, float] = ray.get(task, timeout=patience)
     except ray.exceptions.RayError as error:
         ray.cancel(task, force=True)  # else it keeps what the run needs
-        tell(f"the stages could not be timed, so the plan is a guess: {in_short(error)}")
+        log(f"the stages could not be timed, so the plan is a guess: {in_short(error)}")
         return None
     return seconds
 

@@ -17,7 +17,7 @@ from pipeline.run.worker_lines import WorkerLines
 STDERR = 2
 
 
-def tell(line: str) -> None:
+def log(line: str) -> None:
     """Print a line."""
     print(line, flush=True)  # noqa: T201
 
@@ -36,7 +36,7 @@ def quieten() -> None:
 
     def show(carried: dict[str, Any], ignore_prefix: bool) -> None:  # noqa: ARG001
         for line in lines.for_people([line for text in carried["lines"] for line in text.splitlines()]):
-            tell(line)
+            log(line)
 
     ray_private.show_worker_lines_with(show)
 

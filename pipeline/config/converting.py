@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+
+from pipeline.config.networks import ReleasedKind
 
 
 @dataclass(frozen=True)
@@ -16,7 +17,7 @@ class ConvertConfig:
 
     source: str
     """The `.caffemodel`."""
-    kind: Literal["deconvnet", "fcn8s", "vgg16"]
+    kind: ReleasedKind
     """What it holds: `deconvnet`: the DeconvNet release, training or inference form; `fcn8s`: FCN-8s on VGG-16;
     `vgg16`: VGG-16 for ImageNet, which becomes a network to train from (`train --init`)."""
     output: str

@@ -30,7 +30,7 @@ def as_begun(
     recorded: Mapping[str, Any],
     earlier: Mapping[str, Any],
     default: Config,
-    tell: Callable[[str], None],
+    log: Callable[[str], None],
 ) -> Config:
     """The settings with which an output goes on that may have been begun before some of them existed.
 
@@ -41,12 +41,12 @@ def as_begun(
         recorded: settings of the output by name, those of a part as `part.name`; empty for a new output.
         earlier: one of the tables above.
         default: what `config` would be if nothing had been given.
-        tell: prints a line for each setting that is changed.
+        log: prints a line for each setting that is changed.
     """
     for name, value in earlier.items():
         now = _get(config, name)
         if recorded and name not in recorded and now == _get(default, name) and now != value:
-            tell(
+            log(
                 f"the output was begun before there was --{name.rpartition('.')[2].replace('_', '-')}: it stays {value}"
             )
             config = _set(config, name, value)

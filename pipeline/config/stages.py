@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from pipeline.config.checks import require, require_choices
+from pipeline.config.networks import FcnKind
 
 if TYPE_CHECKING:
     from pipeline.config.segmenting import SegmentConfig
@@ -24,10 +25,6 @@ WindowRule = Literal["250-224", "direct"]
 Aggregation = Literal["max", "sum", "average"]
 """Rules for overlapping score maps: `RULES` in pipeline/inference/aggregate.py."""
 Precision = Literal["float32", "bfloat16"]
-FcnKind = Literal[
-    "auto", "fcn8s", "litefcn", "fcn_resnet50", "fcn_resnet101", "deeplabv3_resnet50", "deeplabv3_resnet101",
-    "deeplabv3_mobilenet_v3_large",
-]  # fmt: skip
 EnsembleRule = Literal["mean", "product"]
 Crf = Literal["native", "pydensecrf", "torch", "none"]
 """CRF backends: a file each in pipeline/crf/backends; `none` needs none."""

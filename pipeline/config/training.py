@@ -8,6 +8,9 @@ from typing import Literal
 from pipeline.config.checks import require
 from pipeline.config.stages import Precision, ProposeConfig
 
+TrainingStage = Literal[1, 2]
+"""1: one centred object in each window; 2: object proposals (paper, section 4)."""
+
 
 @dataclass(frozen=True)
 class TrainingSetConfig:
@@ -99,7 +102,7 @@ class TrainConfig:
     """Folder for checkpoints, metrics and the exported network."""
     recipe: Literal["paper", "release"] = "paper"
     """Whose rules the defaults of the schedule and of the parameter groups follow; an option that is given wins."""
-    stages: tuple[Literal[1, 2], ...] = (1, 2)
+    stages: tuple[TrainingStage, ...] = (1, 2)
     """Stages to run: 1 is easy (centred objects), 2 is hard (proposals)."""
     width: float = 1.0
     """Multiplier of every hidden channel count; 1.0 is the paper's network."""

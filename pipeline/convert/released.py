@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
+from pipeline.config.networks import Architecture, ReleasedKind
 from pipeline.convert.caffe import Blob, CaffeLayer
 from pipeline.errors import CheckpointError
 from pipeline.imaging.classes import VOC_CLASSES
@@ -20,8 +20,6 @@ from pipeline.models.checkpoint import CheckpointInfo, Preprocessing
 from pipeline.models.deconvnet import DECODER, ENCODER, FC_CHANNELS, DeconvNet
 from pipeline.models.fcn8s import FCN8s
 from pipeline.models.initialise import initialise
-
-Kind = Literal["deconvnet", "fcn8s", "vgg16"]
 
 CAFFE_PREPROCESSING = Preprocessing("BGR", (104.00698793, 116.66876762, 122.67891434), (1.0, 1.0, 1.0))
 """Of VGG-16, FCN-8s and the DeconvNet release: 0..255, the mean of ImageNet's training pixels subtracted."""
@@ -194,7 +192,7 @@ def convert_vgg16(
     return net, info
 
 
-CONVERT: dict[Kind, Callable[..., tuple[DeconvNet | FCN8s, CheckpointInfo]]] = {
+CONVERT: dict[ReleasedKind, Callable[..., tuple[DeconvNet | FCN8s, CheckpointInfo]]] = {
     "deconvnet": convert_deconvnet,
     "fcn8s": convert_fcn8s,
     "vgg16": convert_vgg16,
@@ -206,7 +204,7 @@ def _info(
     last: Sequence[str],
     class_names: tuple[str, ...] | None,
     name: str,
-    architecture: Literal["deconvnet", "fcn8s"] = "deconvnet",
+    architecture: Architecture = "deconvnet",
     *,
     batch_statistics: bool = True,
 ) -> CheckpointInfo:

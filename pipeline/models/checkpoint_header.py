@@ -7,8 +7,17 @@ import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING
 
+from pipeline.config.networks import (
+    ARCHITECTURES,
+    ENCODER_VARIANTS,
+    WHOLE_IMAGES,
+    Architecture,
+    Channels,
+    EncoderVariant,
+)
+from pipeline.config.stages import AskedShape, WindowShape
 from pipeline.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -16,12 +25,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 METADATA_KEY = "deconvnet-ray"
-Variant = Literal["lite0", "lite2"]
-VARIANTS: tuple[Variant, ...] = get_args(Variant)
-Architecture = Literal["deconvnet", "fcn8s", "litefcn", "litedeconvnet"]
-ARCHITECTURES: tuple[Architecture, ...] = get_args(Architecture)
-WHOLE_IMAGES: tuple[Architecture, ...] = ("fcn8s", "litefcn")
-"""Networks that see an image at once; the others see it proposal by proposal."""
 
 
 class NoDescriptionError(CheckpointError):
@@ -35,7 +38,7 @@ class Preprocessing:
     The defaults are torchvision's ImageNet values on the 0..255 scale, which its VGG-16 weights want.
     """
 
-    channels: Literal["RGB", "BGR"] = "RGB"
+    channels: Channels = "RGB"
     mean: tuple[float, float, float] = (123.675, 116.28, 103.53)
     std: tuple[float, float, float] = (58.395, 57.12, 57.375)
 
@@ -69,7 +72,7 @@ class CheckpointInfo:
     batch_statistics: bool = True
     """Whether the population statistics of batch normalisation are there. A converted training file of the release has
     none: one can train on from it, and not segment with it."""
-    encoder: Variant | None = None
+    encoder: EncoderVariant | None = None
     """Of a `litefcn` or `litedeconvnet`: which EfficientNet."""
     long_side: int | None = None
     """Of a `litefcn`: images are resized to this longer side, in pixels."""
@@ -79,7 +82,7 @@ class CheckpointInfo:
     norm_eps: float = 1e-5
     """What batch normalisation adds to variances."""
 
-    window_shape: Literal["square", "box"] = "box"
+    window_shape: WindowShape = "box"
     """Of the windows that the network was trained on (`ProposeConfig.window_shape`)."""
 
     @property
@@ -149,7 +152,7 @@ def _parse_info(text: str, name: str) -> CheckpointInfo:
         raise CheckpointError(
             f"{name} describes an impossible network of {info.num_classes} classes, width {info.width}"
         )
-    if info.architecture in {"litefcn", "litedeconvnet"} and info.encoder not in VARIANTS:
+    if info.architecture in {"litefcn", "litedeconvnet"} and info.encoder not in ENCODER_VARIANTS:
         raise CheckpointError(f"{name} describes an impossible {info.architecture}: encoder {info.encoder}")
     sides = [info.long_side, info.long_side if info.mirrored_side is None else info.mirrored_side]
     if info.architecture == "litefcn" and not all(isinstance(side, int) and side >= 32 for side in sides):
@@ -187,7 +190,7 @@ def check_network(info: CheckpointInfo, uri: str, *, whole_images: bool) -> None
         )
 
 
-def shape_for(info: CheckpointInfo, asked: Literal["auto", "square", "box"], uri: str) -> Literal["square", "box"]:
+def shape_for(info: CheckpointInfo, asked: AskedShape, uri: str) -> WindowShape:
     """The shape of windows for a network: the one that it was trained on.
 
     Args:

@@ -17,10 +17,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from pipeline.models.checkpoint_header import Preprocessing, Variant
+from pipeline.config.networks import EncoderVariant
+from pipeline.models.checkpoint_header import Preprocessing
 
 
-class Stage(NamedTuple):
+class Blocks(NamedTuple):
     """Blocks of one resolution: how the first one expands, how many there are, and what they give."""
 
     expand: int
@@ -31,10 +32,10 @@ class Stage(NamedTuple):
 
 
 STAGES = (
-    Stage(1, 16, 1, 1, 3), Stage(6, 24, 2, 2, 3), Stage(6, 40, 2, 2, 5), Stage(6, 80, 3, 2, 3),
-    Stage(6, 112, 3, 1, 5), Stage(6, 192, 4, 2, 5), Stage(6, 320, 1, 1, 3),
+    Blocks(1, 16, 1, 1, 3), Blocks(6, 24, 2, 2, 3), Blocks(6, 40, 2, 2, 5), Blocks(6, 80, 3, 2, 3),
+    Blocks(6, 112, 3, 1, 5), Blocks(6, 192, 4, 2, 5), Blocks(6, 320, 1, 1, 3),
 )  # fmt: skip
-SCALES: dict[Variant, tuple[float, float]] = {"lite0": (1.0, 1.0), "lite2": (1.1, 1.2)}
+SCALES: dict[EncoderVariant, tuple[float, float]] = {"lite0": (1.0, 1.0), "lite2": (1.1, 1.2)}
 """Multipliers of channels and of repeats."""
 STEM = 32
 BN_EPS = 1e-3
@@ -114,7 +115,7 @@ class Encoder(nn.Module):
         variant: how wide and deep.
     """
 
-    def __init__(self, variant: Variant = "lite0") -> None:
+    def __init__(self, variant: EncoderVariant = "lite0") -> None:
         super().__init__()
         self.variant = variant
         width, depth = SCALES[variant]

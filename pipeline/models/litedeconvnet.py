@@ -14,7 +14,7 @@ from itertools import pairwise
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pipeline.models.checkpoint_header import Variant
+from pipeline.config.networks import EncoderVariant
 from pipeline.models.deconvnet import FC_KERNEL, Deconv3x3, Layer, unpool
 from pipeline.models.efficientnet import SCALES, STRIDE, Encoder, fold
 from pipeline.models.litefcn import CONTEXT, Context, features
@@ -74,10 +74,10 @@ class LiteDeconvNet(nn.Module):
         variant: of the encoder.
     """
 
-    def __init__(self, num_classes: int = 21, variant: Variant = "lite0") -> None:
+    def __init__(self, num_classes: int = 21, variant: EncoderVariant = "lite0") -> None:
         super().__init__()
         self.num_classes = num_classes
-        self.variant: Variant = variant
+        self.variant: EncoderVariant = variant
         self.width = SCALES[variant][0]
         self.encoder = Encoder(variant)
         self.context = Context(self.encoder.channels[STRIDE])

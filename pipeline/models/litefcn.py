@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pipeline.models.checkpoint_header import Variant
+from pipeline.config.networks import EncoderVariant
 from pipeline.models.efficientnet import SCALES, STRIDE, ConvBN, Encoder, fold
 
 CONTEXT = 192
@@ -71,10 +71,10 @@ class LiteFCN(nn.Module):
         variant: of the encoder.
     """
 
-    def __init__(self, num_classes: int = 21, variant: Variant = "lite0") -> None:
+    def __init__(self, num_classes: int = 21, variant: EncoderVariant = "lite0") -> None:
         super().__init__()
         self.num_classes = num_classes
-        self.variant: Variant = variant
+        self.variant: EncoderVariant = variant
         self.width = SCALES[variant][0]
         self.encoder = Encoder(variant)
         channels = self.encoder.channels
@@ -93,7 +93,7 @@ class LiteFCN(nn.Module):
         return scores_NCHW
 
 
-def folded(num_classes: int, variant: Variant) -> LiteFCN:
+def folded(num_classes: int, variant: EncoderVariant) -> LiteFCN:
     """The network without batch normalisation, as checkpoints hold it, in evaluation mode."""
     net = LiteFCN(num_classes, variant)
     fold(net)

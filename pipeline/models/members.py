@@ -5,22 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pipeline.config.networks import WHOLE_IMAGES, FcnKind
 from pipeline.errors import CheckpointError
 from pipeline.models.checkpoint import METADATA_KEY, Preprocessing, fill, fingerprint, load_state_dict, read_info
-from pipeline.models.checkpoint_header import WHOLE_IMAGES, NoDescriptionError
+from pipeline.models.checkpoint_header import NoDescriptionError
 from pipeline.models.fcn8s import FCN8s
 from pipeline.models.litefcn import LiteFCN, fed_size, folded
-
-Kind = Literal[
-    "auto", "fcn8s", "litefcn", "fcn_resnet50", "fcn_resnet101", "deeplabv3_resnet50", "deeplabv3_resnet101",
-    "deeplabv3_mobilenet_v3_large",
-]  # fmt: skip
 
 SHORT_SIDE = 520
 """torchvision's segmentation networks were evaluated on images resized to this shorter side (its `transforms`)."""
@@ -84,7 +79,7 @@ def resized(height: int, width: int, short_side: int) -> tuple[int, int]:
     return max(1, round(height * scale)), max(1, round(width * scale))
 
 
-def load_member(data: bytes, name: str, kind: Kind = "auto") -> Member:
+def load_member(data: bytes, name: str, kind: FcnKind = "auto") -> Member:
     """Build the network that a file holds.
 
     Args:
@@ -119,7 +114,7 @@ def load_member(data: bytes, name: str, kind: Kind = "auto") -> Member:
     )
 
 
-def _load_ours(data: bytes, name: str, kind: Kind) -> Member:
+def _load_ours(data: bytes, name: str, kind: FcnKind) -> Member:
     try:
         info = read_info(data, name)
     except NoDescriptionError as error:

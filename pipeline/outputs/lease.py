@@ -1,11 +1,12 @@
 """One driver at a time owns an output folder; nobody else's work gets into it.
 
-Workers only *stage* files, under OUTPUT/run/staged/<call>. The driver moves them into place, one by one, and only while
-OUTPUT/run/lease.json names its own call. Who takes the lease over writes the lease first, then removes all that is
-staged, then reads what is done. So a file of another call is either in place before that reading, or its source is
-gone when the other driver tries to move it: no image can get into the results twice, whatever is still alive
-elsewhere, and no clocks are compared. (On S3 a move is a copy and a removal; a copy that is half done at that moment is
-the one gap, and it is as long as the store takes to copy one file.)
+Each process of the job has a run id. Workers only *stage* files, under OUTPUT/run/staged/<run id>. The driver moves
+them into place, one by one, and only while OUTPUT/run/lease.json names its own run id. Who takes the lease over
+writes the lease first, then removes all that is staged, then reads what is done. So a file of another run id is
+either in place before that reading, or its source is gone when the other driver tries to move it: no image can get
+into the results twice, whatever is still alive elsewhere, and no clocks are compared. (On S3 a move is a copy and a
+removal; a copy that is half done at that moment is the one gap, and it is as long as the store takes to copy one
+file.)
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ CLOCK_SECONDS = 2.0
 class Owner:
     """Who holds a lease, as lease.json says."""
 
-    call: str
+    run_id: str
     host: str
     boot: float
     pid: int
@@ -57,19 +58,19 @@ class Owner:
 
 @dataclass(frozen=True)
 class Lease:
-    """The right of one call of the job to put files into an output folder."""
+    """The right of one process of the job to put files into an output folder."""
 
     output: str
-    call: str
+    run_id: str
 
     @property
     def staged(self) -> str:
         """The folder in which workers stage files for this call."""
-        return storage.join(_staged(self.output), self.call)
+        return storage.join(_staged(self.output), self.run_id)
 
     def beat(self, count: int) -> None:
         """Give a sign of life; `count` differs from call to call. To be called every `BEAT_SECONDS`."""
-        storage.write_atomic(_beat(self.output, self.call), str(count).encode())
+        storage.write_atomic(_beat(self.output, self.run_id), str(count).encode())
 
     @contextmanager
     def kept_alive(self, period: float = BEAT_SECONDS) -> Iterator[None]:
@@ -105,7 +106,7 @@ class Lease:
                 f"{_lease(self.output)} is gone: another run took the folder over and has ended, somebody removed it, "
                 f"or {platform.node()} does not see the folder; this run ends here"
             )
-        if owner.call != self.call:
+        if owner.run_id != self.run_id:
             raise LeaseError(f"{self.output} was taken over by another run ({_name(owner)}); this one ends here")
 
     def commit(self, parts: list[str]) -> None:
@@ -128,13 +129,13 @@ class Lease:
     def release(self) -> None:
         """Give the folder free and remove what was staged and never moved."""
         owner = _owner(self.output)
-        if owner is not None and owner.call == self.call:
+        if owner is not None and owner.run_id == self.run_id:
             storage.remove_folder(_staged(self.output))
             storage.remove(_lease(self.output))
-        storage.remove(_beat(self.output, self.call))
+        storage.remove(_beat(self.output, self.run_id))
 
 
-def take_lease(output: str, tell: Callable[[str], None] = print, silence: float = SILENCE_SECONDS) -> Lease:
+def take_lease(output: str, log: Callable[[str], None] = print, silence: float = SILENCE_SECONDS) -> Lease:
     """Become the owner of an output folder; waits until an owner of unknown fate has been silent for long enough.
 
     Raises:
@@ -142,24 +143,24 @@ def take_lease(output: str, tell: Callable[[str], None] = print, silence: float 
     """
     owner = _owner(output)
     if owner is not None:
-        _refuse_if_alive(output, owner, tell, silence)
+        _refuse_if_alive(output, owner, log, silence)
     host, boot = _this_machine()
     mine = Owner(uuid4().hex, host, boot, psutil.Process().pid, psutil.Process().create_time())
     storage.write_atomic(_lease(output), json.dumps(asdict(mine)).encode())
     storage.remove_folder(_staged(output))
     if owner is not None:
-        storage.remove(_beat(output, owner.call))
-    return Lease(storage.absolute(output), mine.call)
+        storage.remove(_beat(output, owner.run_id))
+    return Lease(storage.absolute(output), mine.run_id)
 
 
-def _refuse_if_alive(output: str, owner: Owner, tell: Callable[[str], None], silence: float) -> None:
+def _refuse_if_alive(output: str, owner: Owner, log: Callable[[str], None], silence: float) -> None:
     gone = owner.is_gone()
     if gone is False:
         raise FolderInUseError(f"{output} belongs to a run that is at work: {_name(owner)}; wait for it, or stop it")
     if gone:
         return
     sign = _sign(output, owner)
-    tell(f"{output} was left by a run elsewhere ({_name(owner)}); waiting {silence:.0f} s for a sign of life from it")
+    log(f"{output} was left by a run elsewhere ({_name(owner)}); waiting {silence:.0f} s for a sign of life from it")
     deadline = time.monotonic() + silence
     while time.monotonic() < deadline:
         time.sleep(min(2.0, silence / 4))
@@ -177,7 +178,10 @@ def _this_machine() -> tuple[str, float]:
 
 def _owner(output: str) -> Owner | None:
     try:
-        return Owner(**json.loads(storage.read_bytes(_lease(output))))
+        fields = json.loads(storage.read_bytes(_lease(output)))
+        if "call" in fields:  # the name of `run_id` in versions before 0.2
+            fields["run_id"] = fields.pop("call")
+        return Owner(**fields)
     except FileNotFoundError:
         return None
     except (ValueError, TypeError) as error:
@@ -186,7 +190,7 @@ def _owner(output: str) -> Owner | None:
 
 def _sign(output: str, owner: Owner) -> bytes | None:
     try:
-        return storage.read_bytes(_beat(output, owner.call))
+        return storage.read_bytes(_beat(output, owner.run_id))
     except FileNotFoundError:
         return None
 
@@ -199,8 +203,8 @@ def _lease(output: str) -> str:
     return storage.join(output, layout.RUN, "lease.json")
 
 
-def _beat(output: str, call: str) -> str:
-    return storage.join(output, layout.RUN, f"alive-{call}")
+def _beat(output: str, run_id: str) -> str:
+    return storage.join(output, layout.RUN, f"alive-{run_id}")
 
 
 def _staged(output: str) -> str:

@@ -143,7 +143,7 @@ def open_run(
     fingerprint: str,
     class_names: tuple[str, ...],
     manifest: pa.Table,
-    tell: Callable[[str], None] = print,
+    log: Callable[[str], None] = print,
 ) -> RunRecord:
     """Take the output folder for this run: a new one, or one that the same run left unfinished.
 
@@ -152,7 +152,7 @@ def open_run(
         FolderInUseError: another run is writing into the folder.
     """
     check_run(config, fingerprint)
-    lease = take_lease(config.output, tell)
+    lease = take_lease(config.output, log)
     if config.overwrite:
         for folder in OF_IMAGES:
             storage.remove_folder(storage.join(config.output, folder))

@@ -27,7 +27,7 @@ class Watch:
         saved: how many of its images are in their place, and how many of those were skipped.
         total: images to do.
         stall_timeout: seconds without a finished image in any stage after which the run is ended.
-        tell: prints a line.
+        log: prints a line.
         stop: ends the run; called once, from this thread.
     """
 
@@ -38,7 +38,7 @@ class Watch:
         saved: Callable[[], tuple[int, int]],
         total: int,
         stall_timeout: float,
-        tell: Callable[[str], None],
+        log: Callable[[str], None],
         stop: Callable[[], None],
         period: float = BEAT_SECONDS,
     ) -> None:
@@ -48,7 +48,7 @@ class Watch:
         """How far the run was when last heard of."""
         self._lease, self._progress, self._saved = lease, progress, saved
         self._total, self._stall_timeout = total, stall_timeout
-        self._tell, self._stop, self._period = tell, stop, period
+        self._log, self._stop, self._period = log, stop, period
         self._started = self._told = time.monotonic()
         self._first: tuple[float, int] | None = None  # when images were first seen done, and how many
         self._closed = threading.Event()
@@ -72,7 +72,7 @@ class Watch:
                 return self._end(str(error))
             except Exception as error:  # a store or a cluster in trouble: no sign of progress, and no reason to end yet
                 if not self._closed.is_set():
-                    self._tell(f"no news of the run: {in_short(error)}")
+                    self._log(f"no news of the run: {in_short(error)}")
                 idle = time.monotonic() - heard
             else:
                 heard, idle = time.monotonic(), self.last.idle_seconds
@@ -97,7 +97,7 @@ class Watch:
         self._told = now
         through = ", ".join(f"{stage} {images}" for stage, images in self.last.done.items())
         if self._first is None:
-            return self._tell(f"starting; images through the stages so far: {through or 'none'}")
+            return self._log(f"starting; images through the stages so far: {through or 'none'}")
         since, before = self._first  # what Ray and the networks took to start says nothing about the rate
         speed = ""
         if done > before:
@@ -106,4 +106,4 @@ class Watch:
         lost = f", {self.last.lost} attempts lost" if self.last.lost else ""
         saved, skipped = self._saved()
         left_out = f", {skipped} of them skipped" if skipped else ""
-        return self._tell(f"{saved} of {self._total} images saved{left_out}{speed}{lost} ({through})")
+        return self._log(f"{saved} of {self._total} images saved{left_out}{speed}{lost} ({through})")

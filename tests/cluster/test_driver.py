@@ -174,12 +174,12 @@ def test_whatever_ray_raises_is_a_broken_graph(in_ray, tmp_path, monkeypatch, pr
     monkeypatch.setattr(driver, "PAUSES", (0.1,))
     prepare(monkeypatch, output)
 
-    def tell(line: str) -> None:
+    def log(line: str) -> None:
         told.append(line)
         if "broke off" in line:
             gate.touch()
 
-    call = driver_of(output, tell)
+    call = driver_of(output, log)
     call.run_graphs(MANIFEST, empty_stages(gate), plan(call.config))
     found = audit(str(output), MANIFEST)
     assert (found.ok, found.complete) == (len(MANIFEST), True)

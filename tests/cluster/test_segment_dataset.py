@@ -179,7 +179,7 @@ def test_files_that_differ_only_in_folder_stay_apart(run):
     assert {one for one in ids if "same" in one} == {f"{folder}/same%20name.jpg" for folder in ("one", "two", "three")}
 
 
-def test_the_shipped_network_finds_the_objects(run):
+def test_the_bundled_network_finds_the_objects(run):
     _, output = run
     masks = {row["image_id"]: row["mask"] for row in read_results(str(output), ["image_id", "mask"]).to_pylist()}
     confusion = sum(

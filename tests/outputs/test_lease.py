@@ -56,7 +56,7 @@ def test_an_owner_that_ended_on_this_machine_is_followed_at_once(output):
     psutil.wait_procs([psutil.Process(child.pid)], timeout=0.5)
     second = take_lease(output)
     child.communicate()
-    assert second.call != first.call
+    assert second.run_id != first.run_id
 
 
 def test_a_process_id_that_came_round_again_is_not_the_owner(output):
@@ -116,7 +116,7 @@ def test_what_was_staged_before_a_takeover_cannot_be_moved_after_it(output, monk
 
 def test_a_lease_is_kept_alive_and_released(output):
     lease = take_lease(output)
-    sign = Path(output, "run", f"alive-{lease.call}")
+    sign = Path(output, "run", f"alive-{lease.run_id}")
     with lease.kept_alive(period=0.01):
         while not sign.exists() or int(sign.read_text()) < 3:
             time.sleep(0.01)

@@ -26,7 +26,7 @@ from pipeline.evaluation.edges import THRESHOLDS, TOLERANCE, edge_score, match_c
 from pipeline.imaging.geometry import box_iou
 from pipeline.models.edgenet import EdgeNet, load, tensors
 from pipeline.proposals.detectors.gradient import gradient_edges
-from pipeline.proposals.detectors.learned import SHIPPED, edge_strength, learned_edges, network_input, shipped_weights
+from pipeline.proposals.detectors.learned import SHIPPED, bundled_weights, edge_strength, learned_edges, network_input
 from pipeline.proposals.edge_maps import normal_orientation, thin_edges
 from pipeline.proposals.edgeboxes import raw_boxes
 from pipeline.training.edges.detector import crop, target, train
@@ -83,14 +83,14 @@ def test_numpy_and_torch_give_the_same_map(size):
     np.testing.assert_allclose(strength, expected, atol=2e-6)
 
 
-def test_the_shipped_network_is_the_same_in_numpy_and_torch():
+def test_the_bundled_network_is_the_same_in_numpy_and_torch():
     assert SHIPPED.stat().st_size < 1_000_000
     image = photograph(60, 90)
     net = load(safetensors.torch.load_file(SHIPPED))
     with torch.no_grad():
         expected = torch.sigmoid(net(torch.from_numpy(network_input(image))[None]))[0, :60, :90].numpy()
     assert expected.std() > 0.01
-    np.testing.assert_allclose(edge_strength(image, shipped_weights()), expected, atol=1e-5)
+    np.testing.assert_allclose(edge_strength(image, bundled_weights()), expected, atol=1e-5)
 
 
 def test_each_channel_of_the_input_is_one_of_four_pixels():
@@ -119,7 +119,7 @@ def test_the_orientation_of_a_ridge_is_that_of_its_normal(angle):
     assert np.abs(distance[near & (thin_edges(ridge, orientation) > 0)]).max() < 0.75
 
 
-def test_the_shipped_network_outlines_a_disc_and_edgeboxes_finds_it():
+def test_the_bundled_network_outlines_a_disc_and_edgeboxes_finds_it():
     one = disc()
     edges, _ = learned_edges(one.image_HW3)
     score = edge_score([match_counts(edges, one.outlines_AHW[:1])])
@@ -246,7 +246,7 @@ def test_the_job_writes_a_network_that_numpy_reads(tmp_path, monkeypatch, capsys
     record = json.loads(output.with_suffix(".json").read_text())
     assert record["held out"]["images"] == 1
     assert 0 <= record["held out"]["ods"] <= record["held out"]["ois"] <= 1
-    assert set(safetensors.torch.load_file(output)) == set(shipped_weights())
+    assert set(safetensors.torch.load_file(output)) == set(bundled_weights())
     monkeypatch.setattr(sys, "argv", ["train_edges", "--data", str(tmp_path / "no"), "--output", str(output)])
     assert train_edges.main() == 2
     assert f"--data is {tmp_path}/no, which does not exist" in capsys.readouterr().err

@@ -54,11 +54,11 @@ def test_it_tells_how_far_the_run_is(lease):
 def test_skipped_images_are_named_among_the_saved(lease):
     told, lines = threading.Event(), []
 
-    def tell(line: str) -> None:
+    def log(line: str) -> None:
         lines.append(line)
         told.set()
 
-    watch = Watch(lease, lambda: RunProgress({"refine": 4}, 0, 0, 0.0), lambda: (4, 3), 10, 100.0, tell, told.set, 0.02)
+    watch = Watch(lease, lambda: RunProgress({"refine": 4}, 0, 0, 0.0), lambda: (4, 3), 10, 100.0, log, told.set, 0.02)
     assert told.wait(PATIENCE)
     watch.close()
     assert lines[0].startswith("4 of 10 images saved, 3 of them skipped (")

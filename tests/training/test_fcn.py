@@ -15,7 +15,7 @@ from pipeline.errors import TrainingError
 from pipeline.imaging.classes import VOID
 from pipeline.models.litefcn import LiteFCN
 from pipeline.training.fcn.crops import cut, draw_of, rng_of
-from pipeline.training.fcn.loop import Surroundings, new_training, train
+from pipeline.training.fcn.loop import Hooks, new_training, train
 from pipeline.training.fcn.losses import jaccard, loss_of
 
 torch.set_num_threads(1)
@@ -95,11 +95,11 @@ def batches(config: TrainFcnConfig, start: int):
         yield images + noise, labels
 
 
-def surroundings(config: TrainFcnConfig, save=lambda: None) -> Surroundings:
+def hooks_of(config: TrainFcnConfig, save=lambda: None) -> Hooks:
     def validate(net: LiteFCN):
         return {"mean_iou": 0.0, "pixel_accuracy": 0.0}
 
-    return Surroundings(partial(batches, config), validate, save, lambda due: due, lambda line: None)
+    return Hooks(partial(batches, config), validate, save, lambda due: due, lambda line: None)
 
 
 def fresh(config: TrainFcnConfig):
@@ -110,7 +110,7 @@ def fresh(config: TrainFcnConfig):
 def test_it_learns_what_colour_tells():
     config = TrainFcnConfig(("data",), "out", imagenet="none", steps=60, batch_size=4, crop=64, learning_rate=3e-3)
     training = fresh(config)
-    train(training, training.net, config, surroundings(config))
+    train(training, training.net, config, hooks_of(config))
     assert training.step == 60
     assert [line["step"] for line in training.history] == [60]
     images, labels = next(batches(config, 0))
@@ -120,7 +120,7 @@ def test_it_learns_what_colour_tells():
 
 
 def test_a_killed_run_that_goes_on_ends_as_one_that_was_not_killed(tmp_path):
-    check_that_a_killed_run_goes_on(tmp_path, CONFIG, fresh, surroundings, killed_at=4)
+    check_that_a_killed_run_goes_on(tmp_path, CONFIG, fresh, hooks_of, killed_at=4)
 
 
 def test_a_loss_that_is_no_number_ends_the_training():
@@ -128,4 +128,4 @@ def test_a_loss_that_is_no_number_ends_the_training():
     with torch.no_grad():
         training.net.score.weight.fill_(float("nan"))
     with pytest.raises(TrainingError, match="step 0"):
-        train(training, training.net, CONFIG, surroundings(CONFIG))
+        train(training, training.net, CONFIG, hooks_of(CONFIG))

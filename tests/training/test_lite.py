@@ -16,7 +16,7 @@ from pipeline.models.litedeconvnet import initialise
 from pipeline.models.litefcn import LiteFCN, folded
 from pipeline.models.members import load_member
 from pipeline.training.fcn.crops import rng_of
-from pipeline.training.fcn.loop import Surroundings, train
+from pipeline.training.fcn.loop import Hooks, train
 from pipeline.training.lite.loop import Taught, loss_of_stage, new_training
 from pipeline.training.lite.losses import distance, loss_of
 from pipeline.training.lite.windows import cut, object_of
@@ -101,12 +101,12 @@ def batches(config: TrainLiteConfig, start: int):
         yield torch.where(labels == 1, 220, 30).to(torch.uint8)[:, None].repeat(1, 3, 1, 1), labels
 
 
-def surroundings(config: TrainLiteConfig, save=lambda: None) -> Surroundings:
+def hooks_of(config: TrainLiteConfig, save=lambda: None) -> Hooks:
     def validate(net):
         return {"mean_iou": 0.0, "pixel_accuracy": 0.0}
 
     loss = partial(loss_of_stage, config)
-    return Surroundings(partial(batches, config), validate, save, lambda due: due, lambda line: None, loss)
+    return Hooks(partial(batches, config), validate, save, lambda due: due, lambda line: None, loss)
 
 
 def fresh(config: TrainLiteConfig, fcn: LiteFCN | None = None):
@@ -117,7 +117,7 @@ def fresh(config: TrainLiteConfig, fcn: LiteFCN | None = None):
 
 
 def test_it_learns_and_the_fcn_stays_as_it_is():
-    """On the shipped FCN's maps, which tell bright from dark; the rate is still rising in so few steps."""
+    """On the bundled FCN's maps, which tell bright from dark; the rate is still rising in so few steps."""
     config = TrainLiteConfig(("data",), "out", steps=16, batch_size=2, stage1_share=1.0, learning_rate=0.2)
     uri = weights_uri("voc-fcn")
     training = fresh(config, load_member(Path(uri).read_bytes(), uri).net)
@@ -129,12 +129,12 @@ def test_it_learns_and_the_fcn_stays_as_it_is():
         losses.append(loss.item())
         return loss
 
-    around = surroundings(config)
+    hooks = hooks_of(config)
     train(
         training,
         training.net,
         config,
-        Surroundings(around.batches, around.validate, around.save, around.due, around.tell, watched),
+        Hooks(hooks.batches, hooks.validate, hooks.save, hooks.due, hooks.log, watched),
     )
     assert np.mean(losses[-4:]) < 0.6 * np.mean(losses[:2])
     for name, tensor in training.net.fcn.state_dict().items():
@@ -143,7 +143,7 @@ def test_it_learns_and_the_fcn_stays_as_it_is():
 
 def test_a_killed_run_that_goes_on_ends_as_one_that_was_not_killed(tmp_path):
     """Across the change of stage."""
-    check_that_a_killed_run_goes_on(tmp_path, CONFIG, fresh, surroundings, killed_at=2)
+    check_that_a_killed_run_goes_on(tmp_path, CONFIG, fresh, hooks_of, killed_at=2)
 
 
 def test_the_whole_network_gives_what_was_trained_and_scores_a_photograph():

@@ -78,7 +78,7 @@ def train(folder: Path, config: TrainConfig, kill_at: int | None = None) -> Trai
 
     hooks = Hooks(
         train=epoch_from, val=lambda: iter([windows(2, 99)]), save=save, validated=lambda line: None,
-        tell=lambda line: None, examples=EXAMPLES,
+        log=lambda line: None, examples=EXAMPLES,
     )  # fmt: skip
     train_stage(state, state.net, config=config, stage=1, feed=Feed(Preprocessing(), 3), hooks=hooks)
     return state

@@ -70,7 +70,7 @@ def test_networks_and_recipes_that_do_not_fit_are_told(trained, tmp_path, capsys
     assert "needs some" in capsys.readouterr().err
 
 
-def test_a_shipped_network_brings_its_recipe():
+def test_a_bundled_network_brings_its_recipe():
     common = ["--input", "in", "--output", "out"]
     default = parse(common)
     assert default == parse([*common, "--weights", "voc"]) == parse([*common, "--recipe", "voc"])

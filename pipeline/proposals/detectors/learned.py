@@ -32,7 +32,7 @@ STRIP = 2048
 
 
 def find_edges(image_HW3: NDArray[np.uint8], _config: ProposeConfig) -> tuple[FloatArray, FloatArray]:
-    """See `learned_edges`, with the shipped weights; it has no settings."""
+    """See `learned_edges`, with the bundled weights; it has no settings."""
     return learned_edges(image_HW3)
 
 
@@ -41,21 +41,21 @@ def learned_edges(image_HW3: NDArray[np.uint8], weights: Weights | None = None) 
 
     Args:
         image_HW3: RGB, of any size.
-        weights: as `pipeline.models.edgenet.tensors` gives them; the shipped ones by default.
+        weights: as `pipeline.models.edgenet.tensors` gives them; the bundled ones by default.
 
     Returns:
         Edge strength and orientation, float32 `[H, W]`; see `proposals.edge_maps` for their ranges. Strength is
         0 off the edges.
     """
-    strength_HW = edge_strength(image_HW3, weights or shipped_weights())
+    strength_HW = edge_strength(image_HW3, weights or bundled_weights())
     orientation_HW = normal_orientation(strength_HW)
     smooth_HW = cv2.GaussianBlur(strength_HW, (0, 0), SMOOTH, borderType=cv2.BORDER_REPLICATE)
     return thin_edges(smooth_HW, orientation_HW), orientation_HW
 
 
 @lru_cache(maxsize=1)
-def shipped_weights() -> Weights:
-    """The shipped network's tensors, read once a process."""
+def bundled_weights() -> Weights:
+    """The bundled network's tensors, read once a process."""
     return {name: values.astype(np.float32) for name, values in load_file(SHIPPED).items()}
 
 

@@ -56,7 +56,7 @@ class Training:
 
 
 @dataclass(frozen=True)
-class Surroundings:
+class Hooks:
     """What the loop needs from outside."""
 
     batches: Callable[[int], Iterator[Batch]]
@@ -67,7 +67,7 @@ class Surroundings:
     """Keeps a checkpoint; all workers must call it."""
     due: Callable[[bool], bool]
     """What worker 0 says, for all workers."""
-    tell: Callable[[str], None]
+    log: Callable[[str], None]
     """Says a line to people."""
     loss: Callable[[Any, Tensor, int], Tensor] = by_turns
     """Of what the network gives for a batch, its labels, int64, and the number of the step."""
@@ -89,41 +89,41 @@ def new_training(net: nn.Module, config: TrainFcnConfig) -> Training:
     return Training(net, torch.optim.AdamW(groups))
 
 
-def train(training: Training, model: nn.Module, config: Config, around: Surroundings) -> None:
+def train(training: Training, model: nn.Module, config: Config, hooks: Hooks) -> None:
     """Train from where `training` is to the last step.
 
     Args:
         training: what is carried on; changed in place.
         model: its network, or that network as the workers of a distributed run share it.
         config: the settings.
-        around: where crops come from and checkpoints go to.
+        hooks: where crops come from and checkpoints go to.
 
     Raises:
         TrainingError: the loss is no number any more.
     """
     saved = told = time.perf_counter()
-    batches = around.batches(training.step)
+    batches = hooks.batches(training.step)
     while training.step < config.steps:
-        training.since.append(train_step(training, model, config, next(batches), around.loss))
+        training.since.append(train_step(training, model, config, next(batches), hooks.loss))
         now = time.perf_counter()
         looked = training.step % config.val_every == 0 or training.step == config.steps
         if looked:
-            _look(training, around)
+            _look(training, hooks)
         elif now - told > 60:
             told = now
-            around.tell(f"step {training.step:,} of {config.steps:,}: loss {training.since[-1]:.3f}")
-        if looked or around.due(now - saved >= 60 * config.checkpoint_minutes):
-            around.save()
+            hooks.log(f"step {training.step:,} of {config.steps:,}: loss {training.since[-1]:.3f}")
+        if looked or hooks.due(now - saved >= 60 * config.checkpoint_minutes):
+            hooks.save()
             saved = time.perf_counter()
 
 
-def _look(training: Training, around: Surroundings) -> None:
-    figures = around.validate(training.net)
+def _look(training: Training, hooks: Hooks) -> None:
+    figures = hooks.validate(training.net)
     training.net.train()
     line = {"step": training.step, "train_loss": sum(training.since) / len(training.since), **figures}
     training.history.append(line)
     training.since.clear()
-    around.tell(
+    hooks.log(
         f"step {training.step:,}: loss {line['train_loss']:.3f}; validation photographs: mean IoU "
         f"{line['mean_iou']:.3f}, pixel accuracy {line['pixel_accuracy']:.3f}"
     )

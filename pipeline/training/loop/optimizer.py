@@ -9,7 +9,7 @@ from torch import nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau, StepLR
 
 from pipeline.config import TrainConfig
-from pipeline.training.windows.examples import Stage
+from pipeline.config.training import TrainingStage
 
 Schedule = ReduceLROnPlateau | StepLR
 
@@ -49,7 +49,7 @@ def make_optimizer(net: nn.Module, config: TrainConfig) -> torch.optim.SGD:
     )
 
 
-def make_schedule(optimizer: torch.optim.SGD, config: TrainConfig, stage: Stage) -> Schedule:
+def make_schedule(optimizer: torch.optim.SGD, config: TrainConfig, stage: TrainingStage) -> Schedule:
     """Learning rate divided by 10, on a plateau or every so many steps.
 
     Returns:

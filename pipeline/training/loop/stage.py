@@ -12,11 +12,11 @@ from torch import nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau, StepLR
 
 from pipeline.config import TrainConfig
+from pipeline.config.training import TrainingStage
 from pipeline.training.loop.metrics import Feed, Meter
 from pipeline.training.loop.progress import ThroughputLog
 from pipeline.training.loop.state import Look, TrainState, check_weights
 from pipeline.training.loop.steps import Batch, train_steps, validate
-from pipeline.training.windows.examples import Stage
 
 
 @dataclass(frozen=True)
@@ -31,14 +31,14 @@ class Hooks:
     """Keeps a checkpoint of the training state."""
     validated: Callable[[Look], None]
     """Hears of a validation before its checkpoint is kept."""
-    tell: Callable[[str], None]
+    log: Callable[[str], None]
     """Says a line to people."""
     examples: int
     """In an epoch, over all workers."""
 
 
 def train_stage(
-    state: TrainState, model: nn.Module, *, config: TrainConfig, stage: Stage, feed: Feed, hooks: Hooks
+    state: TrainState, model: nn.Module, *, config: TrainConfig, stage: TrainingStage, feed: Feed, hooks: Hooks
 ) -> None:
     """Train until the epochs, the iterations or the learning rate end the stage, from where `state` is.
 
@@ -57,7 +57,7 @@ def train_stage(
         _rest_of_epoch(state, model, config=config, stage=stage, feed=feed, hooks=hooks)
 
 
-def _over(state: TrainState, config: TrainConfig, stage: Stage) -> bool:
+def _over(state: TrainState, config: TrainConfig, stage: TrainingStage) -> bool:
     progress = state.progress
     return (
         progress.epochs >= config.epochs[stage - 1]
@@ -67,7 +67,7 @@ def _over(state: TrainState, config: TrainConfig, stage: Stage) -> bool:
 
 
 def _rest_of_epoch(
-    state: TrainState, model: nn.Module, *, config: TrainConfig, stage: Stage, feed: Feed, hooks: Hooks
+    state: TrainState, model: nn.Module, *, config: TrainConfig, stage: TrainingStage, feed: Feed, hooks: Hooks
 ) -> None:
     """Train to the end of an epoch or of the stage, with the validations and checkpoints that are due meanwhile."""
     progress = state.progress
@@ -88,7 +88,7 @@ def _rest_of_epoch(
             state.schedule.step()
         line = throughput.line(progress.seen, step.loss, time.perf_counter())
         if line is not None and feed.rank == 0:
-            hooks.tell(line)
+            hooks.log(line)
         if config.validate_every is not None and progress.iterations % config.validate_every == 0:
             _look(state, meter, feed=feed, hooks=hooks)
             hooks.save()

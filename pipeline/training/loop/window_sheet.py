@@ -9,12 +9,12 @@ from numpy.typing import NDArray
 from torch import nn
 
 from pipeline import storage
+from pipeline.config.training import TrainingStage
 from pipeline.imaging.classes import voc_palette
 from pipeline.report.painter import grid, png
 from pipeline.training.loop.metrics import Feed
 from pipeline.training.loop.steps import Batch, as_batch, central_crops
 from pipeline.training.windows.cut import windows_of_row
-from pipeline.training.windows.examples import Stage
 from pipeline.training.windows.packing import batches_in_order
 
 WINDOWS = 12
@@ -25,7 +25,7 @@ GREY = 128
 UInt8Array = NDArray[np.uint8]
 
 
-def some_windows(index: pa.Table, stage: Stage) -> Batch | None:
+def some_windows(index: pa.Table, stage: TrainingStage) -> Batch | None:
     """The first window of images spread over an index; None if it has none."""
     picked = np.unique(np.linspace(0, len(index) - 1, min(WINDOWS, len(index))).round().astype(int))
     firsts = (next(windows_of_row(row, stage)) for row in index.take(picked).to_pylist())

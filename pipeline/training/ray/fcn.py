@@ -37,7 +37,7 @@ from pipeline.training.fcn.crops import Draw, cut, draw_of, rng_of
 from pipeline.training.fcn.loop import (
     Batch,
     Config,
-    Surroundings,
+    Hooks,
     Training,
     by_turns,
     load_training,
@@ -67,7 +67,7 @@ class Method:
     cut: Cut
     """Crop and labels, of the settings, a step, a photograph, its mask, a label and the randomness."""
     loss: Callable[[Any, Any, Tensor, int], Tensor]
-    """As `Surroundings.loss`, with the settings first."""
+    """As `Hooks.loss`, with the settings first."""
     scorer: Callable[[Any, Any], Callable[[Tensor], Tensor]]
     """What gives scores `[C, H, W]` of whole photographs with a network and the settings."""
 
@@ -172,18 +172,18 @@ def _worker(loop: dict[str, Any]) -> str | None:
             load_training(Path(folder), training)
     context = ray.train.get_context()
     rank, workers = context.get_world_rank(), context.get_world_size()
-    around = Surroundings(
+    hooks = Hooks(
         batches=partial(
             _batches, config, method.cut, photographs, draw_of(photographs.labels, loop["num_classes"]), rank, workers
         ),
         validate=partial(_validate, config, method, loop["num_classes"], photographs.val[rank::workers]),
         save=partial(_report, config, training, rank),
         due=lambda due: bool(broadcast_from_rank_zero(due)),
-        tell=say if rank == 0 else _be_silent,
+        log=say if rank == 0 else _be_silent,
         loss=partial(method.loss, config),
     )
     try:
-        train(training, prepare_model(net), config, around)
+        train(training, prepare_model(net), config, hooks)
     except TrainingError as error:  # returned and not raised, since Ray Train would try again
         return str(error)
     return None

@@ -10,7 +10,7 @@ from functools import partial
 import ray
 
 from pipeline.config import TrainConfig
-from pipeline.training.windows.examples import Stage
+from pipeline.config.training import TrainingStage
 from pipeline.training.windows.index import index_uri, read_index
 from pipeline.training.windows.order import blocks, epoch_rows, examples_of, first_rows
 from pipeline.training.windows.packing import pack_size, packs_of_rows
@@ -27,7 +27,7 @@ class Sharder:
     beside the workers, in an actor that Ray Data starts, and not in a training process.
     """
 
-    def __init__(self, config: TrainConfig, stage: Stage) -> None:
+    def __init__(self, config: TrainConfig, stage: TrainingStage) -> None:
         self._config, self._stage = config, stage
         self._dealt: dict[str, tuple[str, list[ray.data.DataIterator]]] = {}
 
@@ -49,7 +49,9 @@ class Sharder:
         return self._dealt[split][1][rank]
 
 
-def _packs(config: TrainConfig, stage: Stage, split: str, epoch: int, seen: int, workers: int) -> ray.data.Dataset:
+def _packs(
+    config: TrainConfig, stage: TrainingStage, split: str, epoch: int, seen: int, workers: int
+) -> ray.data.Dataset:
     """Windows of an index in packs, each image decoded once a pass.
 
     Args:
@@ -68,7 +70,7 @@ def _packs(config: TrainConfig, stage: Stage, split: str, epoch: int, seen: int,
     return cut_windows(ray.data.from_arrow(blocks(left)), stage, pack_size(examples_of(left), workers))
 
 
-def cut_windows(rows: ray.data.Dataset, stage: Stage, size: int) -> ray.data.Dataset:
+def cut_windows(rows: ray.data.Dataset, stage: TrainingStage, size: int) -> ray.data.Dataset:
     """The windows of rows of an index as packs, see `packs.packs_of_rows`; a block of rows is a task."""
     cut = partial(packs_of_rows, stage=stage, size=size)
     return rows.map_batches(cut, batch_size=None, batch_format="pyarrow", num_cpus=CUT_CPUS)

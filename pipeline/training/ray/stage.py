@@ -10,12 +10,12 @@ import ray.train
 
 from pipeline import storage
 from pipeline.config import TrainConfig
+from pipeline.config.training import TrainingStage
 from pipeline.errors import TrainingError
 from pipeline.training.loop.state import NETWORK_FILE, load_progress
 from pipeline.training.ray.run import Workers, has_gpu, run_workers
 from pipeline.training.ray.sharder import Sharder
 from pipeline.training.ray.worker import best_uri, renew_statistics, train_worker
-from pipeline.training.windows.examples import Stage
 from pipeline.training.windows.index import index_uri, read_index
 from pipeline.training.windows.order import examples_of
 
@@ -28,7 +28,7 @@ class StageResult:
     history: list[dict[str, Any]]
 
 
-def run_stage(config: TrainConfig, stage: Stage, start_uri: str, earlier: dict[str, Any]) -> StageResult:
+def run_stage(config: TrainConfig, stage: TrainingStage, start_uri: str, earlier: dict[str, Any]) -> StageResult:
     """Train one stage from the checkpoint at `start_uri`; the same call again resumes where it was stopped.
 
     Args:
@@ -73,12 +73,12 @@ def run_statistics(config: TrainConfig, network_uri: str, target_uri: str) -> di
     return effect
 
 
-def lost_uri(output: str, stage: Stage) -> str:
+def lost_uri(output: str, stage: TrainingStage) -> str:
     """Where the last good network of a stage goes whose loss exploded."""
     return storage.join(output, f"stage{stage}_last_good.safetensors")
 
 
-def _keep_last(config: TrainConfig, stage: Stage, checkpoint: ray.train.Checkpoint | None) -> str:
+def _keep_last(config: TrainConfig, stage: TrainingStage, checkpoint: ray.train.Checkpoint | None) -> str:
     if checkpoint is None:
         return "; there is no checkpoint yet, so start anew in another --output"
     with checkpoint.as_directory() as folder:
@@ -90,7 +90,7 @@ def _keep_last(config: TrainConfig, stage: Stage, checkpoint: ray.train.Checkpoi
 
 
 def _run(
-    config: TrainConfig, stage: Stage, worker: Any, loop: dict[str, Any], *, name: str, workers: tuple[int, int]
+    config: TrainConfig, stage: TrainingStage, worker: Any, loop: dict[str, Any], *, name: str, workers: tuple[int, int]
 ) -> Any:
     """Run a function on `workers` (at least, at most), fed by a sharder, and return its Result."""
     if config.sync_bn and not has_gpu():

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from pipeline import storage
 from pipeline.config import TrainConfig
+from pipeline.config.training import TrainingStage
 from pipeline.errors import TrainingError
 from pipeline.models.checkpoint import Checkpoint, CheckpointInfo, dump_checkpoint, load_checkpoint, set_norm_eps
 from pipeline.report.curves import write_curves, write_events
@@ -31,12 +32,11 @@ from pipeline.training.loop.steps import Batch, share_of_batch, validate
 from pipeline.training.loop.window_sheet import some_windows, write_sheet
 from pipeline.training.ray.shares import my_share, training_batches, validation_batches
 from pipeline.training.seeds import seed_of
-from pipeline.training.windows.examples import Stage
 from pipeline.training.windows.index import index_uri, read_index
 from pipeline.training.windows.packing import POOL
 
 
-def best_uri(output: str, stage: Stage) -> str:
+def best_uri(output: str, stage: TrainingStage) -> str:
     """Where the best network of a stage so far lies."""
     return storage.join(output, f"stage{stage}_best.safetensors")
 
@@ -48,7 +48,7 @@ def train_worker(loop: dict[str, Any]) -> str | None:
         None, or why the training cannot go on. It is returned and not raised, since Ray Train would try again.
     """
     config: TrainConfig = loop["config"]
-    stage: Stage = loop["stage"]
+    stage: TrainingStage = loop["stage"]
     torch.set_num_threads(loop["threads"])
     state = _learner(config, stage, load_checkpoint(storage.read_bytes(loop["start_uri"]), loop["start_uri"]))
     model = prepare_model(state.net)
@@ -62,7 +62,7 @@ def train_worker(loop: dict[str, Any]) -> str | None:
     return None
 
 
-def _learner(config: TrainConfig, stage: Stage, start: Checkpoint) -> TrainState:
+def _learner(config: TrainConfig, stage: TrainingStage, start: Checkpoint) -> TrainState:
     net: nn.Module = start.net
     set_norm_eps(net, config.norm_eps)
     if config.sync_bn:
@@ -94,7 +94,7 @@ def _sum_over_workers(tensor: Tensor) -> Tensor:
 
 def _surroundings(loop: dict[str, Any], state: TrainState, feed: Feed) -> Hooks:
     config: TrainConfig = loop["config"]
-    stage: Stage = loop["stage"]
+    stage: TrainingStage = loop["stage"]
     shown = None
     if feed.rank == 0:
         shown = some_windows(read_index(index_uri(config.training_set, stage, "val")), stage)
@@ -117,7 +117,7 @@ def _surroundings(loop: dict[str, Any], state: TrainState, feed: Feed) -> Hooks:
         val=partial(validation_batches, my_share(loop["sharder"], "val"), config.micro_batch),
         save=partial(_report, state, feed.rank),
         validated=validated,
-        tell=say,
+        log=say,
         examples=loop["examples"],
     )
 
@@ -164,7 +164,7 @@ def renew_statistics(loop: dict[str, Any]) -> dict[str, Any] | None:
     return {"windows": windows, "before": asdict(before), "after": asdict(after)}
 
 
-def describe(stage: Stage, line: Look) -> str:
+def describe(stage: TrainingStage, line: Look) -> str:
     """A line about a validation and the training before it."""
     return (
         f"stage {stage} epoch {line.epoch}, step {line.steps:,}: lr {line.learning_rate:g}, loss {line.train.loss:.3f} "

@@ -17,10 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.config import DecodeConfig
+from pipeline.config.training import TrainingStage
 from pipeline.datasets.masks import check_sizes, load_mask, load_pair
 from pipeline.imaging.classes import VOID
 from pipeline.imaging.geometry import RESIZED
-from pipeline.training.windows.examples import Stage, stage1_labels
+from pipeline.training.windows.examples import stage1_labels
 
 FloatArray = NDArray[np.floating]
 UInt8Array = NDArray[np.uint8]
@@ -89,7 +90,7 @@ def _labels_at(label_HW: UInt8Array, rows: FloatArray, columns: FloatArray) -> U
     return picked
 
 
-def windows_of_row(row: Mapping[str, Any], stage: Stage) -> Iterator[Window]:
+def windows_of_row(row: Mapping[str, Any], stage: TrainingStage) -> Iterator[Window]:
     """All windows of one image of an index (`training.index`), decoded once, one after the other.
 
     Args:
@@ -101,7 +102,7 @@ def windows_of_row(row: Mapping[str, Any], stage: Stage) -> Iterator[Window]:
         yield _window(row, decoded, number, stage)
 
 
-def windows_of_rows(rows: Iterable[Mapping[str, Any]], stage: Stage) -> Iterator[Window]:
+def windows_of_rows(rows: Iterable[Mapping[str, Any]], stage: TrainingStage) -> Iterator[Window]:
     """All windows of some images, each decoded once, in an order that mixes the images.
 
     A batch of windows of few images would be a poor sample. As many images are mixed as fit into `MIXED_BYTES`.
@@ -119,7 +120,7 @@ def windows_of_rows(rows: Iterable[Mapping[str, Any]], stage: Stage) -> Iterator
     yield from _mixed(decoded, stage)
 
 
-def _mixed(decoded: Sequence[tuple[Mapping[str, Any], Decoded]], stage: Stage) -> Iterator[Window]:
+def _mixed(decoded: Sequence[tuple[Mapping[str, Any], Decoded]], stage: TrainingStage) -> Iterator[Window]:
     numbers = [(place, number) for place, (row, _) in enumerate(decoded) for number in range(len(row["repeats"]))]
     for place, number in np.random.default_rng(0).permutation(np.reshape(numbers, (-1, 2))).tolist():
         row, arrays = decoded[place]
@@ -136,7 +137,7 @@ def _load(row: Mapping[str, Any]) -> Decoded:
     return Decoded(image_HW3, label_HW, object_HW)
 
 
-def _window(row: Mapping[str, Any], decoded: Decoded, number: int, stage: Stage) -> Window:
+def _window(row: Mapping[str, Any], decoded: Decoded, number: int, stage: TrainingStage) -> Window:
     box_4 = np.asarray(row["boxes"][4 * number : 4 * number + 4], dtype=np.float32)
     window, label = cut_window(decoded.image_HW3, decoded.label_HW, box_4)
     if stage == 1:

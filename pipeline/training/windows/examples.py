@@ -10,7 +10,6 @@ Masks hold class ids, 0 is background and 255 void: pixels nobody labelled, whic
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Literal
 
 import cv2
 import numpy as np
@@ -19,8 +18,6 @@ from numpy.typing import NDArray
 from pipeline.config.stages import WindowShape
 from pipeline.imaging.classes import VOID
 from pipeline.imaging.geometry import box_iou, extend_boxes
-
-Stage = Literal[1, 2]
 
 BACKGROUND = 0
 MIN_PART_PIXELS = 64

@@ -22,8 +22,8 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from pipeline import storage
+from pipeline.config.training import TrainingStage
 from pipeline.errors import DatasetError
-from pipeline.training.windows.examples import Stage
 
 INDEX_SCHEMA = pa.schema(
     [
@@ -49,7 +49,7 @@ object mask, and in indexes of earlier versions.
 UInt8Array = NDArray[np.uint8]
 
 
-def index_uri(training_set: str, stage: Stage, split: str) -> str:
+def index_uri(training_set: str, stage: TrainingStage, split: str) -> str:
     """Address of one index of a training set; `split` is `train` or `val`."""
     return storage.join(training_set, f"stage{stage}", f"{split}.parquet")
 

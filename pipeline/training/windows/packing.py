@@ -13,9 +13,9 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from pipeline.config.training import TrainingStage
 from pipeline.imaging.geometry import RESIZED
 from pipeline.training.windows.cut import Window, windows_of_rows
-from pipeline.training.windows.examples import Stage
 
 PACK_SCHEMA = pa.schema(
     [
@@ -43,7 +43,7 @@ def pack_size(examples: int, workers: int) -> int:
     return min(LARGEST, max(1, examples // (workers * PARCELS_A_WORKER)))
 
 
-def packs_of_rows(rows: pa.Table, stage: Stage, size: int) -> Iterator[pa.Table]:
+def packs_of_rows(rows: pa.Table, stage: TrainingStage, size: int) -> Iterator[pa.Table]:
     """The windows of some images, in packs of `size` examples; the last pack may hold fewer.
 
     Args:
