@@ -25,7 +25,6 @@ from pipeline.cluster.pools import Estimate, Pools, estimate
 from pipeline.cluster.profile import PROBED
 from pipeline.cluster.ray_private import run_to_the_end
 from pipeline.config import SegmentConfig
-from pipeline.config.stages import stages_of
 from pipeline.errors import PoolError, WorkBrokenError
 from pipeline.models.checkpoint_header import CheckpointInfo
 from pipeline.outputs.lease import BEAT_SECONDS
@@ -118,7 +117,7 @@ class Driver:
     def _run_graph(self, todo: pa.Table, loads: Loads, pools: Pools, started: float) -> None:
         """Run one graph over images; what it finishes is put in place meanwhile, and at its end, whatever ends it."""
         self.run.lease.check()
-        self.log(pools.describe(stages_of(self.config)))
+        self.log(pools.in_short())
         rows_per_file = rows_in_a_file(len(todo), self.config.rows_per_file)
         attempt_log, sink = RemoteAttemptLog(), RemoteSink(self.run.lease, self.info.class_names, rows_per_file)
         graph = build_dataset(todo, loads, self.config, pools, self.run.lease, attempt_log, sink)

@@ -38,8 +38,13 @@ class Pools:
     task_cpus: float
     refine_gpus: float = 0.0
 
+    def in_short(self) -> str:
+        """One line for people who watch a run start."""
+        gpu = f" with {self.predict_gpus:g} GPU each" if self.predict_gpus else ""
+        return f"{self.predict_workers} process(es) for the network{gpu}, {self.refine_workers} to refine and save"
+
     def describe(self, stages: Sequence[Stage] = STAGES) -> str:
-        """One line for people, of a run with these stages."""
+        """One line for people who plan a run with these stages."""
         gpu = f" and {self.predict_gpus:g} GPU" if self.predict_gpus else ""
         refine_gpu = f" and {self.refine_gpus:g} GPU" if self.refine_gpus else ""
         return (

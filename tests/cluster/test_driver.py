@@ -80,7 +80,7 @@ def test_a_graph_that_breaks_is_started_again_with_what_is_left(in_ray, photos, 
     found = audit(str(output), build_manifest(str(photos), None))
     assert (found.ok, found.complete) == (IMAGES, True)
     assert re.search(r"the work broke off: .* actor died .*\nwhat is left starts again in 0 s", told)
-    assert told.count("predict: 1 actor(s)") == 2
+    assert told.count("1 process(es) for the network, 1 to refine and save\n") == 2
     assert not first_predict[0].is_running()
     assert json.loads((output / "run" / "summary.json").read_text())["faults"]["graphs_broken"] == 1
 
