@@ -1,6 +1,7 @@
 """Caffe files, encoded here by hand, become checkpoints that compute what their blobs say."""
 
 import struct
+from contextlib import chdir
 
 import numpy as np
 import pytest
@@ -106,8 +107,9 @@ def inference(trained) -> Blobs:
 
 def converted(tmp_path, data: bytes, kind: str, *arguments: str) -> bytes:
     (tmp_path / "net.caffemodel").write_bytes(data)
-    source, target = str(tmp_path / "net.caffemodel"), tmp_path / "net.safetensors"
-    assert main(["--source", source, "--kind", kind, "--output", str(target), *arguments]) == 0
+    target = tmp_path / "net.safetensors"
+    with chdir(tmp_path):
+        assert main(["--source", "net.caffemodel", "--kind", kind, "--output", target.name, *arguments]) == 0
     return target.read_bytes()
 
 

@@ -16,11 +16,12 @@ from pipeline.evaluation.results import evaluate_results
 
 
 @pytest.mark.usefixtures("in_ray")
-def test_variants_are_made_scored_and_not_made_again(tmp_path: Path, capsys):
+def test_variants_are_made_scored_and_not_made_again(tmp_path: Path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
     list(write_dataset(ScenesConfig(str(tmp_path / "scenes"), train=1, val=2, seed=7)))
     output = tmp_path / "out"
     base = "--crf none --predict-workers 1"
-    arguments = ["--data", str(tmp_path / "scenes"), "--split", "val", "--output", str(output), f"--base={base}",
+    arguments = ["--data", "scenes", "--split", "val", "--output", "out", f"--base={base}",
                  "--also", "three=--proposals 3", "--only", "three", "proposals-1"]  # fmt: skip
     assert exit_code(main, *arguments) == 0
     told = capsys.readouterr().out

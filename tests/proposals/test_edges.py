@@ -240,7 +240,8 @@ def write_bsds(folder: Path, split: str, images: list[Outlined]) -> None:
 def test_the_job_writes_a_network_that_numpy_reads(tmp_path, monkeypatch, capsys):
     write_bsds(tmp_path, "train", [disc(seed=seed) for seed in range(3)])
     output = tmp_path / "new" / "edges.safetensors"
-    monkeypatch.setattr(sys, "argv", ["train_edges", "--data", str(tmp_path), "--output", str(output), "--steps", "2",
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["train_edges", "--data", ".", "--output", "new/edges.safetensors", "--steps", "2",
                                       "--batch-size", "1", "--crop", "32", "--hold-out", "1"])  # fmt: skip
     assert train_edges.main() == 0
     record = json.loads(output.with_suffix(".json").read_text())

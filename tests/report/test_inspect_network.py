@@ -65,11 +65,12 @@ def test_the_channel_shown_is_the_one_most_like_the_answer(shown):
         assert r[one.channel] == pytest.approx(max(r.values()), abs=1e-5)
 
 
-def test_the_job_draws_both_pictures(tmp_path: Path, capsys):
+def test_the_job_draws_both_pictures(tmp_path: Path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
     scene = scene_of(7, "val", 0)
     Image.fromarray(scene.image_HW3).save(tmp_path / "scene.jpg", quality=92)
     Image.fromarray(scene.classes_HW).save(tmp_path / "truth.png")
-    files = ["--image", tmp_path / "scene.jpg", "--truth", tmp_path / "truth.png", "--output", tmp_path / "out"]
+    files = ["--image", "scene.jpg", "--truth", "truth.png", "--output", "out"]
     options = ["--base=--proposals 2", "--box", 10, 20, 150, 160, "--also", "average=--aggregation average"]
     assert exit_code(main, *map(str, files + options)) == 0
     height, width = scene.classes_HW.shape

@@ -1,6 +1,8 @@
 """From a folder in VOC's layout to an FCN and to masks, with the real jobs."""
 
 import json
+import os
+from contextlib import chdir
 from pathlib import Path
 
 import numpy as np
@@ -25,8 +27,9 @@ SMALL = ["--imagenet", "none", "--steps", "4", "--batch-size", "4", "--crop", "6
 @pytest.fixture(scope="module")
 def trained(scenes, tmp_path_factory, in_ray) -> Path:
     output = tmp_path_factory.mktemp("fcn")
-    whole = ["--data", str(scenes), "--output", str(output), *SMALL, "--val-every", "2", "--workers", "2"]
-    assert exit_code(main, *whole) == 0
+    whole = ["--data", os.path.relpath(scenes, output), "--output", ".", *SMALL, "--val-every", "2", "--workers", "2"]
+    with chdir(output):  # the workers have other working directories
+        assert exit_code(main, *whole) == 0
     return output
 
 

@@ -1,6 +1,8 @@
 """From a folder in VOC's layout and an FCN to a light DeconvNet and to masks, with the real jobs."""
 
 import json
+import os
+from contextlib import chdir
 from pathlib import Path
 
 import pytest
@@ -31,7 +33,9 @@ def fcn(tmp_path_factory) -> Path:
 def trained(scenes, fcn, tmp_path_factory, in_ray) -> Path:
     output = tmp_path_factory.mktemp("lite")
     small = ["--steps", "4", "--batch-size", "4", "--val-every", "2", "--workers", "2"]
-    assert exit_code(main, "--data", str(scenes), "--fcn", str(fcn), "--output", str(output), *small) == 0
+    data, start = (os.path.relpath(path, output.parent) for path in (scenes, fcn))
+    with chdir(output.parent):  # the workers have other working directories
+        assert exit_code(main, "--data", data, "--fcn", start, "--output", output.name, *small) == 0
     return output
 
 
