@@ -21,7 +21,7 @@ from pipeline import storage
 from pipeline.cluster import connect
 from pipeline.cluster.graph import RemoteAttemptLog, RemoteSink, build_dataset, real_stages
 from pipeline.cluster.plan import plan, profile_stages
-from pipeline.cluster.pools import Estimate, Pools, estimate
+from pipeline.cluster.pools import Estimate, Pools, estimate, machines_in_short
 from pipeline.cluster.profile import PROBED
 from pipeline.cluster.ray_private import run_to_the_end
 from pipeline.config import SegmentConfig
@@ -73,6 +73,7 @@ class Driver:
         connect.start_ray()
         signal.signal(signal.SIGTERM, _stop)  # `ray job stop`; after Ray's start, which sets a handler of its own
         lost_before = connect.lost_machines()
+        self.summary.machines = machines_in_short(connect.machines())
         pools = plan(self.config)
         loads = real_stages(self.config, self.info.num_classes, pools)
         if self.config.plan == "auto" and len(todo) >= PROBE_FROM:
@@ -117,7 +118,8 @@ class Driver:
     def _run_graph(self, todo: pa.Table, loads: Loads, pools: Pools, started: float) -> None:
         """Run one graph over images; what it finishes is put in place meanwhile, and at its end, whatever ends it."""
         self.run.lease.check()
-        self.log(pools.in_short())
+        self.summary.processes = pools.in_short()
+        self.log(self.summary.processes)
         rows_per_file = rows_in_a_file(len(todo), self.config.rows_per_file)
         attempt_log, sink = RemoteAttemptLog(), RemoteSink(self.run.lease, self.info.class_names, rows_per_file)
         graph = build_dataset(todo, loads, self.config, pools, self.run.lease, attempt_log, sink)

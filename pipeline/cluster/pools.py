@@ -22,6 +22,7 @@ GPU_PREDICT_CPUS = 1.0
 GPU_REFINE_CPUS = 0.9
 TASK_CPUS = (1.0, 0.4, 0.2)
 
+GPU_KIND = "accelerator_type:"  # a resource of Ray's
 REFINE_GPUS = 0.1  # of an actor whose CRF runs on a GPU, by default
 SHARED_PREDICT_GPUS = 0.8  # of a predict actor beside such ones
 
@@ -52,6 +53,19 @@ class Pools:
             f"refine: {self.refine_workers} actor(s) of {self.refine_cpus:g} CPU{refine_gpu}; "
             f"{_in_tasks([stage.name for stage in stages])}: tasks of {self.task_cpus:g} CPU on the rest"
         )
+
+
+def machines_in_short(machines: Sequence[Mapping[str, float]]) -> str:
+    """One line on a cluster's machines.
+
+    Args:
+        machines: resources of each, as Ray has them; `accelerator_type:NAME` names the model of a GPU.
+    """
+    words = [f"{len(machines)} machine(s)", f"{sum(one.get('CPU', 0) for one in machines):g} CPUs"]
+    if gpus := sum(one.get("GPU", 0) for one in machines):
+        kinds = sorted({name.removeprefix(GPU_KIND) for one in machines for name in one if name.startswith(GPU_KIND)})
+        words.append(f"{gpus:g} GPUs" + (f" ({', '.join(kinds)})" if kinds else ""))
+    return ", ".join(words)
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,12 @@ FOLDERS = (*OF_IMAGES, PANELS, RUN)
 """What the jobs write."""
 RECORD = f"{RUN}/config.json"
 """Says whose output it is, and by which a folder is told to be one."""
+SUMMARY = f"{RUN}/summary.json"
+"""What came of it, in figures."""
+MANIFEST = f"{RUN}/manifest.parquet"
+"""All images of the run."""
+REPORT = f"{RUN}/report.html"
+"""The page that shows it to people."""
 
 
 def is_output(folder: str) -> bool:

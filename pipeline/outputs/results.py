@@ -14,7 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, NamedTuple, TypeVar
@@ -191,6 +191,41 @@ def joined(*ids: pa.ChunkedArray) -> pa.ChunkedArray:
     return pa.chunked_array([chunk for one in ids for chunk in one.chunks], pa.string())
 
 
+def scan_parts(output_uri: str, folder: str, columns: list[str]) -> Iterator[tuple[str, pa.Table]]:
+    """Yield the address and some columns of each file of results, errors or skipped images, a few files in memory.
+
+    Args:
+        output_uri: the output folder.
+        folder: one of `SCHEMAS`.
+        columns: of its schema.
+
+    Raises:
+        ResultsError: a file is damaged or foreign.
+    """
+    files = _parts(output_uri, folder)
+    wanted = pa.schema([SCHEMAS[folder].field(name) for name in columns])
+    # Threads: on S3 the time of a scan is the waiting for each file. A few at a time: masks may be larger than memory.
+    with ThreadPoolExecutor(_READERS) as pool:
+        for start in range(0, len(files), _READERS):
+            some = files[start : start + _READERS]
+            yield from zip(some, pool.map(partial(_read_part, wanted=wanted), some), strict=True)
+
+
+def read_masks(part: str, image_ids: Collection[str]) -> dict[str, bytes]:
+    """The masks of some images, as PNG files by image id, from the file of results that holds them.
+
+    Args:
+        part: a file's address, as `scan_parts` gives it.
+        image_ids: images of that file; others are not in what is returned.
+
+    Raises:
+        ResultsError: the file is damaged or foreign.
+    """
+    table = _read_part(part, pa.schema([RESULTS_SCHEMA.field(name) for name in ("image_id", "mask")]))
+    wanted = table.filter(pc.is_in(table["image_id"], value_set=pa.array(list(image_ids), pa.string())))
+    return dict(zip(wanted["image_id"].to_pylist(), wanted["mask"].to_pylist(), strict=True))
+
+
 def _parts(output_uri: str, folder: str) -> list[str]:
     uri = storage.join(output_uri, folder)
     return [file.uri for file in listing.list_files(uri, (".parquet",))] if storage.exists(uri) else []
@@ -206,13 +241,8 @@ def ids_in(output_uri: str, folder: str) -> pa.ChunkedArray:
 
 
 def _scan(output_uri: str, folder: str, columns: list[str]) -> Iterator[pa.RecordBatch]:
-    files = _parts(output_uri, folder)
-    wanted = pa.schema([SCHEMAS[folder].field(name) for name in columns])
-    # Threads: on S3 the time of a scan is the waiting for each file. A few at a time: masks may be larger than memory.
-    with ThreadPoolExecutor(_READERS) as pool:
-        for start in range(0, len(files), _READERS):
-            for table in pool.map(partial(_read_part, wanted=wanted), files[start : start + _READERS]):
-                yield from table.to_batches()
+    for _, table in scan_parts(output_uri, folder, columns):
+        yield from table.to_batches()
 
 
 def _read_parquet(uri: str, read: Callable[[pq.ParquetFile], T]) -> T:

@@ -10,12 +10,13 @@ import json
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline import storage
+from pipeline import __version__, storage
 from pipeline.config import SegmentConfig
 from pipeline.config.earlier import RUNS
 from pipeline.config.stages import STAGES, Stage
@@ -23,7 +24,7 @@ from pipeline.errors import TooManyErrors
 from pipeline.imaging.classes import class_table
 from pipeline.outputs.audit import Audit, audit
 from pipeline.outputs.folder import ANOTHER, check_folder, read_record
-from pipeline.outputs.layout import OF_IMAGES, RECORD, RUN
+from pipeline.outputs.layout import MANIFEST, OF_IMAGES, RECORD, REPORT, RUN, SUMMARY
 from pipeline.outputs.lease import Lease, take_lease
 from pipeline.outputs.results import finished_ids, forget_errors
 
@@ -44,6 +45,9 @@ class Summary:
     """What went wrong and was borne: processes and nodes lost, requests repeated, graphs started again."""
     seconds_alone: dict[str, float] = field(default_factory=dict)
     """Of one process for an image in each stage, timed before the run (`probe.probe`); empty if it was not."""
+    machines: str = ""
+    """What the last call that did something ran on, in words; likewise `processes`."""
+    processes: str = ""
 
     def add(self, counts: dict[str, Any], seconds: float) -> None:
         """Add what one file holds (`stages.write.Counts`), put in place `seconds` after the start."""
@@ -125,6 +129,10 @@ class RunRecord:
             "images_per_second": round(worked_on / seconds, 4) if seconds else 0.0,
             "stages": self._stages(summary),
             "seconds_alone": summary.seconds_alone or self.before.seconds_alone,
+            "machines": summary.machines or self.before.machines,
+            "processes": summary.processes or self.before.processes,
+            "version": __version__,
+            "ended": datetime.now(UTC).isoformat(timespec="seconds"),
             "faults": dict(self.before.faults + summary.faults),
         }
         storage.write_atomic(_summary_uri(self.output), json.dumps(content, indent=1).encode())
@@ -156,14 +164,15 @@ def open_run(
     if config.overwrite:
         for folder in OF_IMAGES:
             storage.remove_folder(storage.join(config.output, folder))
-        storage.remove(_summary_uri(config.output))
+        for uri in (_summary_uri(config.output), storage.join(config.output, REPORT)):
+            storage.remove(uri)
     if config.retry_failed:
         forget_errors(config.output)
     content = {"identity": identity(config, fingerprint), "classes": class_names, "settings": asdict(config)}
     storage.write_atomic(_config_uri(config.output), json.dumps(content, indent=1).encode())
     table = json.dumps(class_table(class_names), indent=1, ensure_ascii=False).encode()
     storage.write_atomic(storage.join(config.output, RUN, "classes.json"), table)
-    storage.write_parquet(storage.join(config.output, RUN, "manifest.parquet"), manifest)
+    storage.write_parquet(storage.join(config.output, MANIFEST), manifest)
     return RunRecord(storage.absolute(config.output), manifest, _earlier_calls(config.output), lease)
 
 
@@ -206,6 +215,8 @@ def _earlier_calls(output: str) -> Summary:
         content["stages"],
         faults=Counter(content["faults"]),
         seconds_alone=content.get("seconds_alone", {}),
+        machines=content.get("machines", ""),
+        processes=content.get("processes", ""),
     )
 
 
@@ -214,4 +225,4 @@ def _config_uri(output: str) -> str:
 
 
 def _summary_uri(output: str) -> str:
-    return storage.join(output, RUN, "summary.json")
+    return storage.join(output, SUMMARY)

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.cluster.pools import Pools, check_placement, estimate, plan_pools
+from pipeline.cluster.pools import Pools, check_placement, estimate, machines_in_short, plan_pools
 from pipeline.config.stages import STAGES
 from pipeline.errors import PoolError
 
@@ -161,3 +161,12 @@ def test_small_machines_get_small_tasks():
     pools = Pools(1, 0.5, 0.0, 1, 0.25, 1.0)
     assert check_placement(pools, [{"CPU": 1.0}] * 3).task_cpus == 0.4
     assert check_placement(pools, [{"CPU": 2.0}]).task_cpus == 1.0
+
+
+def test_a_clusters_machines_in_a_line():
+    plain = {"CPU": 2.0, "memory": 1e9, "node:10.0.0.1": 1.0}
+    assert machines_in_short([plain]) == "1 machine(s), 2 CPUs"
+    with_gpus = {"CPU": 96.0, "GPU": 8.0, "accelerator_type:A100": 1.0}
+    assert machines_in_short([plain, with_gpus, with_gpus]) == "3 machine(s), 194 CPUs, 16 GPUs (A100)"
+    assert machines_in_short([{"CPU": 8.0, "GPU": 1.0}]) == "1 machine(s), 8 CPUs, 1 GPUs"
+    assert machines_in_short([]) == "0 machine(s), 0 CPUs"

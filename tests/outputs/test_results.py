@@ -22,8 +22,10 @@ from pipeline.outputs.results import (
     mask_path,
     read_class_names,
     read_errors,
+    read_masks,
     read_results,
     read_skipped,
+    scan_parts,
     scan_results,
     write_mask,
     write_rows,
@@ -94,6 +96,24 @@ def test_columns_can_be_chosen(tmp_path: Path):
     write(tmp_path, ok_row("a.jpg"))
     assert read_results(str(tmp_path), ["width", "image_id"]).to_pylist() == [{"width": 3, "image_id": "a.jpg"}]
     assert list(scan_results(str(tmp_path), ["mask"])) == [{"mask": b"png"}]
+
+
+def test_a_scan_names_the_file_of_each_row_and_masks_are_read_from_it(tmp_path: Path):
+    write(tmp_path, ok_row("a.jpg", mask=b"one"), ok_row("b.jpg", mask=b"two"))
+    write(tmp_path, ok_row("c.jpg", mask=b"three"), failed_row("d.jpg"))
+    parts = {
+        image_id: part
+        for part, table in scan_parts(str(tmp_path), "results", ["image_id"])
+        for image_id in table["image_id"].to_pylist()
+    }
+    assert sorted(parts) == ["a.jpg", "b.jpg", "c.jpg"]
+    assert parts["a.jpg"] == parts["b.jpg"] != parts["c.jpg"]
+    assert read_masks(parts["a.jpg"], ["b.jpg", "c.jpg"]) == {"b.jpg": b"two"}
+    assert read_masks(parts["c.jpg"], ["c.jpg"]) == {"c.jpg": b"three"}
+    assert [table["image_id"].to_pylist() for _, table in scan_parts(str(tmp_path), "errors", ["image_id"])] == [
+        ["d.jpg"]
+    ]
+    assert list(scan_parts(str(tmp_path), "skipped", ["image_id"])) == []
 
 
 def test_numpy_values_and_nan_are_taken(tmp_path: Path):

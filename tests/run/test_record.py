@@ -3,11 +3,13 @@
 import json
 from contextlib import nullcontext
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pyarrow as pa
 import pytest
 
+from pipeline import __version__
 from pipeline.config import EnsembleConfig, FilterConfig, PredictConfig, RefineConfig, SegmentConfig
 from pipeline.config.earlier import RUNS, as_begun
 from pipeline.config.stages import STAGES
@@ -150,9 +152,12 @@ def test_overwrite_removes_the_other_runs_output_and_nothing_else(config, tmp_pa
     write_rows(run.output, [ok("a")], CLASSES)
     kept = tmp_path / "out" / "notes.txt"
     kept.write_text("mine")
+    report = tmp_path / "out" / "run" / "report.html"
+    report.write_text("of the old run")
     again = open_run(replace(config, overwrite=True), "other", CLASSES, manifest("a"))
     assert again.todo()["image_id"].to_pylist() == ["a"]
     assert kept.read_text() == "mine"
+    assert not report.exists()
 
 
 @pytest.mark.parametrize("folder", ["results", "masks"])
@@ -225,6 +230,19 @@ def test_the_summary_adds_up_over_calls(config, tmp_path):
     assert written["images_per_second"] == pytest.approx(0.4)
     assert written["faults"] == {"nodes_lost": 2}
     assert written["stages"]["refine"] == {"rows": 2, "seconds": 1.0}
+
+
+def test_the_summary_says_what_the_last_call_that_worked_ran_on(config):
+    run = open_run(config, "f", CLASSES, manifest("a"))
+    summary = Summary.of(STAGES)
+    summary.machines, summary.processes = "1 machine(s), 2 CPUs", "1 process(es) for the network"
+    before = datetime.now(UTC).replace(microsecond=0)
+    run.write_summary(summary, run.audit())
+    again = open_run(config, "f", CLASSES, manifest("a"))
+    written = again.write_summary(Summary.of(STAGES), again.audit())  # nothing was left to do
+    assert (written["machines"], written["processes"]) == (summary.machines, summary.processes)
+    assert written["version"] == __version__
+    assert before <= datetime.fromisoformat(written["ended"]) <= datetime.now(UTC)
 
 
 def test_an_output_of_an_earlier_version_goes_on_as_it_was_begun(config):
