@@ -47,15 +47,15 @@ def photos(tmp_path_factory) -> Path:
     return folder
 
 
-def start(photos: Path, folder: Path, *arguments: str) -> subprocess.Popen[str]:
-    """The job with a Ray of its own, as the leader of a group of processes, as a shell starts it."""
+def start(photos: Path, folder: Path, address: str, *arguments: str) -> subprocess.Popen[str]:
+    """The job as the leader of a group of processes, as a shell starts it; `local`: with a Ray of its own."""
     (folder / "hook").mkdir(exist_ok=True)
     (folder / "hook" / "sitecustomize.py").write_text(WAIT_FOR_THE_GATE)
     command = [sys.executable, "jobs/segment_dataset.py", "--input", str(photos), "--output", str(folder / "out"),
                *FAST, *arguments]  # fmt: skip
     environment = {"PYTHONPATH": f"{folder / 'hook'}:{REPOSITORY}", "GATE": str(folder / "gate")}
     return subprocess.Popen(
-        command, cwd=REPOSITORY, env=os.environ | environment | {"RAY_ADDRESS": "local"}, stdout=subprocess.PIPE,
+        command, cwd=REPOSITORY, env=os.environ | environment | {"RAY_ADDRESS": address}, stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT, text=True, start_new_session=True,
     )  # fmt: skip
 
@@ -65,8 +65,9 @@ def masks(folder: Path) -> int:
 
 
 @pytest.mark.parametrize("told", ["Ctrl-C", "SIGTERM"])
-def test_what_is_refined_is_saved_and_not_done_again(photos, tmp_path, told):
-    process = start(photos, tmp_path)
+def test_what_is_refined_is_saved_and_not_done_again(photos, tmp_path, told, head):
+    address = "local" if told == "Ctrl-C" else head.address
+    process = start(photos, tmp_path, address)
     while masks(tmp_path) < REFINED and process.poll() is None:
         time.sleep(0.05)
     assert not (tmp_path / "out" / "results").exists()
@@ -83,7 +84,7 @@ def test_what_is_refined_is_saved_and_not_done_again(photos, tmp_path, told):
     if told == "Ctrl-C":
         return
     (tmp_path / "gate").touch()
-    process = start(photos, tmp_path, "--limit", str(LATER))
+    process = start(photos, tmp_path, address, "--limit", str(LATER))
     said, _ = process.communicate()
     assert process.returncode == 0, said
     assert f"{saved} done before" in said
