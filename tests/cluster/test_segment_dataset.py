@@ -288,7 +288,7 @@ def test_a_stopped_run_says_so_and_the_same_command_finishes_it(photos, tmp_path
     command = [sys.executable, "jobs/segment_dataset.py", *map(str, arguments)]
     process = subprocess.Popen(command, cwd=REPOSITORY, env=head.environment, stdout=subprocess.PIPE, text=True)
     for line in process.stdout:
-        if line.startswith("predict:"):  # the pools are planned, the graph starts
+        if "process(es) for the network" in line:  # the pools are planned, the graph starts
             process.send_signal(signal.SIGTERM)
             break
     output, _ = process.communicate()
