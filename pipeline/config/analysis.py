@@ -41,11 +41,11 @@ class AblateConfig:
     """Folder for the table, the figure and a run of the main job for each variant.
     The same command again finishes what is left."""
     weights: str = "demo"
-    """As the main job's."""
+    """As in the main job."""
     split: str | None = None
     """Take only the images of this list. Default: all that have a mask."""
     limit: int | None = None
-    """Take only the first so many of them."""
+    """Take only the first N of them."""
     base: str = ""
     """Options of the main job that all variants share, written --base='--precision bfloat16'."""
     also: tuple[str, ...] = ()
@@ -54,7 +54,7 @@ class AblateConfig:
     only: tuple[str, ...] = ()
     """Names of the variants to run. Default: all."""
     trimap: int = 5
-    """The column of results near boundaries counts the pixels at most so far from one."""
+    """The column for boundaries counts only the pixels at most this far from one."""
 
     def __post_init__(self) -> None:
         require(self.limit is None or self.limit >= 1, "limit", self.limit, "must be at least 1")
@@ -76,7 +76,7 @@ class AblateConfig:
 
 @dataclass(frozen=True)
 class InspectConfig:
-    """Look at what the network does with one image, in two pictures; without Ray.
+    """Draw what the network does with one image, as two pictures, without Ray.
 
     OUTPUT/<name>_activations.png has the decoder's maps from coarse to fine for the image or the box, one channel a
     layer (the paper's figure 4). OUTPUT/<name>_panels.png has the photograph, the truth if given, and the results
@@ -88,7 +88,7 @@ class InspectConfig:
     output: str
     """Folder for <image's name>_activations.png and <image's name>_panels.png."""
     weights: str = "demo"
-    """As the main job's."""
+    """As in the main job."""
     box: tuple[float, float, float, float] | None = None
     """Part of the image, x0 y0 x1 y1 in pixels, that is resized to 224x224 for the activations. Default: all of it."""
     truth: str | None = None
@@ -110,10 +110,10 @@ class InspectConfig:
 
 
 def read_variants(variants: tuple[str, ...]) -> dict[str, str]:
-    """Options by name, of NAME=OPTIONS.
+    """Split entries NAME=OPTIONS into options by name.
 
     Raises:
-        ConfigError: there is no such pair, or the name cannot be a folder's.
+        ConfigError: an entry is not NAME=OPTIONS, or a name cannot be a folder's.
     """
     pairs = {}
     for variant in variants:

@@ -11,6 +11,12 @@ from pipeline.errors import ConfigError
 def require(ok: bool, name: str, value: object, allowed: str) -> None:
     """Check a setting.
 
+    Args:
+        ok: whether the value is allowed.
+        name: the setting's field name; the message shows it as an option.
+        value: what was given.
+        allowed: the end of the message, such as `must be above 0`.
+
     Raises:
         ConfigError: `ok` is false.
     """
@@ -22,7 +28,7 @@ def require_positive(config: object, *names: str) -> None:
     """Check that settings are above 0; None passes.
 
     Raises:
-        ConfigError: one is not.
+        ConfigError: one of them is not.
     """
     for name in names:
         value = getattr(config, name)
@@ -30,10 +36,10 @@ def require_positive(config: object, *names: str) -> None:
 
 
 def require_choices(config: Any) -> None:
-    """Check that each setting with a list of values has one of them: who makes settings in Python has no parser.
+    """Check that each setting with a fixed list of values has one of them; settings made in Python pass no parser.
 
     Raises:
-        ConfigError: one has not.
+        ConfigError: one of them has another value.
     """
     for name, kind in _hints(config.__class__).items():
         if get_origin(kind) is Literal:

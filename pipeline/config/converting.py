@@ -11,8 +11,8 @@ from pipeline.config.networks import ReleasedKind
 class ConvertConfig:
     """Convert a released Caffe model to a checkpoint of this project.
 
-    Reads both forms of `.caffemodel` and checks every blob's shape. The checkpoint says how it must be fed (BGR, mean
-    subtracted), so `segment --weights`, `segment --fcn` and `train --init` take it as it is.
+    Reads both forms of `.caffemodel` and checks every blob's shape. The checkpoint records what input it needs (BGR,
+    mean subtracted), so `segment --weights`, `segment --fcn` and `train --init` take it unchanged.
     """
 
     source: str

@@ -1,4 +1,4 @@
-"""Settings that outputs begun with an earlier version do not record: those go on as they were begun."""
+"""Settings that outputs of earlier versions do not record; such an output is continued with the values of its time."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ def as_begun(
     default: Config,
     log: Callable[[str], None],
 ) -> Config:
-    """The settings with which an output goes on that may have been begun before some of them existed.
+    """The settings to continue an output with, which may be older than some of them.
 
-    A setting that the record lacks takes the value of then, if it was not given: if it is what it is by default.
+    A setting that the record lacks takes the value of its time, unless it was given, that is, differs from its default.
 
     Args:
         config: what this call asks for.

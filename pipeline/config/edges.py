@@ -17,19 +17,19 @@ class TrainEdgesConfig:
     data: str
     """Local folder of BSDS500: images/train/*.jpg, groundTruth/train/*.mat and the same of val."""
     output: str
-    """Local file for the network, .safetensors; a .json beside it tells how it was trained and how good it is."""
+    """Local file for the network, .safetensors; a .json beside it says how it was trained and how good it is."""
     steps: int = 5000
     """Batches to train for."""
     hold_out: int = 40
-    """Training images that are kept for choosing, never trained on."""
+    """Training images that are held out to score the network, never trained on."""
     batch_size: int = 8
-    """Crops a step."""
+    """Crops per step."""
     crop: int = 256
     """Side of a crop, in pixels."""
     learning_rate: float = 4e-3
     """Highest learning rate of Adam; it rises for a tenth of the time and falls to nothing."""
     seed: int = 0
-    """Of weights, crops, turns and order."""
+    """Seed of weights, crops, rotations and order."""
 
     def __post_init__(self) -> None:
         for name in ("data", "output"):

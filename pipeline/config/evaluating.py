@@ -26,10 +26,10 @@ class EvaluateConfig:
     json: str | None = None
     """File for the figures. Default: RESULTS/run/evaluation.json."""
     trimap: int = 0
-    """Also score only the pixels within 1, 2, ... so many pixels of a boundary of the ground truth.
-    Adds a table, and a figure beside the JSON, trimap.png. 0: not."""
+    """Also score only the pixels within 1, 2, ... N pixels of a boundary of the ground truth.
+    Adds a table, and a figure beside the JSON, trimap.png. 0: off."""
     panels: int = 0
-    """Draw photograph, ground truth (if there is one) and result side by side, for so many images, the first by name:
+    """Draw photograph, ground truth (if there is one) and result side by side, for the first N images by name:
     RESULTS/panels/<image id>.png."""
     require_all: bool = False
     """Exit with code 2 when an image of the ground truth has no result or could not be compared."""
@@ -62,15 +62,15 @@ class TuneCrfConfig:
     split: str | None = None
     """Take only the images of this list. Default: all that have a mask."""
     limit: int | None = None
-    """Take only the first so many of them."""
+    """Take only the first N of them."""
     normalizations: tuple[CrfNormalization, ...] = ("symmetric", "none")
-    """Of the kernels; each is searched for itself."""
+    """Normalisations of the kernels; each is searched separately."""
     trials: int = 40
     """Sets of parameters to try for each: the defaults, then half at random, then around the best."""
     seed: int = 0
-    """Of the random draws."""
+    """Seed of the random draws."""
     threads: int = 0
-    """Images that are worked on at once. 0: one a core."""
+    """Images processed at once. 0: one per core."""
     json: str | None = None
     """File for all trials."""
 

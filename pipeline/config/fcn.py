@@ -11,7 +11,7 @@ from pipeline.config.stages import Precision
 
 
 def check_photograph_training(config: Any) -> None:
-    """Check what both trainings on photographs, the FCN's and the light DeconvNet's, are given.
+    """Check the settings that both trainings on photographs share, the FCN's and the light DeconvNet's.
 
     Raises:
         ConfigError: a setting is out of its range.
@@ -20,7 +20,7 @@ def check_photograph_training(config: Any) -> None:
     require_positive(config, "limit", "steps", "learning_rate", "val_every", "workers", "keep_checkpoints")
     for name in ("weight_decay", "checkpoint_minutes"):
         require(getattr(config, name) >= 0, name, getattr(config, name), "must be 0 or more")
-    # Batch normalisation has no variance of one crop's mean.
+    # The mean of one crop has no variance, so batch normalisation needs two crops.
     enough = config.batch_size >= 2 * config.workers
     require(enough, "batch_size", config.batch_size, "must be 2 or more for each worker")
     require(config.max_failures >= -1, "max_failures", config.max_failures, "must be -1 or more")
@@ -50,27 +50,27 @@ class TrainFcnConfig:
     steps: int = 4000
     """Batches to train for; the learning rate falls to zero over them."""
     batch_size: int = 8
-    """Crops a step over all workers together, however many there are."""
+    """Crops per step over all workers together, however many there are."""
     crop: int = 256
     """Side of a crop, in pixels, of photographs whose longer side is about 320."""
     learning_rate: float = 8e-4
     """Highest learning rate of the head (AdamW)."""
     backbone_factor: float = 0.3
-    """That of an encoder from ImageNet, as a multiple."""
+    """Learning rate of an encoder from ImageNet, as a multiple of the head's."""
     weight_decay: float = 0.02
     """Weight decay of AdamW; biases, scales and shifts do not decay."""
     long_side: int = 320
     """Longer side, in pixels, at which the exported network sees photographs."""
     mirrored_side: int = 416
-    """That of its second look, at the mirrored photograph; the mean of both probabilities counts. 0: one look."""
+    """The same for a second pass, over the mirrored photograph; probabilities are averaged. 0: one pass only."""
     val_every: int = 500
-    """Steps between two looks at the validation photographs."""
+    """Steps between two validations."""
     precision: Precision = "float32"
     """bfloat16: autocast; for GPUs and for CPUs with AMX."""
     workers: int = 1
-    """Training processes; one a GPU, where there are GPUs."""
+    """Training processes; one per GPU, where there are GPUs."""
     max_failures: int = 3
-    """How often lost workers are replaced before the run ends that has no new checkpoint since; -1: always."""
+    """How often lost workers are replaced without a new checkpoint in between; then the run ends. -1: always."""
     checkpoint_minutes: float = 5.0
     """Minutes between checkpoints."""
     keep_checkpoints: int = 2

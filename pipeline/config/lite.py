@@ -19,8 +19,8 @@ class TrainLiteConfig:
     output: str
     """Folder for checkpoints, the record and the exported network."""
     fcn: str = "voc-fcn"
-    """A network of jobs/train_fcn.py with the same classes: its encoder and context are taken as they are, and its
-    probabilities teach the decoder beside the masks."""
+    """A network of jobs/train_fcn.py with the same classes: its encoder and context are used unchanged, and its
+    probabilities teach the decoder along with the masks."""
     train_split: str = "train"
     """VOC: name of the training list in ImageSets/Segmentation. COCO: as in the file's name, such as train2017."""
     val_split: str = "val"
@@ -34,19 +34,19 @@ class TrainLiteConfig:
     stage1_share: float = 0.2
     """Share of the steps that belong to the first stage: tight windows, in which one object alone keeps its label."""
     batch_size: int = 16
-    """Windows a step over all workers together, however many there are."""
+    """Windows per step over all workers together, however many there are."""
     learning_rate: float = 2e-3
     """Highest learning rate (AdamW)."""
     weight_decay: float = 0.02
     """Weight decay of AdamW; biases, scales and shifts do not decay."""
     val_every: int = 500
-    """Steps between two looks at the validation photographs, each whole in one window."""
+    """Steps between two validations; each validation photograph is one window."""
     precision: Precision = "float32"
     """bfloat16: autocast; for GPUs and for CPUs with AMX."""
     workers: int = 1
-    """Training processes; one a GPU, where there are GPUs."""
+    """Training processes; one per GPU, where there are GPUs."""
     max_failures: int = 3
-    """How often lost workers are replaced before the run ends that has no new checkpoint since; -1: always."""
+    """How often lost workers are replaced without a new checkpoint in between; then the run ends. -1: always."""
     checkpoint_minutes: float = 5.0
     """Minutes between checkpoints."""
     keep_checkpoints: int = 2

@@ -1,4 +1,4 @@
-"""The networks that there are, and what their files may say."""
+"""The networks of this project, and what the files of networks may say."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ Architecture = Literal["deconvnet", "fcn8s", "litefcn", "litedeconvnet"]
 """Networks of this project, as the header of a checkpoint names them."""
 ARCHITECTURES: tuple[Architecture, ...] = get_args(Architecture)
 WHOLE_IMAGES: tuple[Architecture, ...] = ("fcn8s", "litefcn")
-"""Those that see an image at once; the others see it proposal by proposal."""
+"""Those that see a whole image at once; the others see it proposal by proposal."""
 
 EncoderVariant = Literal["lite0", "lite2"]
 """Which EfficientNet-Lite a light network is built on."""

@@ -1,6 +1,6 @@
-"""Recipes: named starting points of a job's settings. What a user gives wins over them.
+"""Recipes: named starting points of a job's settings. An option that is given wins over its recipe.
 
-A recipe is a function from settings to settings and a line in its job's table; `recipe` of the settings is its name.
+A recipe is a function from settings to settings and a line in its job's table; the setting `recipe` holds its name.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ Recipe = Callable[[Any], Any]
 
 
 def first_look(arguments: Sequence[str] | None, option: str, default: str) -> str:
-    """The value of an option in a job's command line, known or not: the recipe must be known before the rest is read.
+    """The value of one option in a job's command line, whatever else is in it: the recipe is needed to read the rest.
 
     Args:
-        arguments: of the command line; None for the process's own.
-        option: its name, such as `recipe`.
-        default: where it is not given.
+        arguments: those of the command line; None: the process's own.
+        option: its name without dashes, such as `recipe`.
+        default: the value if the option is not given.
     """
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument(f"--{option}", default=default)
@@ -49,8 +49,8 @@ def fcn_crf(config: SegmentConfig) -> SegmentConfig:
     """An FCN and the CRF: whole images, no proposals.
 
     Its maps are coarser than DeconvNet's, so the CRF looks further. Chosen on 53 of VOC's train photographs with
-    `voc-fcn` in training: mean IoU 0.015 more than without a CRF, as with ten iterations and half again as much time;
-    the release's kernels gave half of that.
+    `voc-fcn` in training: mean IoU 0.015 higher than without a CRF. Ten iterations gave the same and took half again
+    as long; the release's kernels gained half as much.
     """
     return replace(
         config,
@@ -79,10 +79,10 @@ def edeconvnet_crf(config: SegmentConfig) -> SegmentConfig:
 
 
 def voc(config: SegmentConfig) -> SegmentConfig:
-    """The bundled networks for photographs, a light DeconvNet and a light FCN, as ensemble with the CRF.
+    """The bundled networks for photographs, a light DeconvNet and a light FCN, as an ensemble with the CRF.
 
-    Average and weight were chosen on every second of the val photographs at hand (docs/models/voc.md): windows around
-    no object are few in the training of this DeconvNet, and the maximum believes each of them.
+    Average and weight were chosen on every second one of the val photographs at hand (docs/models/voc.md). This
+    DeconvNet saw few windows without an object in training, and the maximum trusts every one of them.
     """
     with_crf = fcn_crf(config)
     return replace(
@@ -96,12 +96,12 @@ def voc(config: SegmentConfig) -> SegmentConfig:
 
 
 def release(config: SegmentConfig) -> SegmentConfig:
-    """The rules of the released code, `generate_EDeconvNet_CRF_results`, wherever it shows them.
+    """The rules of the released code, `generate_EDeconvNet_CRF_results`, as far as it shows them.
 
-    The release reads its boxes from a file and shows no more of them than that they come in an order, that those whose
-    shorter side is below 112 pixels are skipped, and that 50 are used. Here they are squares around this project's
-    EdgeBoxes, with a side of 1.2 times the longer one, as the windows of its training lists are. The release
-    ends with an error for images larger than 500 pixels; `max_side` stays as it is.
+    The release reads its boxes from a file. Its code shows only that they are ordered, that those whose shorter side
+    is below 112 pixels are skipped, and that 50 are used. Here they are squares around this project's EdgeBoxes, with
+    a side of 1.2 times the longer one, like the windows in the release's training lists. The release ends with an
+    error for images larger than 500 pixels; `max_side` stays as it is.
     """
     return replace(
         config,
@@ -131,16 +131,16 @@ def release(config: SegmentConfig) -> SegmentConfig:
 
 
 def train_as_in_paper(config: TrainConfig) -> TrainConfig:
-    """What the paper says of training: the defaults."""
+    """Training as the paper describes it: the defaults."""
     return replace(config, recipe="paper")
 
 
 def train_as_released(config: TrainConfig) -> TrainConfig:
-    """What the authors' solvers and network definitions do otherwise."""
+    """Training as in the authors' solvers and network definitions, where they differ from the paper."""
     return replace(
         config,
         recipe="release",
-        epochs=(1000, 1000),  # the steps end a stage
+        epochs=(1000, 1000),  # so `iterations` ends a stage
         iterations=(20_000, 40_000),
         schedule="steps",
         lr_steps=(9_000, 10_000),
@@ -149,7 +149,7 @@ def train_as_released(config: TrainConfig) -> TrainConfig:
         weight_decay=0.0005 / 8,
         bias_lr_factor=2.0,
         decay_biases=False,
-        # Its layer of batch normalisation keeps the last micro-batch's gradient alone, and the solver divides that too.
+        # Its batch normalisation keeps the gradient of the last micro-batch only, and the solver divides that too.
         norm_lr_factor=1 / 8,
         norm_eps=1e-9,
         validate_every=500,

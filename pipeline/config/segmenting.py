@@ -27,8 +27,8 @@ Recipe = Literal[
 class SegmentConfig:
     """Segment photographs with DeconvNet, proposal by proposal, on this machine or on a Ray cluster.
 
-    Writes OUTPUT/results/*.parquet (a row an image), OUTPUT/masks (palette PNGs), OUTPUT/errors/*.parquet (the images
-    that could not be done, and why), OUTPUT/skipped/*.parquet (those that the settings leave out, and why) and
+    Writes OUTPUT/results/*.parquet (one row per image), OUTPUT/masks (palette PNGs), OUTPUT/errors/*.parquet (the
+    images that could not be done, and why), OUTPUT/skipped/*.parquet (those that the settings leave out, and why) and
     OUTPUT/run (config.json, summary.json, manifest.parquet).
     """
 
@@ -44,36 +44,36 @@ class SegmentConfig:
     """A row of the paper's table, an FCN alone, or the authors' released code: where the settings start from.
     Settings that are given win; `--recipe NAME --help-all` shows what it stands for."""
     limit: int | None = None
-    """Take only the first so many images of the sorted input."""
+    """Take only the first N images of the sorted input."""
     masks: bool = True
     """Also write each mask as OUTPUT/masks/<image id>.png; the masks are in the Parquet results either way."""
     save_probabilities: bool = False
     """Also write what the CRF starts from, OUTPUT/probabilities/<image id>.npz: log-probabilities (float16, at working
-    size) of the classes that can still win. 1 to 3 MB an image; jobs/tune_crf.py reads them."""
+    size) of the classes that can still win. 1 to 3 MB per image; jobs/tune_crf.py reads them."""
     overwrite: bool = False
     """Delete what another run left in OUTPUT before starting."""
     retry_failed: bool = False
-    """Do the images that failed in earlier calls again."""
+    """Try the images again that failed in earlier runs."""
     dry_run: bool = False
     """Print the plan (images, pools, stages, columns) and end; writes nothing."""
     max_error_rate: float | None = None
-    """Stop with exit code 4 as soon as more than this part of all images has failed, the skipped not counted; 0 allows
-    none.
-    Default: when more than 0.05 of the images done so far have, looked at from 10 failures on."""
+    """Stop with exit code 4 as soon as more than this share of all images has failed, skipped ones not counted; 0
+    allows none.
+    Default: more than 0.05 of the images done so far, checked from the tenth failure on."""
     max_attempts: int = 3
-    """An image that kills the process working on it alone so many times becomes an error row."""
+    """An image becomes an error row once it has killed a process that worked on it alone this many times."""
     stall_timeout: float = 1800.0
-    """Seconds without a finished image in any stage after which the work counts as broken off: what is left begins
-    anew, or the run ends as resumable (exit code 3)."""
+    """Seconds without a finished image in any stage after which the run counts as stalled: the images that are left
+    are started again, or the run ends as resumable (exit code 3)."""
     rows_per_file: int = 128
-    """Images in a Parquet file of results, at most: after a minute it holds those that are finished."""
+    """Most images in one Parquet file of results; after a minute a file is written with those that are finished."""
     plan: Literal["auto", "guess"] = "auto"
-    """How the numbers of processes that are not given are found. `auto`: each stage is timed on a few images first,
+    """How the numbers of processes that are not given are chosen. `auto`: each stage is timed on a few images first,
     in runs of 100 images and more; `guess`: by the proportions of a small network."""
     price: float | None = None
-    """What an hour of the whole cluster costs, in any currency; with it, the plan tells what the run will cost."""
+    """What an hour of the whole cluster costs, in any currency; with it, the plan says what the run will cost."""
     predict_workers: int = 0
-    """Processes that run the network, one a GPU where there are GPUs. 0: sized from the cluster."""
+    """Processes that run the network, one per GPU where there are GPUs. 0: sized from the cluster."""
     predict_gpus: float | None = None
     """GPUs of each of these processes; below 1, several share one.
     Default: 1 where there are GPUs and `device` is not `cpu`, else 0."""
@@ -122,13 +122,13 @@ class SegmentConfig:
         settings = {"input": self.input, "masks": self.masks, "save_probabilities": self.save_probabilities}
         for stage in (stage.name for stage in STAGES if hasattr(self, stage.name)):
             settings |= {f"{stage}.{name}": value for name, value in asdict(getattr(self, stage)).items()}
-        if self.refine.mask_format == "palette":  # outputs of before there was a choice go on
+        if self.refine.mask_format == "palette":  # so that outputs from before this setting can be resumed
             del settings["refine.mask_format"]
-        if self.ensemble.fcn is not None:  # which file it is, its fingerprint says
+        if self.ensemble.fcn is not None:  # its fingerprint says which file it is
             settings["ensemble.rule"] = self.ensemble.ensemble
             settings["ensemble.weight"] = self.ensemble.ensemble_weight
         return {name: value for name, value in settings.items() if name not in _RESULT_NEUTRAL}
 
 
-# Where and how many crops at once changes speed and the last float digits only.
+# The device and the number of crops at once change only the speed and the last float digits.
 _RESULT_NEUTRAL = {"predict.device", "predict.micro_batch"}

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 Processes = Literal["tasks", "predict", "refine"]
 """Where a stage runs. `tasks`: CPU tasks that come and go; `predict`: actors that hold a network, on GPUs where there
-are some; `refine`: actors on CPUs, the last of which brings an image's results to their place."""
+are some; `refine`: actors on CPUs, which also write an image's results."""
 
 
 Edges = Literal["learned", "gradient", "structured"]
@@ -29,7 +29,7 @@ EnsembleRule = Literal["mean", "product"]
 Crf = Literal["native", "pydensecrf", "torch", "none"]
 """CRF backends: a file each in pipeline/crf/backends; `none` needs none."""
 GPU_CRFS: tuple[Crf, ...] = ("torch",)
-"""Those that compute all images of a table together, on a GPU where there is one."""
+"""Backends that compute all images of a table together, on a GPU where there is one."""
 CrfNormalization = Literal["symmetric", "none"]
 
 
@@ -38,11 +38,11 @@ class Stage:
     """A box of the diagram in docs/architecture.md.
 
     Attributes:
-        name: that of its file, pipeline/stages/NAME.py, whose `load` makes its function, and of its settings in
-            `SegmentConfig`, if it has some. The columns and figures `seconds_NAME` follow.
+        name: also the name of its file, pipeline/stages/NAME.py, whose `load` makes its function, of its settings in
+            `SegmentConfig`, if it has any, and of the column and figure `seconds_NAME`.
         processes: where it runs. Neighbours that run in the same processes hand their tables on without a copy.
-        guess: seconds an image where nothing was measured, of a small network on one core.
-        gpu_guess: the same where the full network runs on a GPU.
+        guess: seconds per image where nothing was measured, for a small network on one core.
+        gpu_guess: the same for the full network on a GPU.
         needed: whether a run with such settings has this stage at all.
     """
 
@@ -74,7 +74,7 @@ class FilterConfig:
     """Which images are worth segmenting; the others are skipped, with the reason in OUTPUT/skipped."""
 
     min_pixels: int = 0
-    """Images with fewer pixels than this, height times width, are skipped. 0: none is."""
+    """Images with fewer pixels than this, height times width, are skipped. 0: none."""
 
     def __post_init__(self) -> None:
         require_choices(self)
@@ -86,7 +86,7 @@ class ProposeConfig:
     """Object proposals: EdgeBoxes, extended, filtered, the best kept (paper section 6; release)."""
 
     proposals: int = 50
-    """Proposals an image gives to the network: the best-scored ones of those that pass `min-side`.
+    """Proposals per image for the network: the best-scored ones of those that pass `min-side`.
     0: none are made; the network is an FCN and sees the whole image (recipes `fcn`, `fcn+crf`)."""
     proposals_from: str | None = None
     """Proposals of your own instead of EdgeBoxes: a Parquet table with columns image_id, box (x0, y0, x1, y1) and
@@ -100,20 +100,20 @@ class ProposeConfig:
     edge_threshold: float = 0.1
     """Edges weaker than this (0..1) are dropped before EdgeBoxes."""
     max_boxes: int = 2000
-    """Boxes asked of EdgeBoxes, before the filter."""
+    """Boxes requested from EdgeBoxes, before the filter."""
     extend: float = 1.2
     """Each box is extended by this factor about its centre."""
     window_shape: AskedShape = "auto"
-    """Of the window around a box. `square`: a square with a side of `extend` times the longer side (DeconvNet
+    """Shape of the window around a box. `square`: a square with a side of `extend` times the longer side (DeconvNet
     release); `box`: the extended box, which the network sees stretched to a square. A network must see what it was
     trained on: `auto` takes the shape that its file names, `box` where it names none."""
     min_side: float = 112.0
     """Boxes whose window has a smaller side, in pixels, are skipped."""
     min_side_of: Literal["longer", "shorter"] = "longer"
-    """Which side of a window that is no square `min-side` measures. By the shorter one long thin objects are skipped,
-    as this project did before it had square windows."""
+    """Which side `min-side` measures where a window is not square. With `shorter`, long thin objects are skipped, as
+    in this project before it had square windows."""
     small_image_share: float = 0.3
-    """`min-side` asks for at most this share of an image's shorter side. 0: it holds for small images too."""
+    """`min-side` is lowered to this share of an image's shorter side, if that is less. 0: never."""
 
     def __post_init__(self) -> None:
         require_choices(self)
@@ -141,7 +141,7 @@ class PredictConfig:
     """How overlapping score maps are combined: pixel-wise maximum (equation 1), sum (equation 2), or average: the sum
     divided by the number of windows that cover the pixel."""
     precision: Precision = "float32"
-    """Of the network's weights and maps. `bfloat16` is for GPUs and CPUs with AMX, much slower on others,
+    """Number format of the network's weights and maps. `bfloat16` is for GPUs and CPUs with AMX, much slower on others,
     and changes few labels (see `docs/performance.md`)."""
     micro_batch: int = 16
     """Crops that go through the network at once, whatever images they come from."""
@@ -167,8 +167,8 @@ class EnsembleConfig:
     """How the two are combined: mean of their probabilities (paper)
     or product of their scores, the other network's clamped at 0 (release)."""
     ensemble_weight: float = 0.5
-    """Of DeconvNet in the mean, 0..1; the other network has the rest. Two networks that are not equally good do better
-    with another one than the paper's, chosen on photographs that neither was trained on."""
+    """Weight of DeconvNet in the mean, 0..1; the other network has the rest. If one network is better, another weight
+    than the paper's does better; choose it on photographs that neither was trained on."""
 
     def __post_init__(self) -> None:
         require_choices(self)
@@ -187,9 +187,9 @@ class RefineConfig:
     `torch`: several images at once on a GPU (`refine-gpus`). All three compute the same.
     `none` takes the most probable class of each pixel."""
     crf_normalization: CrfNormalization = "symmetric"
-    """Of the kernels. `symmetric`: divided by the roots of their sums at both pixels, so that a weight counts the same
-    whatever its kernel's width. `none` (the DeconvNet release): the weights stand before sums over tens to thousands
-    of pixels. No weights fit both; `jobs/tune_crf.py` finds some for your network."""
+    """How the kernels are normalised. `symmetric`: divided by the roots of their sums at both pixels, so that a weight
+    counts the same whatever its kernel's width. `none` (the DeconvNet release): the weights multiply sums over tens to
+    thousands of pixels. No weights fit both; `jobs/tune_crf.py` finds some for your network."""
     crf_iterations: int = 10
     """Mean-field iterations."""
     gaussian_sxy: float = 3.0
@@ -199,15 +199,15 @@ class RefineConfig:
     bilateral_sxy: float = 20.0
     """Appearance kernel: spatial standard deviation in pixels."""
     bilateral_srgb: float = 3.0
-    """Appearance kernel: colour standard deviation, of 0..255."""
+    """Appearance kernel: colour standard deviation, on the scale 0..255."""
     bilateral_weight: float = 5.0
     """Appearance kernel: weight."""
     label_threshold: float = 0.1
     """Classes whose probability stays below this in the whole image are left out of the CRF,
-    which costs time per class. Background always stays. 0: keep all."""
+    whose time grows with the number of classes. Background always stays. 0: keep all."""
     mask_format: Literal["palette", "grey"] = "palette"
-    """PNG of the masks. `palette` shows VOC's colours in a viewer; `grey` is what every library reads as class numbers,
-    OpenCV too."""
+    """PNG format of the masks. `palette` shows VOC's colours in a viewer; `grey` is what every library, OpenCV too,
+    reads as class numbers."""
 
     def __post_init__(self) -> None:
         require_choices(self)
@@ -222,7 +222,7 @@ class RefineConfig:
     def exact_unaries(self) -> bool:
         """Whether the CRF starts from log-probabilities in float32, not from probabilities in float16.
 
-        Sums over thousands of pixels bring labels back that float16 has as 0.
+        Sums over thousands of pixels can bring back labels that float16 rounds to 0.
         """
         return self.crf != "none" and self.crf_normalization == "none"
 

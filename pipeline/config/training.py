@@ -22,19 +22,19 @@ class TrainingSetConfig:
 
     data: tuple[str, ...]
     """Folders, local or s3://, each in one of four layouts. PASCAL VOC: JPEGImages, SegmentationClass,
-    SegmentationObject (optional: objects are else the connected parts of a class),
-    ImageSets/Segmentation (optional: all masks are else taken for training).
+    SegmentationObject (optional: without it, objects are the connected parts of a class),
+    ImageSets/Segmentation (optional: without it, all masks are for training).
     SBD: img, cls, inst; all for training but what the VOC folders hold.
     COCO: annotations/instances_<split>.json and the images in <split> or images.
     Plain folders: images, masks and classes.txt, split by `val-share`."""
     output: str
-    """Folder, local or s3://, for the two indexes of windows: new, or begun with these same settings."""
+    """Folder, local or s3://, for the two indexes of windows: new, or started with these same settings."""
     train_split: str = "train"
     """VOC: name of the training list in ImageSets/Segmentation. COCO: as in the file's name, such as train2017."""
     val_split: str = "val"
     """The same for validation."""
     val_share: float | None = None
-    """Plain folders: part of the images that is for validation, chosen by their names. Default: 0.2."""
+    """Plain folders: share of the images that is for validation, chosen by their names. Default: 0.2."""
     classes: str | None = None
     """File with one class name a line, background first. Default: what the folders say,
     which must agree: COCO's categories, a folder's `classes.txt`, else VOC's 21."""
@@ -46,15 +46,15 @@ class TrainingSetConfig:
     min_iou: float = 0.5
     """Stage 2: least overlap of a proposal with an object's box (intersection over union)."""
     windows_per_image: int = 20
-    """Stage 2: at most so many windows of an image, the best-scored ones of each object in turn."""
+    """Stage 2: at most this many windows per image, the best-scored ones of each object in turn."""
     any_windows_per_image: int = 0
-    """Stage 2, not in the paper: also so many of the proposals that inference would look at, whatever they overlap.
-    A network without ImageNet's features otherwise never learns what is no object."""
+    """Stage 2, not in the paper: also this many of the proposals that inference would use, whatever they overlap.
+    Otherwise a network without ImageNet's features never learns what is not an object."""
     max_repeats: int = 10
-    """Class balance: an example of a rare class is repeated up to so many times an epoch."""
+    """Class balance: an example of a rare class is repeated up to this many times per epoch."""
     stage1_keeps: Literal["object", "class"] = "object"
-    """Stage 1: what keeps its labels in a window. `object`: the centred object alone, as in the DeconvNet release;
-    others of its class are background, where there is an object mask. `class`: all pixels of its class."""
+    """Stage 1: what keeps its labels in a window. `object`: only the centred object, as in the DeconvNet release;
+    where there is an object mask, others of its class are background. `class`: all pixels of its class."""
     propose: ProposeConfig = field(default_factory=lambda: ProposeConfig(window_shape="square"))
 
     def __post_init__(self) -> None:
@@ -93,7 +93,7 @@ class TrainConfig:
     """Train DeconvNet in two stages: centred objects first, then object proposals. The defaults are the paper's.
 
     Writes OUTPUT/deconvnet.safetensors, the network, and after every epoch OUTPUT/curves.csv, curves.png, tensorboard/
-    and windows/. A stopped training goes on from its last checkpoint.
+    and windows/. A training that was stopped resumes from its last checkpoint.
     """
 
     training_set: str
@@ -114,9 +114,9 @@ class TrainConfig:
     epochs: tuple[int, int] = (10, 10)
     """Passes over the examples at most, in stage 1 and in stage 2."""
     iterations: tuple[int, int] | None = None
-    """Steps at most, in stage 1 and in stage 2, if they end before `epochs`. None: no such end."""
+    """Steps at most, in stage 1 and in stage 2, if they end before `epochs`. None: no limit."""
     batch_size: int = 64
-    """Examples a step over all workers together, however many there are."""
+    """Examples per step over all workers together, however many there are."""
     micro_batch: int = 16
     """Examples that go through the network at once, at least 2; gradients add up to `batch-size`."""
     learning_rate: float = 0.01
@@ -136,19 +136,19 @@ class TrainConfig:
     schedule: Literal["plateau", "steps"] = "plateau"
     """When the learning rate is divided by 10: when validation accuracy stops improving, or every `lr-steps` steps."""
     plateau_patience: int = 1
-    """Plateau: so many validations in a row without a better accuracy are let pass; the next lets the learning rate
-    fall."""
+    """Plateau: how many validations in a row without a better accuracy are tolerated; after one more, the learning
+    rate falls."""
     lr_steps: tuple[int, int] = (9000, 10000)
-    """Steps: so many after which the learning rate falls, in stage 1 and in stage 2."""
+    """Steps: their number after which the learning rate falls, in stage 1 and in stage 2."""
     min_learning_rate: float = 1e-5
     """A stage ends when the learning rate falls below this."""
     validate_every: int | None = None
-    """Steps between validations within an epoch, beside the one at its end. The plateau counts validations, and the
-    best network is chosen among all of them. None: after each epoch alone."""
+    """Steps between validations within an epoch, besides the one at its end. The plateau counts validations, and the
+    best network is chosen among all of them. None: only after each epoch."""
     val_windows: int = 2000
-    """Validation windows looked at each time, at most."""
+    """Most windows used in one validation."""
     bn_statistics: int = 0
-    """Training windows over which batch normalisation's statistics are computed anew before the export.
+    """Training windows over which batch normalisation's statistics are recomputed before the export.
     0: keep the running averages of training."""
     precision: Precision = "float32"
     """bfloat16: autocast; for GPUs and for CPUs with AMX."""
@@ -157,22 +157,22 @@ class TrainConfig:
     compile: bool = False
     """Compile the network (torch.compile); the first step then takes minutes."""
     export_precision: Literal["float32", "float16"] = "float32"
-    """Of the exported network's numbers; float16 halves the file."""
+    """Number format of the exported network; float16 halves the file."""
     export_background: float = 0.0
     """Share of the background's score that is subtracted from all scores in the exported network, 0..1.
-    It changes no window's probabilities, but the maximum over proposals: above 0, background wins less often.
-    Not in the paper."""
+    The probabilities of a single window stay the same, the maximum over proposals changes: above 0, background wins
+    less often. Not in the paper."""
     workers: int = 1
-    """Training processes; one a GPU, where there are GPUs."""
+    """Training processes; one per GPU, where there are GPUs."""
     max_workers: int | None = None
     """Elastic: start with as many workers as there is room for, `workers` to this many,
     and take in more when machines come. None: exactly `workers`."""
     max_failures: int = 3
-    """How often lost workers are replaced before a stage ends that has no new checkpoint since; -1: always."""
+    """How often lost workers are replaced without a new checkpoint in between; then the stage ends. -1: always."""
     checkpoint_minutes: float = 30.0
     """Minutes between checkpoints within an epoch; there is always one after each epoch."""
     keep_checkpoints: int = 2
-    """How many of the last checkpoints are kept, beside the best network."""
+    """How many of the last checkpoints are kept, besides the best network."""
     seed: int = 0
     """Seed of initialisation, crops, flips and order."""
 
@@ -187,7 +187,7 @@ class TrainConfig:
             require(getattr(self, name) >= 1, name, getattr(self, name), "must be at least 1")
         most = self.workers if self.max_workers is None else self.max_workers
         require(most >= self.workers, "max_workers", most, "must be at least `workers`")
-        # Batch normalisation has no variance of the one value that fc6 gives for one crop.
+        # For one crop fc6 gives one value per channel, which has no variance for batch normalisation.
         require(self.micro_batch >= 2, "micro_batch", self.micro_batch, "must be at least 2")
         require(self.batch_size >= 2 * most, "batch_size", self.batch_size, "must be at least 2 for each worker")
         require(self.max_failures >= -1, "max_failures", self.max_failures, "must be -1 or more")
