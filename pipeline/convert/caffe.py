@@ -1,8 +1,8 @@
 """Reading `.caffemodel` files: the blobs of each layer, in both forms that Caffe writes.
 
-The schema here is the few fields that are needed, with the numbers of Caffe's `caffe.proto`; all others are skipped.
-`V1LayerParameter` (field `layers`) is what Caffe wrote until 2015, the DeconvNet release and the first FCN release
-among it; `LayerParameter` (field `layer`) what it writes since.
+The schema here has only the fields that are needed, with the numbers of Caffe's `caffe.proto`; all others are skipped.
+Caffe wrote `V1LayerParameter` (field `layers`) until 2015, also in the DeconvNet release and the first FCN release;
+since then it writes `LayerParameter` (field `layer`).
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class CaffeLayer:
     tops: tuple[str, ...] = field(default=())
     """Names of its outputs (old form only)."""
     bn_inference: bool = False
-    """The DeconvNet release's batch normalisation is in INFERENCE mode (old form only): scale and shift, no more."""
+    """The DeconvNet release's batch normalisation is in INFERENCE mode (old form only): scale and shift only."""
     old_form: bool = False
 
 
@@ -43,7 +43,7 @@ def read_caffemodel(data: bytes, name: str = "the file") -> dict[str, CaffeLayer
         name: what to call the file in error messages.
 
     Raises:
-        CheckpointError: not a `.caffemodel`, without weights, of Caffe's form before 2014, or damaged.
+        CheckpointError: the bytes are no `.caffemodel`, have no weights, are older than 2014's form, or are damaged.
     """
     net = _NET()
     try:
@@ -87,8 +87,8 @@ def _array(blob: Any, what: str) -> Blob:
     return np.frombuffer(values, dtype).astype(np.float32, copy=False).reshape(shape)
 
 
-# Field types and labels under short names: what is "bytes" here may be a packed list in Caffe's own schema. Both are
-# the same bytes in the file, and numpy reads 250 million numbers from them without a Python object for each.
+# Field types and labels under short names. A field that is "bytes" here may be a packed list in Caffe's own schema:
+# in the file both are the same bytes, and numpy reads 250 million numbers from them without a Python object for each.
 _TYPES = descriptor_pb2.FieldDescriptorProto
 _BN_INFERENCE = 1
 _FIELDS: dict[str, tuple[tuple[str, int, str], ...]] = {
@@ -97,7 +97,7 @@ _FIELDS: dict[str, tuple[tuple[str, int, str], ...]] = {
         ("num", 1, "int32"), ("channels", 2, "int32"), ("height", 3, "int32"), ("width", 4, "int32"),
         ("data", 5, "bytes*"), ("shape", 7, "BlobShape"), ("double_data", 8, "bytes*"),
     ),
-    "BNParameter": (("bn_mode", 3, "int32"),),  # of the release's own Caffe; so is its number 45 below
+    "BNParameter": (("bn_mode", 3, "int32"),),  # from the release's own Caffe, as is number 45 below
     "V1LayerParameter": (
         ("top", 3, "string*"), ("name", 4, "string"), ("blobs", 6, "BlobProto*"), ("bn_param", 45, "BNParameter"),
     ),

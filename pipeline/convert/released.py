@@ -1,7 +1,7 @@
-"""Networks that others released as Caffe files, as checkpoints of this project.
+"""Converts networks that others released as Caffe files to checkpoints of this project.
 
 Caffe stores a convolution as `[out, in, h, w]` and a deconvolution as `[in, out, h, w]`, as torch does, so no weight is
-transposed. The weights stay for BGR input; the checkpoint's preprocessing says so.
+transposed. The weights still expect BGR input; the checkpoint's preprocessing says so.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from pipeline.models.fcn8s import FCN8s
 from pipeline.models.initialise import initialise
 
 CAFFE_PREPROCESSING = Preprocessing("BGR", (104.00698793, 116.66876762, 122.67891434), (1.0, 1.0, 1.0))
-"""Of VGG-16, FCN-8s and the DeconvNet release: 0..255, the mean of ImageNet's training pixels subtracted."""
+"""Of VGG-16, FCN-8s and the DeconvNet release: 0..255, minus the mean of ImageNet's training pixels."""
 RELEASE_EPS = 1e-9
 """What the release's batch normalisation adds to a variance."""
 MOST_NAMED = 8  # problems that a message lists
 
-# The name of a layer in this project's networks, and those that it goes by in files. The second names of FCN-8s are
-# those of its first release, `fcn-8s-pascal`, which the DeconvNet release uses.
+# The name of a layer in this project's networks, and its names in files. The second names of FCN-8s are those of its
+# first release, `fcn-8s-pascal`, which the DeconvNet release uses.
 VGG = {
     f"conv{block}_{i + 1}": f"encoder.{block}.conv{block}_{i + 1}"
     for block in ENCODER
@@ -40,11 +40,11 @@ FCN_NAMES = {
     "upscore_pool4": ("upscore_pool4", "score4"), "upscore8": ("upscore8", "upsample"),
 }  # fmt: skip
 SCALES = {"score_pool4": "scale_pool4", "score_pool3": "scale_pool3"}
-"""`voc-fcn8s-atonce` scales what goes into these layers."""
+"""`voc-fcn8s-atonce` scales the inputs of these layers."""
 
 
 class Source:
-    """The layers of a Caffe file, taken one by one; what does not fit is noted, and told all at once."""
+    """The layers of a Caffe file, taken one by one; whatever does not fit is noted, and `check` reports it all."""
 
     def __init__(self, layers: Mapping[str, CaffeLayer], name: str) -> None:
         self._layers = dict(layers)
@@ -52,7 +52,7 @@ class Source:
         self._problems: list[str] = []
 
     def take(self, names: Sequence[str]) -> CaffeLayer | None:
-        """The layer that goes by one of these names; None, and a note, where there is none."""
+        """Take the layer that has one of these names; if there is none, note it and return None."""
         for name in names:
             if name in self._layers:
                 return self._layers.pop(name)
@@ -60,7 +60,7 @@ class Source:
         return None
 
     def drop(self, name: str) -> CaffeLayer | None:
-        """A layer that may be there."""
+        """Take a layer that only some files have; None if this one has not."""
         return self._layers.pop(name, None)
 
     def note(self, problem: str) -> None:
@@ -68,10 +68,16 @@ class Source:
         self._problems.append(problem)
 
     def blob(self, layer: CaffeLayer, number: int, shape: torch.Size, what: str) -> Tensor | None:
-        """One blob as a tensor of a shape; None, and a note, where it does not fit.
+        """One blob as a tensor of a shape; if it does not fit, note it and return None.
 
-        Dimensions of 1 don't count, for the old form fills blobs up to four, nor does it matter if the weights of a
-        fully connected layer come as a matrix: channels, rows and columns stand in the same order in both.
+        Dimensions of 1 don't count, since the old form fills shapes up to four dimensions. The weights of a fully
+        connected layer may also be a matrix: channels, rows and columns are in the same order in both.
+
+        Args:
+            layer: the layer.
+            number: the blob's place in it, from 0.
+            shape: what is needed.
+            what: what to call the blob in error messages.
         """
         if number >= len(layer.blobs):
             self.note(f"{what} is missing")
@@ -85,10 +91,10 @@ class Source:
         return torch.from_numpy(found.copy()).reshape(shape)
 
     def check(self) -> None:
-        """Tell what did not fit, layers that nobody took included.
+        """Report what did not fit, including layers that nobody took.
 
         Raises:
-            CheckpointError: anything was noted.
+            CheckpointError: something did not fit; the message lists up to `MOST_NAMED` problems.
         """
         problems = [*self._problems, *(f"layer {name} is not part of this network" for name in self._layers)]
         if problems:
@@ -101,14 +107,14 @@ def convert_deconvnet(
 ) -> tuple[DeconvNet, CheckpointInfo]:
     """The release's DeconvNet, in its training or its inference form.
 
-    Its batch normalisation has a scale and a shift. After training these are gamma and beta, and the population
-    statistics are nowhere in the file; the release's third step folds statistics into them. Files with four blobs
-    (scale, shift, mean, variance) have both.
+    Its batch normalisation has a scale and a shift. After training these are gamma and beta, and the file has no
+    population statistics; the release's third step folds the statistics into them. Files with four blobs (scale,
+    shift, mean, variance) have both.
 
     Args:
-        layers: of `read_caffemodel`.
+        layers: as `read_caffemodel` returns them.
         name: what to call the file in error messages.
-        class_names: default VOC's, where there are 21.
+        class_names: background first. None: VOC's, if the network has 21 classes.
 
     Raises:
         CheckpointError: a layer is missing, unknown or of another shape; the classes don't fit.
@@ -130,7 +136,7 @@ def convert_deconvnet(
 
 
 def deconvnet_layers() -> list[tuple[str, str, str]]:
-    """Of each layer but the last: the release's name, ours, and the release's name of its batch normalisation."""
+    """For each layer but the last: the release's name, ours, and the release's name of its batch normalisation."""
     rows = [(name, ours, name.replace("conv", "bn")) for name, ours in VGG.items()]
     rows += [("fc6", "fc6", "bnfc6"), ("fc7", "fc7", "bnfc7"), ("fc6-deconv", "fc6_deconv", "fc6-deconv-bn")]
     for block, channels in DECODER.items():
@@ -140,10 +146,10 @@ def deconvnet_layers() -> list[tuple[str, str, str]]:
 
 
 def is_training_form(norm: CaffeLayer) -> bool:
-    """Whether scale and shift are as training left them, statistics missing.
+    """Whether scale and shift are gamma and beta as training left them, without statistics.
 
-    The inference file of the release was written by its third step, whose network is in LEARN mode too, but gives
-    mean and variance out as second and third top; one saved from the deploy network is in INFERENCE mode.
+    The release's third step wrote its inference file. That network is in LEARN mode too, but outputs mean and variance
+    as second and third top; a file saved from the deploy network is in INFERENCE mode.
     """
     return len(norm.blobs) == 2 and norm.old_form and not norm.bn_inference and len(norm.tops) < 3
 
@@ -151,7 +157,7 @@ def is_training_form(norm: CaffeLayer) -> bool:
 def convert_fcn8s(
     layers: Mapping[str, CaffeLayer], name: str, class_names: tuple[str, ...] | None = None
 ) -> tuple[FCN8s, CheckpointInfo]:
-    """FCN-8s of either release; arguments and errors as `convert_deconvnet`."""
+    """FCN-8s of either release; arguments and errors as for `convert_deconvnet`."""
     source = Source(layers, name)
     info = _info(layers, FCN_NAMES["score_fr"], class_names, name, architecture="fcn8s")
     with torch.device("meta"):
@@ -174,9 +180,9 @@ def convert_fcn8s(
 def convert_vgg16(
     layers: Mapping[str, CaffeLayer], name: str, class_names: tuple[str, ...] | None = None
 ) -> tuple[DeconvNet, CheckpointInfo]:
-    """VGG-16 in the encoder, `fc6` and `fc7` of a DeconvNet that is to be trained, the rest as training starts from.
+    """A DeconvNet to train from: VGG-16 in its encoder, `fc6` and `fc7`, the usual first weights elsewhere.
 
-    Arguments and errors as `convert_deconvnet`; `class_names` are those of the network to be.
+    Arguments and errors as `convert_deconvnet`; `class_names` are those of the network that is to be trained.
     """
     source = Source(layers, name)
     width = _width(layers, name)
@@ -260,10 +266,10 @@ def _copy_layer(
 
 
 def _copy_norm(source: Source, name: str, net: nn.Module, ours: str, state: dict[str, Tensor]) -> None:
-    """Batch normalisation, such that torch's formula with its own epsilon gives what Caffe's layer gives.
+    """Copy batch normalisation so that torch's formula with its own epsilon gives the same as Caffe's layer.
 
     torch divides by sqrt(variance + eps). Scale and shift alone (or gamma and beta without statistics) get mean 0 and
-    the variance 1 - eps. A variance of the file is stored as variance + 1e-9 - eps.
+    variance 1 - eps. A variance in the file is stored as variance + 1e-9 - eps.
     """
     layer = source.take((name,))
     if layer is None:
