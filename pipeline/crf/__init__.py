@@ -1,1 +1,1 @@
-"""Fully connected CRF: which labels it needs, and the refinement itself."""
+"""Fully connected CRF: the refinement of probabilities, and the backends that compute it."""

@@ -20,14 +20,14 @@ Image = NDArray[np.uint8]
 Probabilities = NDArray[np.floating[Any]]
 
 SMALLEST_PROBABILITY = 1e-8
-"""Probabilities are raised to this before the logarithm; float16's smallest is 6e-8, so only zeros are touched."""
+"""Least probability before the logarithm is taken; float16's smallest is 6e-8, so only zeros are raised."""
 
 
 def check_backend(config: RefineConfig) -> None:
     """Make sure that the CRF can run in this process, before a million images fail one by one.
 
     Raises:
-        ConfigError: its backend is not installed, or too old; the message says what to do.
+        ConfigError: its backend is not installed or is too old; the message says what to do.
     """
     if config.crf == "none":
         return
@@ -51,7 +51,19 @@ def check_backend(config: RefineConfig) -> None:
 
 
 def refine(image_HW3: Image, probabilities_KHW: Probabilities, config: RefineConfig) -> NDArray[np.float32]:
-    """`refine_batch` of one image, on the CPU."""
+    """`refine_batch` for one image, on the CPU.
+
+    Args:
+        image_HW3: RGB, uint8.
+        probabilities_KHW: 0 or more, any floating type, at the image's size.
+        config: as for `refine_batch`.
+
+    Returns:
+        float32 `[K, H, W]`, 0..1, summing to 1 over K.
+
+    Raises:
+        ValueError: as `refine_batch`.
+    """
     (refined_KHW,) = refine_batch([image_HW3], [probabilities_KHW], config)
     return refined_KHW
 
@@ -59,11 +71,11 @@ def refine(image_HW3: Image, probabilities_KHW: Probabilities, config: RefineCon
 def refine_batch(
     images: Sequence[Image], probabilities: Sequence[Probabilities], config: RefineConfig, device: str = "cpu"
 ) -> list[NDArray[np.float32]]:
-    """`refine_logs` of probabilities, those below `SMALLEST_PROBABILITY` raised to it.
+    """`refine_logs` for probabilities; those below `SMALLEST_PROBABILITY` are raised to it.
 
     Args:
         images: as for `refine_logs`.
-        probabilities: `[K, H, W]` of each image, K of its own, any floating type, 0 or more. They need not sum to 1
+        probabilities: `[K, H, W]` for each image, 0 or more, any floating type; K may differ. They need not sum to 1
             (classes may have been left out); a pixel where all are 0 counts as undecided, 1/K each.
         config: as for `refine_logs`; with `crf none` the normalised probabilities come back.
         device: as for `refine_logs`.
@@ -88,22 +100,22 @@ def refine_logs(
     The unary energy is -log p. Two Potts terms pull pixels together: a Gaussian over position and a bilateral over
     position and colour. `crf_normalization symmetric`: the kernel is divided by the roots of its sums at both pixels
     (pydensecrf's default), so a weight counts the same whatever its kernel's width or the image's size. `none`: a
-    weight counts as often as the kernel finds like pixels (the DeconvNet release). The lattice's kernels then sum to a
-    little less than Gaussians do: 0.88 of it for the first, 0.71 for the second where colours vary.
+    weight counts as often as the kernel finds similar pixels (the DeconvNet release). The lattice's kernels then sum
+    to less than Gaussians do: 0.88 of it for the first, 0.71 for the second where colours vary.
 
     Args:
-        images: RGB `[H, W, 3]`, at the size of the logarithms; sizes may differ.
-        logs: log-probabilities `[K, H, W]` of each image, K of its own, any floating type, up to a number for each
-            pixel. Minus infinity: impossible there, for some of the labels.
+        images: RGB, uint8 `[H, W, 3]`, at the size of the logarithms; sizes may differ.
+        logs: log-probabilities `[K, H, W]` for each image, any floating type; K may differ. A constant may be added at
+            each pixel. Minus infinity makes a label impossible there; at least one label must be possible.
         config: kernels, iterations and backend.
-        device: where a backend computes that can use a GPU (`GPU_CRFS`); the others use the CPU.
+        device: a torch device, for backends that can use a GPU (`GPU_CRFS`); the others use the CPU.
 
     Returns:
         For each image float32 `[K, H, W]`, 0..1, summing to 1 over K.
 
     Raises:
-        ValueError: an image is not uint8 RGB, sizes differ, nothing is given, a logarithm is NaN or infinity, a pixel
-            has no possible label, or the kernels are too narrow for the lattice.
+        ValueError: an image is not uint8 RGB, image and logarithms differ in size, one of them is empty, a logarithm
+            is NaN or plus infinity, a pixel has no possible label, or the kernels are too narrow for the lattice.
     """
     for image_HW3, log_KHW in zip(images, logs, strict=True):
         _check(image_HW3, log_KHW)
@@ -128,7 +140,7 @@ def _mean_fields(
 
 
 def _backend(config: RefineConfig) -> ModuleType:
-    """The file of the backend that the settings name."""
+    """The module of the backend that the settings name."""
     return importlib.import_module(f"pipeline.crf.backends.{config.crf}")
 
 

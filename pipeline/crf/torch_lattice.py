@@ -1,9 +1,10 @@
 """The CRF's mean field in torch: several images in one permutohedral lattice, on any device.
 
 The lattice is pydensecrf's (Adams, Baek and Davis 2010): the same simplices, the same points, the same order of
-blurring. Each step is a sum of weighted rows: a pixel over the points of its simplex (slice), a point over itself and
-its two neighbours (blur), a point over the pixels around it (splat). The last are very uneven, up to thousands of
-pixels for a point in an even area, so they are cut into pieces; no sum depends on the order in which threads arrive.
+blurring. Each step is a sum of weighted rows: for a pixel over the points of its simplex (slice), for a point over
+itself and its two neighbours (blur), for a point over the pixels around it (splat). The last ones differ much in
+length, up to thousands of pixels for a point in a uniform area, so they are cut into pieces. No sum depends on the
+order in which threads arrive.
 """
 
 from __future__ import annotations
@@ -20,10 +21,10 @@ from torch.nn.functional import embedding_bag
 from pipeline.config import RefineConfig
 
 PIECE = 32
-"""Most rows of a sum."""
+"""Most rows in one sum; longer ones are cut into pieces."""
 PIXELS_AT_ONCE = 4
-"""Of pydensecrf, which fills up the last ones of an image with pixels whose features are 0. Their lattice points carry
-no value but let others' values through, so they are placed here too."""
+"""pydensecrf takes this many pixels at once and fills up the last ones of an image with pixels whose features are 0.
+Their lattice points carry no value but pass on the values of others, so they are placed here too."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class Lattice:
 
     Attributes:
         splat: from pixels to points.
-        blur: from points to points, a step a direction.
+        blur: from points to points, one step per direction.
         slice_: from points to pixels, times the kernel's weight.
     """
 
@@ -59,7 +60,7 @@ class Sums:
     """Sums of these sums."""
 
     def __call__(self, values: Tensor) -> Tensor:
-        """Rows of `values` to sums, float32 `[number of sums, K]`."""
+        """Sum rows of `values`, float32 `[N, K]`: float32 `[number of sums, K]`."""
         sums: Tensor = embedding_bag(self.rows, values, self.starts, mode="sum", per_sample_weights=self.weights)
         return sums if self.then is None else self.then(sums)
 
@@ -71,7 +72,7 @@ def mean_fields(
 
     Args:
         images: RGB `[H, W, 3]`.
-        logs: log probabilities `[K, H, W]`; minus infinity for an impossible label, one label of a pixel finite.
+        logs: log-probabilities `[K, H, W]`; minus infinity for an impossible label; one label of each pixel is finite.
         config: kernels and iterations.
         device: any torch device.
 
@@ -110,12 +111,12 @@ def mean_fields(
 
 @dataclass(frozen=True)
 class _Features:
-    """Of all pixels of all images, and of what pydensecrf fills up with.
+    """The kernel's features of all pixels of all images, padding as pydensecrf's included.
 
     Attributes:
         values_ND: float32, in standard deviations.
-        image_N: int64, whose pixel it is.
-        real_N: bool, no filling.
+        image_N: int64, number of the image.
+        real_N: bool, False for padding.
     """
 
     values_ND: Tensor
@@ -124,7 +125,7 @@ class _Features:
 
 
 def _features(images: Sequence[NDArray[np.uint8]], widths: tuple[float, ...], device: str) -> _Features:
-    """Position, and colour where there is a second width."""
+    """Position, and colour if there is a second width, divided by the widths."""
     values, lengths = [], []
     for image_HW3 in images:
         height, width = image_HW3.shape[:2]
@@ -158,8 +159,8 @@ def _lattice(features: _Features, weight: float, normalized: bool) -> Lattice:
 def _simplices(features: _Features) -> tuple[Tensor, Tensor, list[int]]:
     """Keys and barycentric weights of the points around each pixel, and the steps from a key to its neighbours.
 
-    Pages 5 and 10 of the lattice's paper. The operations are pydensecrf's, in its order: a pixel between two simplices
-    must fall into the same one.
+    Pages 5 and 10 of the lattice's paper. The operations are pydensecrf's, in its order, so that a pixel between two
+    simplices falls into the same one.
     """
     values_ND, dimensions = features.values_ND, features.values_ND.shape[1]
     points = dimensions + 1
@@ -196,16 +197,16 @@ def _simplices(features: _Features) -> tuple[Tensor, Tensor, list[int]]:
 
 
 def _ranks(values_NP: Tensor) -> Tensor:
-    """Place of each value of a row, the largest first; of equal ones the earlier first."""
+    """Rank of each value in its row: 0 for the largest; of equal values the earlier comes first."""
     order_NP = values_NP.argsort(dim=1, descending=True, stable=True)
     return order_NP.argsort(dim=1)
 
 
 def _strides(ranges: Sequence[int], images: int) -> list[int]:
-    """Of each coordinate in a key, the image's behind them.
+    """Factor of each coordinate in a point's key, followed by that of the image's number.
 
     Raises:
-        ValueError: they need more than 63 bits.
+        ValueError: the keys need more than 63 bits.
     """
     strides = [1]
     for extent in ranges:
@@ -216,7 +217,7 @@ def _strides(ranges: Sequence[int], images: int) -> list[int]:
 
 
 def _neighbours(keys_M: Tensor, step: int) -> Sums:
-    """Each point and half of its two neighbours in a direction, where they exist."""
+    """Sums of each point and half of its two neighbours in a direction, where they exist."""
     own_M = torch.arange(len(keys_M), device=keys_M.device)
     next_M = torch.searchsorted(keys_M, keys_M + step).clamp_(max=len(keys_M) - 1)
     has_next_M = keys_M[next_M] == keys_M + step
@@ -236,7 +237,7 @@ def _rows(rows_NP: Tensor, weights_NP: Tensor) -> Sums:
 
 
 def _pixels_of(points_NP: Tensor, weights_NP: Tensor, size: int) -> Sums:
-    """Sums over the pixels around each point, those of many pixels in pieces."""
+    """Sums over the pixels around each point, in pieces where there are many pixels."""
     flat, order = points_NP.flatten().sort(stable=True)
     counts_M = flat.bincount(minlength=size)
     pieces_M = (counts_M + PIECE - 1) // PIECE

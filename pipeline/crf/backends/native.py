@@ -14,7 +14,7 @@ MODULE = "densecrf_lattice"
 
 
 def normalizations(module: ModuleType) -> Collection[str]:
-    """What the compiled module knows; before it said so, it knew one."""
+    """The normalisations that the compiled module has; a module too old to list them has one."""
     found: Collection[str] = getattr(module, "NORMALIZATIONS", ("symmetric",))
     return found
 
@@ -22,7 +22,7 @@ def normalizations(module: ModuleType) -> Collection[str]:
 def mean_fields(
     images: Sequence[NDArray[np.uint8]], logs: Sequence[NDArray[np.float32]], config: RefineConfig, _device: str
 ) -> list[NDArray[np.float32]]:
-    """Marginals of each image, one image after the other on the CPU."""
+    """Marginals of each image, one after the other on the CPU; arguments as in `crf.backends`."""
     return [_marginals(image_HW3, log_KHW, config) for image_HW3, log_KHW in zip(images, logs, strict=True)]
 
 

@@ -15,7 +15,7 @@ MODULE = "pydensecrf.densecrf"
 def mean_fields(
     images: Sequence[NDArray[np.uint8]], logs: Sequence[NDArray[np.float32]], config: RefineConfig, _device: str
 ) -> list[NDArray[np.float32]]:
-    """Marginals of each image, one image after the other on the CPU."""
+    """Marginals of each image, one after the other on the CPU; arguments as in `crf.backends`."""
     return [_marginals(image_HW3, log_KHW, config) for image_HW3, log_KHW in zip(images, logs, strict=True)]
 
 

@@ -15,7 +15,7 @@ MODULE = "torch"
 def mean_fields(
     images: Sequence[NDArray[np.uint8]], logs: Sequence[NDArray[np.float32]], config: RefineConfig, device: str
 ) -> list[NDArray[np.float32]]:
-    """Marginals of each image, all images together on a device."""
+    """Marginals of each image, all images together on a device; arguments as in `crf.backends`."""
     from pipeline.crf.torch_lattice import mean_fields as together  # loads torch
 
     return together(images, logs, config, device)
