@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from pipeline.imaging.images import decode_image
 
 MEGAPIXELS = 1.0
-"""BSDS500's images have 0.15."""
+"""Most megapixels of an image; BSDS500's have 0.15."""
 
 
 @dataclass(frozen=True)
@@ -23,11 +23,16 @@ class Outlined:
     image_HW3: NDArray[np.uint8]
     """RGB."""
     outlines_AHW: NDArray[np.bool_]
-    """One map of lines, one pixel wide, for each of the people who drew."""
+    """One map per annotator, with lines one pixel wide."""
 
 
 def load_outlined(data: str, split: str, limit: int | None = None) -> list[Outlined]:
-    """The photographs of BSDS500's `train`, `val` or `test` in the order of their names.
+    """The photographs of one part of BSDS500 in the order of their names.
+
+    Args:
+        data: local folder with images and groundTruth.
+        split: `train`, `val` or `test`.
+        limit: only the first so many; None: all.
 
     Raises:
         FileNotFoundError: the folder does not hold images/SPLIT/*.jpg, or one of them has no groundTruth/SPLIT/*.mat.

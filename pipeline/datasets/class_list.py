@@ -14,7 +14,7 @@ def read_class_list(uri: str) -> tuple[str, ...]:
         uri: a local path or any address that `storage` reads.
 
     Raises:
-        ValueError: the names cannot be classes (`check_classes`) or the file is no UTF-8 text; the message names it.
+        ValueError: the names cannot be classes (`check_classes`) or the file is not UTF-8 text; the message names it.
         FileNotFoundError: there is no such file.
     """
     try:

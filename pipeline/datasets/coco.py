@@ -33,19 +33,19 @@ class Coco(NamedTuple):
     images: list[CocoImage]
     class_names: tuple[str, ...]
     remarks: tuple[str, ...] = ()
-    """What was left aside, a sentence each."""
+    """What was ignored, one sentence each."""
 
 
 def read_coco(uri: str) -> Coco:
     """Read an annotation file (`instances_*.json`), whole.
 
     The categories become classes 1, 2, ... in order of their ids; regions with `iscrowd` become void. Annotations of
-    images that are not listed are left aside. An image with an object that cannot be drawn has no usable mask, since
-    the object would be background in it: drawing it says why.
+    images that are not listed are ignored. An image with an object that cannot be drawn has no usable mask, since the
+    object would be background in it: `draw_masks` then raises the reason.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is no such file, or has more than 254 categories.
+        ValueError: it is not an annotation file, or has more than 254 categories.
     """
     try:
         return _coco(json.loads(storage.read_bytes(uri)))
@@ -89,7 +89,7 @@ def _coco(content: dict[str, Any]) -> Coco:
 
 
 def _listed_twice(images: list[dict[str, Any]]) -> dict[int, str]:
-    """Images whose file another one has as well: each has a part of the objects only."""
+    """Images that share their file with another one, so that each has only some of the objects."""
     by_file: dict[str, list[int]] = {}
     for image in images:
         by_file.setdefault(image["file_name"], []).append(int(image["id"]))
@@ -112,15 +112,15 @@ def _undrawable(annotation: dict[str, Any], labels: dict[int, int]) -> str | Non
 def draw_masks(annotations: str) -> tuple[UInt8Array, UInt8Array]:
     """Draw one image's annotations: class mask and object mask, uint8 `[H, W]`.
 
-    COCO's regions may overlap, a mask's pixel has one label: larger regions are drawn first, so that smaller ones lie
-    on top (of equals, the later). Crowd regions are void in both masks wherever no object lies on them.
+    COCO's regions may overlap, but a pixel of a mask has one label. Larger regions are drawn first, so that smaller
+    ones lie on top (of equal ones, the later). Crowd regions are void in both masks where no object lies on them.
 
     Args:
         annotations: `CocoImage.annotations`.
 
     Raises:
-        ValueError: a region that is neither polygons nor run lengths of the image's size, more than 254 objects, or
-            an object that has no region; the message names the annotation.
+        ValueError: a region is neither polygons nor run lengths of the image's size, an object has no region, or there
+            are more than 254 objects; the message names the annotation.
     """
     image = json.loads(annotations)
     if "unusable" in image:
@@ -152,19 +152,19 @@ def _draw(segmentation: Any, height: int, width: int, name: Any = None) -> NDArr
 
 
 def _fill(polygons: list[Any], height: int, width: int) -> NDArray[np.bool_]:
-    # With fewer than three corners one encloses nothing; pycocotools would take four numbers for a box.
+    # A polygon with fewer than three corners encloses nothing; pycocotools would take four numbers for a box.
     rings = [np.asarray(polygon, dtype=float) for polygon in polygons if len(polygon) >= 6]
     if not rings:
         return np.zeros((height, width), dtype=bool)
     farthest = max(float(np.abs(ring).max()) for ring in rings)
-    if not farthest <= 2 * max(height, width):  # pycocotools crashes on corners far away, or not a number
+    if not farthest <= 2 * max(height, width):  # pycocotools crashes on corners that are far away or NaN
         raise ValueError(f"a polygon has a corner at {farthest:g} in an image of {width}x{height}")
     filled = coco_mask.merge(coco_mask.frPyObjects([ring.tolist() for ring in rings], height, width))
     return np.asarray(coco_mask.decode(filled), dtype=bool)
 
 
 def _lay_out(segmentation: dict[str, Any], height: int, width: int) -> NDArray[np.bool_]:
-    # Not by pycocotools, which fills what too few runs leave over with whatever the memory holds.
+    # Not with pycocotools: where there are too few runs, it leaves uninitialised memory in the rest of the mask.
     counts = segmentation["counts"]
     runs = np.array(counts if isinstance(counts, list) else _uncompress(counts), dtype=np.int64)
     if segmentation["size"] != [height, width] or runs.min(initial=0) < 0 or runs.sum() != height * width:
@@ -173,7 +173,10 @@ def _lay_out(segmentation: dict[str, Any], height: int, width: int) -> NDArray[n
 
 
 def _uncompress(counts: str) -> list[int]:
-    """Run lengths of COCO's strings: five bits a character, low ones first; from the fourth, less the last but one."""
+    """Decode COCO's strings to run lengths: five bits per character, low bits first.
+
+    From the fourth on, a number is the difference from the run two places before.
+    """
     runs: list[int] = []
     value = shift = 0
     for character in counts:

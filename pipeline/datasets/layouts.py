@@ -19,7 +19,7 @@ from pipeline.imaging.images import SUPPORTED
 SPLITS = ("train", "val")
 Layout = Literal["voc", "sbd", "coco", "folders"]
 VAL_SHARE = 0.2
-"""Of the images in plain folders, which have no lists."""
+"""Share of validation images in plain folders, which have no lists."""
 
 
 class Pair(NamedTuple):
@@ -28,32 +28,32 @@ class Pair(NamedTuple):
     image_uri: str
     class_mask_uri: str
     object_mask_uri: str | None = None
-    """None where nobody drew an object mask."""
+    """None where there is no object mask."""
     annotations: str | None = None
-    """COCO: what `coco.draw_masks` makes the masks from, which are then still to be written."""
+    """COCO: what `coco.draw_masks` makes the masks from; they are not written yet."""
     windows: str | None = None
-    """JSON: the windows that a list gives for the image, `[[x0, y0, x1, y1], ...]`, half-open."""
+    """JSON: the image's windows, if they come from a list, `[[x0, y0, x1, y1], ...]`, half-open."""
 
 
 class Images(NamedTuple):
-    """What there is to train on."""
+    """The images to train and validate on."""
 
     train: list[Pair]
     val: list[Pair]
     class_names: tuple[str, ...]
     remarks: tuple[str, ...] = ()
-    """What was left aside of the annotations, a sentence each."""
+    """Which annotations were ignored, one sentence each."""
 
 
 def list_images(config: TrainingSetConfig) -> Images:
     """All images of both splits, in the order of folders and lists, and the names of the classes.
 
-    An SBD folder holds no splits that VOC's users go by: all of its images are for training, less those that a VOC
-    folder beside it has in either split (of the whole of both, 9,118 are left, and 1,464 come from VOC).
+    SBD's own splits are not the usual ones: all of its images are for training, except those in either split of a VOC
+    folder that is given too (with all of both data sets, 9,118 come from SBD and 1,464 from VOC).
 
     Raises:
         OSError: a folder or list is missing.
-        ValueError: there is nothing to train on, or classes that do not agree.
+        ValueError: there is nothing to train on, or the folders' classes do not agree.
     """
     if config.windows_from is not None:
         return _listed_windows(config, config.windows_from)
@@ -102,14 +102,14 @@ def _listed_windows(config: TrainingSetConfig, lists: str) -> Images:
 
 
 def window_list(uri: str, root: str) -> list[Pair]:
-    """A list of windows as the DeconvNet release has it, grouped by image.
+    """Read a list of windows in the DeconvNet release's format, grouped by image.
 
-    A line is `image mask x1 y1 x2 y2`: paths below `root`, and pixels of the image, counted from 0, both ends in the
-    window, which may leave the image.
+    A line is `image mask x1 y1 x2 y2`: two paths below `root`, then pixels of the image, counted from 0. Both ends
+    belong to the window, which may leave the image.
 
     Raises:
         OSError: the list cannot be read.
-        ValueError: a line is something else; the message has it.
+        ValueError: a line is something else; the message quotes it.
     """
     windows: dict[tuple[str, str], list[list[float]]] = {}
     try:
@@ -138,7 +138,7 @@ def layout_of(root: str) -> Layout:
     """Which layout a folder has.
 
     Raises:
-        FileNotFoundError: none of the four.
+        FileNotFoundError: it has none of the four.
     """
     folders: dict[Layout, str] = {"voc": voc.IMAGES, "sbd": "cls", "coco": "annotations", "folders": "masks"}
     for layout, folder in folders.items():
@@ -151,7 +151,7 @@ def layout_of(root: str) -> Layout:
 
 
 def _agreed(class_lists: Mapping[str, tuple[str, ...]]) -> tuple[str, ...]:
-    """The one list of classes of all that has one: a label must mean the same in every mask."""
+    """The list of classes on which all folders agree that have one: a label must mean the same in every mask."""
     (where, names), *others = class_lists.items()
     for elsewhere, other_names in others:
         if other_names != names:
@@ -165,16 +165,16 @@ def _agreed(class_lists: Mapping[str, tuple[str, ...]]) -> tuple[str, ...]:
 def voc_pairs(root: str, split: str, *, all_if_unlisted: bool) -> list[Pair]:
     """Image and masks of one split of a folder in VOC layout, in the order of its list.
 
-    A listed image or class mask that is not there is still returned, so that reading it reports the loss by name.
+    A listed image or class mask that is missing is still returned, so that reading it reports it by name.
 
     Args:
-        root: folder with JPEGImages, SegmentationClass and maybe SegmentationObject and ImageSets/Segmentation.
+        root: folder with JPEGImages, SegmentationClass and, optionally, SegmentationObject and ImageSets/Segmentation.
         split: name of a list in ImageSets/Segmentation, such as `train`.
-        all_if_unlisted: without an ImageSets folder, return every image that has a class mask; else none.
+        all_if_unlisted: whether a folder without ImageSets gives every image that has a class mask, or none.
 
     Raises:
         FileNotFoundError: there is an ImageSets folder but no such list in it, or a needed folder is missing.
-        ValueError: two images or two masks have one name.
+        ValueError: two images or two masks have the same name.
     """
     names = voc.split_names(root, split)
     if names is None and not all_if_unlisted:
@@ -199,14 +199,14 @@ def folder_pairs(root: str, val_share: float) -> tuple[list[Pair], list[Pair]]:
 
     Args:
         root: folder with images/<name>.jpg and masks/<name>.png.
-        val_share: part of the images, 0..1, that is for validation: those whose names have the smallest hashes.
+        val_share: share of the images, 0..1, that is for validation: those whose names have the smallest hashes.
 
     Returns:
         Training and validation images, in order of names.
 
     Raises:
         FileNotFoundError: there is no folder `images`.
-        ValueError: two images or two masks have one name.
+        ValueError: two images or two masks have the same name.
     """
     class_masks = voc.files_by_name(storage.join(root, "masks"), (".png",))
     ranked = sorted(class_masks, key=lambda name: hashlib.sha256(name.encode()).digest())
@@ -253,8 +253,8 @@ def coco_pairs(root: str, split: str, masks_uri: str, object_masks_uri: str | No
         object_masks_uri: where the object masks will be; None if they are not wanted.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it cannot be used.
+        FileNotFoundError: there is no such annotation file.
+        ValueError: the file cannot be used.
     """
     file = storage.join(root, "annotations", f"instances_{split}.json")
     images_uri = storage.join(root, split)

@@ -17,11 +17,19 @@ UInt8Array = NDArray[np.uint8]
 
 
 def load_pair(image_uri: str, class_mask_uri: str, max_megapixels: float) -> tuple[UInt8Array, UInt8Array]:
-    """Read an image, uint8 RGB `[H, W, 3]`, and its class mask, uint8 `[H, W]`, at full size.
+    """Read an image and its class mask at full size.
+
+    Args:
+        image_uri: address of the image.
+        class_mask_uri: address of the mask, a PNG or one of SBD's `.mat` files.
+        max_megapixels: images with more million pixels are refused.
+
+    Returns:
+        The image, uint8 RGB `[H, W, 3]`, and the mask, uint8 `[H, W]`.
 
     Raises:
         OSError: a file cannot be read.
-        ImageError: a file is no image or no mask; the message names it.
+        ImageError: a file is not an image or not a mask; the message names it.
         ValueError: image and mask differ in size.
     """
     image_HW3, class_mask_HW = load_image(image_uri, max_megapixels), load_mask(class_mask_uri)
@@ -31,6 +39,11 @@ def load_pair(image_uri: str, class_mask_uri: str, max_megapixels: float) -> tup
 
 def check_sizes(image_HW3: UInt8Array, mask_HW: UInt8Array, mask_uri: str) -> None:
     """Check that a mask fits its image.
+
+    Args:
+        image_HW3: uint8 RGB.
+        mask_HW: uint8.
+        mask_uri: the mask's address, for the message.
 
     Raises:
         ValueError: they differ in size; the message names the mask.
@@ -50,7 +63,7 @@ def load_image(uri: str, max_megapixels: float) -> UInt8Array:
 
     Raises:
         OSError: the file cannot be read.
-        ImageError: it is no image; the message names it.
+        ImageError: it is not an image; the message names it.
     """
     with _naming(uri):
         return decode_image(storage.read_bytes(uri), max_megapixels)
@@ -61,7 +74,7 @@ def load_mask(uri: str) -> UInt8Array:
 
     Raises:
         OSError: the file cannot be read.
-        ImageError: it is no mask; the message names it.
+        ImageError: it is not a mask; the message names it.
     """
     with _naming(uri):
         data = storage.read_bytes(uri)

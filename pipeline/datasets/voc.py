@@ -20,11 +20,11 @@ def split_names(root: str, split: str) -> list[str] | None:
     """Names of the images of a split, in the order of ImageSets/Segmentation/<split>.txt.
 
     Returns:
-        None for a folder without ImageSets: nobody has split it.
+        None for a folder without ImageSets, which has no splits.
 
     Raises:
         FileNotFoundError: there is an ImageSets folder, but no such list in it.
-        ValueError: the list is no UTF-8 text.
+        ValueError: the list is not UTF-8 text.
     """
     if not storage.is_folder(storage.join(root, SPLIT_LISTS.partition("/")[0])):
         return None
@@ -43,7 +43,7 @@ def class_masks(root: str) -> dict[str, str]:
 
     Raises:
         FileNotFoundError: there is no SegmentationClass.
-        ValueError: two masks have one name.
+        ValueError: two masks have the same name.
     """
     return files_by_name(storage.join(root, CLASS_MASKS), (".png",))
 
@@ -52,23 +52,23 @@ def class_names(root: str) -> tuple[str, ...]:
     """The classes that classes.txt names, else VOC's 21.
 
     Raises:
-        ValueError: it is no list of classes.
+        ValueError: classes.txt is not a list of classes.
     """
     beside = storage.join(root, CLASSES)
     return read_class_list(beside) if storage.exists(beside) else VOC_CLASSES
 
 
 def files_by_name(folder: str, suffixes: tuple[str, ...], names: Collection[str] | None = None) -> dict[str, str]:
-    """Addresses of a folder's files by name: the path below the folder without its ending, in Unicode's form NFC.
+    """Addresses of a folder's files by name: the path below the folder without its extension, in Unicode's form NFC.
 
     Args:
-        folder: with subfolders. What is hidden (`.x`, and macOS's `._x.png`) is no file of a data set.
-        suffixes: endings, in lower case.
-        names: only these; None: all.
+        folder: searched with its subfolders. Hidden files (`.x`, and macOS's `._x.png`) are ignored.
+        suffixes: the extensions that count, in lower case.
+        names: only these names; None: all.
 
     Raises:
         FileNotFoundError: there is no such folder.
-        ValueError: two files have one name, such as a.jpg and a.png.
+        ValueError: two files have the same name, such as a.jpg and a.png.
     """
     found: dict[str, str] = {}
     for file in listing.list_files(folder, suffixes):
