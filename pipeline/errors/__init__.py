@@ -54,15 +54,15 @@ class DatasetError(UserError):
 
 
 class ManifestError(UserError):
-    """An input that gives no usable manifest; the message says what was looked for and what to do."""
+    """An input without a usable manifest; the message says what was looked for and what to do."""
 
 
 class InventoryError(UserError):
-    """A manifest.json that is no S3 Inventory that can be read; the message says why."""
+    """A manifest.json that cannot be read as an S3 Inventory; the message says why."""
 
 
 class ImageError(UserError):
-    """Bytes that are no usable image.
+    """Bytes that are not a usable image.
 
     Attributes:
         kind: `empty`: no bytes; `not_an_image`: no supported format's signature; `unreadable`: damaged; `truncated`:
@@ -79,7 +79,7 @@ class ImageError(UserError):
 
 
 class CheckpointError(UserError):
-    """A file is no checkpoint of this project, or does not fit; the message says what to do."""
+    """A file is not a checkpoint of this project, or does not fit; the message says what to do."""
 
 
 class FolderError(UserError):
@@ -103,7 +103,7 @@ class PoolError(UserError):
 
 
 class StoppedError(PipelineError, RuntimeError):
-    """The work ended early and lost nothing that was finished; the same command goes on."""
+    """The work ended early; nothing that was finished is lost, and the same command continues."""
 
 
 class LeaseError(StoppedError):
@@ -115,15 +115,15 @@ class WorkBrokenError(StoppedError, OSError):
 
 
 class FailedError(PipelineError, RuntimeError):
-    """The work ended, and what came out is no result."""
+    """The work ended without a usable result."""
 
 
-class TooManyErrors(FailedError):  # noqa: N818  (what it says is no error of the program)
+class TooManyErrors(FailedError):  # noqa: N818  (not an error of the program)
     """More images fail than a run allows."""
 
 
 class SegmentError(FailedError):
-    """A stage failed on an image that was given from Python, or left it out; the message says which and why."""
+    """A stage failed on an image given to `pipeline.segment`, or skipped it; the message says which and why."""
 
 
 class TrainingError(FailedError):
@@ -135,5 +135,5 @@ class ClusterError(PipelineError, ConnectionError):
 
 
 def kinds_of(error: type[PipelineError]) -> set[type[PipelineError]]:
-    """An error's class and all below it in the tree."""
+    """An error's class and all classes below it in the tree."""
     return {error}.union(*(kinds_of(kind) for kind in error.__subclasses__()))

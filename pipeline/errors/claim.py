@@ -1,4 +1,4 @@
-"""What an error of a store means depends on when it comes."""
+"""What a store's error means depends on whether the job has claimed its output."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pipeline.errors import PipelineError, StoppedError
 
 @contextmanager
 def after_claim() -> Iterator[None]:
-    """The part of a job after it claimed its output: an OSError of a store now ends it as stopped."""
+    """Within, an OSError is raised as StoppedError: the job has claimed its output, and the same command continues."""
     try:
         yield
     except PipelineError:
