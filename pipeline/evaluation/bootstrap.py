@@ -1,4 +1,4 @@
-"""How much a mean IoU owes to which images were measured."""
+"""How much a mean IoU depends on the choice of images: bootstrap intervals."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ COVERED = 0.95
 
 
 def counts_of(confusion_CC: NDArray[np.int64]) -> NDArray[np.int64]:
-    """What IoU needs of a confusion matrix: right, true and predicted pixels of each class, int64 `[3, C]`."""
+    """The part of a confusion matrix that IoU needs: right, true and predicted pixels of each class, int64 `[3, C]`."""
     return np.stack([np.diag(confusion_CC), confusion_CC.sum(1), confusion_CC.sum(0)])
 
 
 def mean_iou_interval(counts_N3C: NDArray[np.int64], seed: int = 0) -> tuple[float, float]:
-    """Where the middle 95 % of the mean IoUs lie of sets of as many images, drawn from these with replacement.
+    """Bootstrap interval of the mean IoU: the middle 95 % over sets of as many images, drawn with replacement.
 
     Args:
-        counts_N3C: `counts_of` each of one or more images, not all of them zero.
-        seed: of the draws.
+        counts_N3C: `counts_of` of each of one or more images, not all of them zero.
+        seed: seed of the draws.
 
     Returns:
         Lower and upper end, 0..1.

@@ -26,7 +26,7 @@ RANGES = {
     "symmetric": WIDTHS | {"gaussian_weight": (0.3, 10.0), "bilateral_weight": (0.3, 20.0)},
     "none": WIDTHS | {"gaussian_weight": (0.003, 5.0), "bilateral_weight": (0.003, 10.0)},
 }
-"""Where each parameter is looked for, by `crf_normalization`; the release's values lie inside."""
+"""Range of the search for each parameter, by `crf_normalization`; the release's values lie inside."""
 STEP = 0.3
 """Deviation of the logarithm of a parameter around the best one so far."""
 DIGITS = 3
@@ -34,7 +34,7 @@ DIGITS = 3
 
 @dataclass(frozen=True)
 class Example:
-    """An image, what its CRF starts from, and its ground truth."""
+    """An image, the saved log-probabilities that its CRF starts from, and its ground truth."""
 
     image_HW3: NDArray[np.uint8]
     class_ids_K: NDArray[np.uint8]
@@ -45,7 +45,7 @@ class Example:
 
 @dataclass(frozen=True)
 class Trial:
-    """Parameters and what they reach."""
+    """Parameters and the mean IoU that they reach, 0..1."""
 
     refine: RefineConfig
     mean_iou: float
@@ -57,11 +57,11 @@ def load_examples(output_uri: str, ground_truth_uri: str, split: str | None, lim
     Args:
         output_uri: the output of a run with `--save-probabilities`.
         ground_truth_uri: folder in VOC's layout or in COCO's.
-        split: take only the images of this list.
-        limit: take only the first so many, by name.
+        split: only the images of this list; None: all.
+        limit: only the first so many, by name; None: all.
 
     Raises:
-        ResultsError: there are no results or no probabilities, or an image is another than it was.
+        ResultsError: there are no results or no probabilities, or an image has changed since the run.
         EvaluationError: there is no ground truth for any of them.
     """
     truths, wanted = list_truths(ground_truth_uri, split)
@@ -83,10 +83,16 @@ def _example(output_uri: str, row: dict[str, Any], truth: Truth, decode: DecodeC
 
 
 def measure(examples: Sequence[Example], config: RefineConfig, num_classes: int, threads: int) -> float:
-    """Mean IoU over the images with a CRF; the compiled one runs in threads.
+    """Mean IoU, 0..1, of the images' labels after a CRF.
+
+    Args:
+        examples: images with what their CRF starts from.
+        config: the CRF's parameters and backend.
+        num_classes: background included.
+        threads: images computed at once; the compiled CRF runs in parallel in them.
 
     Raises:
-        EvaluationError: a ground truth does not fit.
+        EvaluationError: a ground truth does not fit its result.
     """
 
     def of_one(example: Example) -> NDArray[np.int64]:
@@ -107,16 +113,18 @@ def measure(examples: Sequence[Example], config: RefineConfig, num_classes: int,
 
 
 def search(measured: Callable[[RefineConfig], float], start: RefineConfig, trials: int, seed: int) -> list[Trial]:
-    """Try parameters of one normalisation: the given ones, half of the rest anywhere, the others around the best.
+    """Search the parameters of one normalisation: first those given, then random ones, then some around the best.
+
+    The random ones, uniform in the logarithm over `RANGES`, take half of the trials.
 
     Args:
-        measured: what parameters reach; more is better.
-        start: the first to be tried; its normalisation decides where the others are looked for.
-        trials: how many, at least 1.
-        seed: of the draws; the same seed tries the same as long as it finds the same.
+        measured: scores parameters; more is better.
+        start: the first to be tried; its normalisation selects the ranges of the others.
+        trials: how many to try, at least 1.
+        seed: seed of the draws; with equal scores, the same seed tries the same parameters.
 
     Returns:
-        All of them, best first.
+        All trials, best first.
     """
     random = np.random.default_rng(seed)
     ranges = RANGES[start.crf_normalization]
@@ -138,7 +146,7 @@ def search(measured: Callable[[RefineConfig], float], start: RefineConfig, trial
 
 
 def options(config: RefineConfig) -> str:
-    """The parameters as options of the main job, with the iterations they were tried with: recipes differ there."""
+    """The parameters as options of the main job, with the iterations used here, since recipes differ in them."""
     names = ("crf_normalization", "crf_iterations", *RANGES[config.crf_normalization])
     return " ".join(f"--{name.replace('_', '-')} {getattr(config, name)}" for name in names)
 

@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
 TOLERANCE = 0.0075
-"""How far an edge may lie from its outline, in parts of the image's diagonal: 4.3 pixels in BSDS500."""
+"""How far an edge may lie from its outline, as a fraction of the image's diagonal: 4.3 pixels in BSDS500."""
 THRESHOLDS = np.linspace(0, 1, 101)[1:-1]
-"""Edge strengths at which the edges are cut, as in BSDS500's own benchmark."""
+"""Edge strengths at which the edge map is thresholded, as in BSDS500's own benchmark."""
 
 Counts = NDArray[np.int64]
 
@@ -22,15 +22,15 @@ class EdgeScore:
     """F-measures over a set of images."""
 
     ods: float
-    """At the one threshold that is best for the whole set."""
+    """F-measure at the one threshold that is best for the whole set, 0..1."""
     ois: float
-    """At each image's own best threshold."""
+    """F-measure at each image's own best threshold, 0..1."""
     threshold: float
-    """That of `ods`."""
+    """The threshold of `ods`."""
     precision: float
-    """At `threshold`."""
+    """Precision at `threshold`, 0..1."""
     recall: float
-    """At `threshold`."""
+    """Recall at `threshold`, 0..1."""
 
 
 def edge_score(counts: Sequence[Counts]) -> EdgeScore:
@@ -51,7 +51,7 @@ def edge_score(counts: Sequence[Counts]) -> EdgeScore:
 
 
 def f_measure(counts_4: Counts) -> NDArray[np.float64]:
-    """Harmonic mean of precision and recall of counts `[..., 4]`; 0 where nothing is right."""
+    """Harmonic mean of precision and recall from counts `[..., 4]`; 0 where nothing is right."""
     right, edges, found, drawn = np.moveaxis(counts_4, -1, 0)
     precision, recall = right / np.maximum(edges, 1), found / np.maximum(drawn, 1)
     return np.asarray(2 * precision * recall / np.maximum(precision + recall, 1e-12))
@@ -80,8 +80,8 @@ def match_counts(edges_HW: NDArray[np.float32], outlines_AHW: NDArray[np.bool_])
 def _matched(points_P2: NDArray[np.int64], outline_Q2: NDArray[np.int64], radius: float) -> NDArray[np.bool_]:
     """Which points, strongest first, have a partner in a one-to-one matching that is largest for every first n of them.
 
-    Each point in turn is matched if the partners of those before can be moved so that one is free for it (an augmenting
-    path). What was searched in vain never leads to a free one later, so nothing is searched in vain twice.
+    Each point in turn is matched if the partners of earlier points can be moved so that one becomes free for it (an
+    augmenting path). Places of a failed search never lead to a free one later, so they are not searched again.
     """
     matched_P = np.zeros(len(points_P2), np.bool_)
     if len(points_P2) == 0 or len(outline_Q2) == 0:
@@ -95,7 +95,7 @@ def _matched(points_P2: NDArray[np.int64], outline_Q2: NDArray[np.int64], radius
 
 
 def _augment(start: int, near: list[list[int]], partner: list[int], held: list[int], dead: list[bool]) -> bool:
-    """Find `start` a free place, moving others if need be; a place reached in vain is dead."""
+    """Find a free place for `start`, moving others if need be; the places of a failed search are marked dead."""
     came_from: dict[int, int] = {}
     queue = [start]
     for point in queue:  # grows while it is walked: breadth first

@@ -11,11 +11,16 @@ from pipeline.imaging.classes import VOID
 def confusion_matrix(truth_HW: NDArray[np.uint8], labels_HW: NDArray[np.uint8], num_classes: int) -> NDArray[np.int64]:
     """Count pixels by true and predicted class, without those whose truth is void (255).
 
+    Args:
+        truth_HW: uint8, labels below `num_classes`, or void.
+        labels_HW: uint8, predicted labels below `num_classes`, of the same size.
+        num_classes: background included.
+
     Returns:
         int64 `[C, C]`; rows are true, columns predicted classes. Matrices of several images add up.
 
     Raises:
-        ValueError: the maps differ in size, or hold a label that is no class.
+        ValueError: the maps differ in size, or hold a label that is not a class.
     """
     if truth_HW.shape != labels_HW.shape:
         turned = "; it seems to have been drawn before the photograph was turned as its EXIF orientation says"
@@ -31,10 +36,10 @@ def confusion_matrix(truth_HW: NDArray[np.uint8], labels_HW: NDArray[np.uint8], 
 
 
 def per_class_iou(confusion: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Intersection over union of each class: its right pixels by those that are it in truth or prediction.
+    """Intersection over union: a class's right pixels, divided by those that have it in truth or prediction.
 
     Returns:
-        float64 `[C]` in 0..1; NaN where a class is in neither.
+        float64 `[C]` in 0..1; NaN for a class that is in neither.
     """
     right = np.diag(confusion).astype(np.float64)
     union = confusion.sum(axis=0) + confusion.sum(axis=1) - right
@@ -44,14 +49,14 @@ def per_class_iou(confusion: NDArray[np.int64]) -> NDArray[np.float64]:
 
 
 def mean_iou(confusion: NDArray[np.int64]) -> float:
-    """VOC's measure: the mean of `per_class_iou` over the classes in truth or prediction; NaN without any pixel."""
+    """VOC's measure: the mean of `per_class_iou` over the classes in truth or prediction; NaN without pixels."""
     ious = per_class_iou(confusion)
     present = ious[~np.isnan(ious)]
     return float(present.mean()) if present.size else float("nan")
 
 
 def pixel_accuracy(confusion: NDArray[np.int64]) -> float:
-    """Share of the counted pixels whose label is right, 0..1; NaN without any pixel."""
+    """Share of the counted pixels whose label is right, 0..1; NaN if there are no pixels."""
     total = confusion.sum()
     return float(np.trace(confusion) / total) if total else float("nan")
 

@@ -37,12 +37,12 @@ PUBLISHED_CLASSES = {
     "EDeconvNet+CRF": (93.1, 89.9, 39.3, 79.7, 63.9, 68.2, 87.4, 81.2, 86.1, 28.5, 77.0, 62.0, 79.0, 80.3, 83.6, 80.2,
                        58.8, 83.4, 54.3, 80.7, 65.0),
 }  # fmt: skip
-"""The same for each of VOC's classes, in their order."""
+"""The same for each of VOC's classes, in the order of their labels."""
 
 
 @dataclass(frozen=True)
 class Problem:
-    """One image that has a result and a ground truth and still could not be compared."""
+    """One image that has a result and a ground truth but could not be compared."""
 
     image: str
     message: str
@@ -50,18 +50,18 @@ class Problem:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What comparing results with ground truth gave.
+    """The outcome of comparing results with ground truth.
 
     Attributes:
         class_names: background first.
         confusion: int64 `[C, C]`, pixels by true class (row) and predicted class (column), over all images compared.
         trimaps: int64 `[R, C, C]`, the same over the pixels within 1, 2, ... R pixels of a boundary; R may be 0.
-        images: compared.
+        images: how many images were compared.
         missing: names with a ground truth (of the split, if one was given) but no result; not in the figures.
         without_truth: ids of results for which there is no ground truth at all.
-        problems: images left out of the figures, with the reason: of another size than their ground truth, or with one
-            that is damaged or cannot be drawn.
-        void_only: names whose ground truth holds nothing but 0 and void: only its background counts.
+        problems: images left out of the figures, with the reason: their ground truth has another size, is damaged or
+            cannot be drawn.
+        void_only: names whose ground truth holds only 0 and void, so that only background counts.
         counts: int64 `[N, 3, C]`, right, true and predicted pixels of each class in each image compared.
     """
 
@@ -108,11 +108,11 @@ def evaluate_results(output_uri: str, ground_truth_uri: str, split: str | None =
         output_uri: the run's output folder.
         ground_truth_uri: a folder in VOC's layout or in COCO's (`truths.list_truths`).
         split: compare only the names in this list; None compares all masks.
-        trimap: also count the pixels near boundaries apart, up to so many pixels away (`pipeline.evaluation.trimap`).
+        trimap: also count separately the pixels up to this many pixels from a boundary (`pipeline.evaluation.trimap`).
 
     Raises:
-        EvaluationError: there is no ground truth, or not for all of the split; two results or two masks have one name;
-            a ground truth holds a label beyond the results' classes; or no image could be compared.
+        EvaluationError: there is no ground truth, or not for all of the split; two results or two masks have the same
+            name; a ground truth holds a label beyond the results' classes; or no image could be compared.
         ResultsError: there are no results, or they cannot be read.
     """
     class_names = read_class_names(output_uri)

@@ -12,9 +12,9 @@ from pipeline.imaging.images import decode_mask, encode_mask
 from pipeline.outputs.results import read_class_names, scan_results
 
 FOLDER = ("results", "VOC2012", "Segmentation", "comp6_test_cls")
-"""Where the server looks in the archive. comp6 is the competition in which anything but the test images' annotations
-may be trained on: ImageNet's weights and SBD's masks are no part of VOC's own data, which comp5 is limited to. The
-paper's figures are comp6's too."""
+"""Where the server looks in the archive. comp6 is the competition that allows any training data but annotations of the
+test images. comp5 is limited to VOC's own data, to which ImageNet's weights and SBD's masks do not belong. The paper's
+figures are comp6's too."""
 
 
 def write_submission(output_uri: str, target_uri: str) -> tuple[str, ...]:
@@ -26,7 +26,7 @@ def write_submission(output_uri: str, target_uri: str) -> tuple[str, ...]:
         The names written.
 
     Raises:
-        EvaluationError: the classes are not VOC's 21, two images have one name, or there is a submission already.
+        EvaluationError: the classes are not VOC's 21, two images have the same name, or a submission exists already.
         ResultsError: there are no results, or they cannot be read.
     """
     class_names = read_class_names(output_uri)
@@ -42,6 +42,6 @@ def write_submission(output_uri: str, target_uri: str) -> tuple[str, ...]:
         raise EvaluationError(f"{folder} is there already; remove it or choose another folder, so that the masks of "
                               "two runs never mix")  # fmt: skip
     for row in scan_results(output_uri, ["image_id", "mask"]):
-        png = encode_mask(decode_mask(row["mask"]), voc_palette())  # the run's may be grey
+        png = encode_mask(decode_mask(row["mask"]), voc_palette())  # the run's masks may be grey
         storage.write_atomic(storage.join(folder, f"{truth_name(row['image_id'])}.png"), png)
     return tuple(sorted(names))

@@ -14,10 +14,11 @@ from pipeline.imaging.classes import VOID
 
 
 def boundary_distances(truth_HW: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """How far each pixel is from the nearest one of another label, centre to centre.
+    """Distance of each pixel from the nearest pixel with another label, centre to centre.
 
-    Void is a label like any other here. So in VOC, whose objects lie in void contours of about five pixels, distances
-    start at the edges of the contours, as in DeepLab's experiment. The image's border is no boundary.
+    Void is a label like any other here. In VOC, where void contours about five pixels wide surround the objects,
+    distances therefore start at the edges of the contours, as in DeepLab's experiment. The image's border is not a
+    boundary.
 
     Returns:
         float32 `[H, W]` in pixels, at least 1; infinite where the whole map has one label.
@@ -46,7 +47,7 @@ def trimap_confusions(
     Returns:
         int64 `[widest, C, C]`; rows are true, columns predicted classes. Matrices of several images add up.
     """
-    # Distances are roots of whole numbers: those above r are above by more than the slack, which takes up rounding.
+    # Distances are roots of whole numbers: those above r exceed it by more than the slack, which is there for rounding.
     band_HW = np.ceil(boundary_distances(truth_HW) - 1e-3)
     counted_HW = (truth_HW != VOID) & (band_HW <= widest)
     band, true = band_HW[counted_HW].astype(np.int64) - 1, truth_HW[counted_HW].astype(np.int64)

@@ -33,9 +33,9 @@ class Truths(NamedTuple):
 
 
 def truth_name(image_id: str) -> str:
-    """Name under which an image's ground truth is looked for: its file name without folder and extension.
+    """Name under which an image's ground truth is looked up: its file name without folder and extension.
 
-    Only an image's extension is one: an id that a manifest gives, such as `scan.07`, may have other dots.
+    Only extensions of images are removed: an id from a manifest, such as `scan.07`, may have other dots.
     """
     name = PurePosixPath(image_id)
     return unicodedata.normalize("NFC", unquote(name.stem if name.suffix.lower() in SUPPORTED else name.name))
@@ -46,10 +46,11 @@ def list_truths(root: str, split: str | None) -> Truths:
 
     Args:
         root: the folder with SegmentationClass, or with annotations/instances_<split>.json.
-        split: only the names in this list; None: all, for VOC's layout only.
+        split: only the names in this list; None: all (VOC's layout only).
 
     Raises:
-        EvaluationError: there are no masks, two have one name, or the split is not there, is empty or names others.
+        EvaluationError: there are no masks, two have the same name, or the split is missing, is empty or names an
+            image without a mask.
     """
     try:
         if storage.is_folder(storage.join(root, voc.CLASS_MASKS)):
@@ -63,16 +64,16 @@ def list_truths(root: str, split: str | None) -> Truths:
 
 
 def read_truth(truth: Truth) -> NDArray[np.uint8]:
-    """Labels `[H, W]` of a ground truth, 255 for void.
+    """Labels of a ground truth, uint8 `[H, W]`, 255 for void.
 
     Raises:
         OSError: it cannot be read.
-        EvaluationError: it is no mask, or cannot be drawn; the message names it.
+        EvaluationError: it is not a mask, or cannot be drawn; the message names it.
     """
     try:
         if truth.annotations is None:
             return decode_mask(storage.read_bytes(truth.uri))
-        from pipeline.datasets.coco import draw_masks  # its package is for training and for this
+        from pipeline.datasets.coco import draw_masks  # needs a package that is otherwise only for training
 
         return draw_masks(truth.annotations)[0]
     except ValueError as error:
