@@ -34,7 +34,7 @@ def voc_palette() -> NDArray[np.uint8]:
 
 
 def class_table(names: Iterable[str]) -> list[dict[str, Any]]:
-    """Number, name and colour (RGB, 0..255, of palette masks) of each class, as JSON values."""
+    """Number, name and colour (as in palette masks, RGB, 0..255) of each class, as JSON values."""
     colours = voc_palette()
     return [{"number": i, "name": name, "colour": colours[i].tolist()} for i, name in enumerate(names)]
 

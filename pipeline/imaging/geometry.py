@@ -7,8 +7,8 @@ The paper's windows: a box is resized to 250x250 and a 224x224 part of it is fed
 part at inference, a random one in training). Bilinear resizing maps crop pixel j, taken at offset o of the
 250 grid, to `x0 + (o + j + 0.5) * w / 250`. That equals resizing the rectangle
 `[x0 + o * w / 250, x0 + (o + 224) * w / 250]` straight to 224 pixels. So at inference a window is just such a
-*fed rectangle*, and going back is pasting the score map onto the same rectangle: an exact inverse. Training
-cuts the whole 250x250 window by the same formula (`training.windows`), since its offsets are drawn later.
+*fed rectangle*, and pasting the score map onto the same rectangle is the exact inverse. Training cuts the
+whole 250x250 window by the same formula (`training.windows`), since its offsets are drawn later.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from pipeline.config.stages import WindowRule, WindowShape
 
-"""Of the window around a box: the box's own, or a square."""
+"""Shape of the window around a box: the box's own, or a square."""
 
 RESIZED = 250
 """Side to which a box is resized, in pixels (paper section 6)."""
@@ -31,11 +31,11 @@ FloatArray = NDArray[np.floating]
 
 
 def extend_boxes(boxes_N4: FloatArray, factor: float, shape: WindowShape = "box") -> NDArray[np.float32]:
-    """Windows about the centres of boxes; they may leave the image.
+    """Windows around the centres of boxes, float32 `[N, 4]`; they may leave the image.
 
     Args:
         boxes_N4: boxes.
-        factor: paper section 6: 1.2.
+        factor: 1.2 in section 6 of the paper.
         shape: `box`: both sides are scaled; `square`: a square with a side of `factor` times the longer side, as in the
             release's list of windows.
     """
@@ -68,9 +68,16 @@ def fed_rectangles(boxes_N4: FloatArray, window: WindowRule) -> NDArray[np.float
 
 
 def covered_pixels(rectangle_4: FloatArray, height: int, width: int) -> tuple[int, int, int, int]:
-    """Rows and columns `(r0, r1, c0, c1)`, half-open, of the image's pixels whose centres lie in a rectangle.
+    """Rows and columns of the image's pixels whose centres lie in a rectangle.
 
-    Empty ranges (`r1 <= r0` or `c1 <= c0`) mean that the rectangle covers no pixel of the image.
+    Args:
+        rectangle_4: `x0, y0, x1, y1`; may leave the image.
+        height: the image's, in pixels.
+        width: the image's, in pixels.
+
+    Returns:
+        `(r0, r1, c0, c1)`, half-open. An empty range (`r1 <= r0` or `c1 <= c0`) means that the rectangle covers no
+        pixel of the image.
     """
     x0, y0, x1, y1 = np.ceil(np.asarray(rectangle_4, dtype=np.float64) - 0.5).astype(int)
     return max(int(y0), 0), min(int(y1), height), max(int(x0), 0), min(int(x1), width)

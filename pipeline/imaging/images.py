@@ -1,4 +1,4 @@
-"""Bytes to pixels and back: images to RGB, label maps to palette PNGs, with every bad input a typed error."""
+"""Bytes to pixels and back: images to RGB, label maps to and from PNGs; every bad input raises a typed error."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from pipeline.imaging.jpeg import decode_jpeg
 from pipeline.imaging.pixel_formats import grey_step, to_rgb, unknown_tiff
 
 SUPPORTED: tuple[str, ...] = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif")
-"""Endings of the file names taken for images, in lower case."""
+"""File extensions that count as images, in lower case."""
 
 # An explicit list: among Pillow's other formats are some that start programs (EPS) or fetch files.
 _FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF")
@@ -35,19 +35,19 @@ _TURNS: dict[int, Callable[[NDArray[np.uint8]], Any]] = {
     7: lambda image_HW3: cv2.rotate(cv2.transpose(image_HW3), cv2.ROTATE_180),
     8: lambda image_HW3: cv2.rotate(image_HW3, cv2.ROTATE_90_COUNTERCLOCKWISE),
 }
-# Pillow's own check warns at one fixed size and raises at another; ours reads the same header, and its limit is a
+# Pillow's own check warns at one fixed size and raises at another; ours reads the same header, with a limit that is a
 # setting of the run.
 Image.MAX_IMAGE_PIXELS = None
 
-# One text or colour profile may be as large as all of them together; 1 MiB, Pillow's limit, is less than profiles have.
+# One text or colour profile may be as large as all together may be; Pillow's limit of 1 MiB is less than some profiles.
 PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY
 
 
 def decode_image(data: bytes, max_megapixels: float) -> NDArray[np.uint8]:
     """Decode a JPEG, PNG, WebP, TIFF, BMP or GIF to RGB, upright.
 
-    The EXIF orientation is applied, transparency is laid on white, 16-bit grey keeps its high byte, and of an
-    animation or a multi-page file the first frame is taken.
+    The EXIF orientation is applied, transparency is laid on white, 16-bit grey keeps its high byte, and only the first
+    frame of an animation or a multi-page file is used.
 
     Args:
         data: a whole file.
@@ -57,7 +57,7 @@ def decode_image(data: bytes, max_megapixels: float) -> NDArray[np.uint8]:
         uint8 `[H, W, 3]`, RGB.
 
     Raises:
-        ImageError: for any bytes that do not give a complete image; nothing else is raised.
+        ImageError: the bytes are not a complete image; nothing else is raised.
     """
     with _damage_as_image_error():
         image = _open(data)
@@ -148,7 +148,7 @@ def encode_mask(labels_HW: NDArray[np.uint8], palette: NDArray[np.uint8] | None)
         palette: RGB colours, uint8 `[256, 3]`; None: grey.
 
     Raises:
-        ValueError: another shape or dtype.
+        ValueError: the labels have another shape or dtype.
     """
     if labels_HW.ndim != 2 or labels_HW.dtype != np.uint8 or labels_HW.size == 0:
         raise ValueError(f"a label map is uint8 [H, W], not {labels_HW.dtype} {list(labels_HW.shape)}")
@@ -169,7 +169,7 @@ def decode_mask(data: bytes) -> NDArray[np.uint8]:
         Labels, uint8 `[H, W]`.
 
     Raises:
-        ImageError: damaged, or `unsupported`: another format, or colours or 16-bit values instead of labels.
+        ImageError: the data are damaged, or `unsupported`: another format, or colours or 16-bit values, not labels.
     """
     with _damage_as_image_error():
         image = _open(data)
@@ -187,8 +187,13 @@ def _check_is_mask(image: Image.Image) -> None:
 def resize_labels(labels_HW: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
     """Resize a label map: each pixel takes the label of the pixel under its centre, exactly, on every machine.
 
+    Args:
+        labels_HW: uint8.
+        height: of the result, in pixels.
+        width: of the result, in pixels.
+
     Returns:
-        uint8 `[height, width]`, holding only labels that `labels_HW` holds.
+        uint8 `[height, width]`, with no labels but those of `labels_HW`.
     """
     old_height, old_width = labels_HW.shape
     rows = (2 * np.arange(height) + 1) * old_height // (2 * height)

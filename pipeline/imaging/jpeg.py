@@ -1,4 +1,4 @@
-"""JPEGs by libjpeg-turbo, whose warnings are errors here: what is damaged it fills up with grey and goes on."""
+"""JPEGs by libjpeg-turbo, with its warnings as errors: it would fill damaged parts with grey and continue."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from PIL.JpegImagePlugin import JpegImageFile
 
 from pipeline.errors import ImageError
 
-# Its other warnings are of odd headers (an unknown JFIF version, say) in images that are whole.
+# Its other warnings are about odd headers (an unknown JFIF version, say) of intact images.
 _DAMAGED, _CUT_OFF = "Corrupt JPEG data", "Premature end of JPEG file"
 _LEFT_OVER = re.compile(r"(\d+) extraneous bytes before marker 0xd9")
 _END_OF_IMAGE = b"\xff\xd9"
 
 
 def decode_jpeg(image: JpegImageFile, data: bytes) -> NDArray[np.uint8] | None:
-    """Decode a JPEG, or only check it if it is no RGB or grey one.
+    """Decode a JPEG if it is RGB or grey; only check it otherwise.
 
     Args:
-        image: what Pillow read of its header.
+        image: the image as Pillow opened it, header read only.
         data: the whole file.
 
     Returns:
-        uint8 RGB `[H, W, 3]`, not turned upright; None: ask Pillow, which decodes CMYK and knows what is not a JPEG.
+        uint8 RGB `[H, W, 3]`, not turned upright; None: leave it to Pillow, which decodes CMYK and says what is wrong.
 
     Raises:
         ImageError: the compressed data are damaged or end early.
@@ -44,7 +44,7 @@ def decode_jpeg(image: JpegImageFile, data: bytes) -> NDArray[np.uint8] | None:
 
 
 def _harmless(message: str, data: bytes) -> bool:
-    """Whether libjpeg complains of bytes that are no part of the picture: in the header, or zeros before the end."""
+    """Whether libjpeg warns about bytes outside the picture: in the header, or zeros before the end marker."""
     try:
         simplejpeg.decode_jpeg_header(data)
     except ValueError:

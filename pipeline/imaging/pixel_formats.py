@@ -1,4 +1,4 @@
-"""What a file's pixels mean, where Pillow's mode does not say it: alpha, depth, and which values are black."""
+"""What a file's pixels mean where Pillow's mode does not say it: alpha, depth, and which values are black."""
 
 from __future__ import annotations
 
@@ -22,35 +22,35 @@ from PIL.TiffImagePlugin import (
 
 from pipeline.errors import ImageError
 
-# Pillow's own reader of uncompressed TIFFs garbles separate planes of 16 bits and of white-is-zero grey; libtiff reads
-# both.
+# Pillow's own reader of uncompressed TIFFs garbles separate planes of 16 bits, and white-is-zero grey; libtiff reads
+# both correctly.
 TiffImagePlugin.READ_LIBTIFF = True
-# It knows 16-bit white-is-zero grey in Intel's byte order only.
+# Pillow knows 16-bit white-is-zero grey only in little-endian files.
 TiffImagePlugin.OPEN_INFO.setdefault((b"MM", 0, (1,), 1, (16,), ()), ("I;16B", "I;16B"))
 
 _INKSET = 332
 _WHITE_IS_ZERO = 0
-_ALPHAS = {1, 2}  # of ExtraSamples: multiplied in, or not; 0 is a band of which nothing is said
+_ALPHAS = {1, 2}  # ExtraSamples: premultiplied alpha, or not; 0 is a band of unspecified meaning
 _BMP_BITS = slice(28, 30)
 _GREY_STEPS = {"L;2": 85, "L;4": 17}
-"""By Pillow's raw mode: what it multiplies the values of a grey image of 2 or 4 bits with."""
+"""By Pillow's raw mode: the factor that it multiplies the values of a 2-bit or 4-bit grey image by."""
 
 
 def raw_mode(image: ImageFile) -> str:
-    """Pillow's name for how a file that was opened and not yet loaded stores its pixels, such as `L;4`."""
+    """Pillow's name for how a file stores its pixels, such as `L;4`; the image is opened, not loaded yet."""
     args = image.tile[0].args if image.tile else image.mode
     return str(args[0] if isinstance(args, tuple) and args else args)
 
 
 def grey_step(image: ImageFile) -> int:
-    """What Pillow will multiply the stored values of a PNG with, that was opened and not yet loaded."""
+    """The factor that Pillow will multiply a PNG's stored values by; the image is opened, not loaded yet."""
     return _GREY_STEPS.get(raw_mode(image), 1)
 
 
 def to_rgb(image: ImageFile, data: bytes) -> NDArray[np.uint8]:
-    """Load an image that Pillow opened, and bring it to RGB on white.
+    """Load an image that Pillow opened, and convert it to RGB on white.
 
-    Transparency counts where the format says that there is some: not every fourth band is one.
+    A fourth band is transparency only where the format says so.
 
     Args:
         image: opened, not loaded.
@@ -60,13 +60,13 @@ def to_rgb(image: ImageFile, data: bytes) -> NDArray[np.uint8]:
         uint8 `[H, W, 3]`.
 
     Raises:
-        ImageError: `unsupported`; damaged files raise what Pillow raises.
+        ImageError: `unsupported`. Pillow's own exceptions for damaged files pass through.
     """
     if isinstance(image, TiffImageFile):
         _check_tiff(image)
     stored = raw_mode(image)
     if image.format == "BMP" and image.mode in {"1", "L"} and _bmp_bits(data) != {"1": 1, "L": 8}[image.mode]:
-        return _by_opencv(data)  # Pillow takes a palette of greys for no palette, and then the wrong depth
+        return _by_opencv(data)  # Pillow ignores a palette of greys, and then takes the wrong depth
     image.load()
     if image.mode.startswith("I;16"):
         return _deep_grey_to_rgb(image)
@@ -83,7 +83,7 @@ def to_rgb(image: ImageFile, data: bytes) -> NDArray[np.uint8]:
 
 
 def unknown_tiff(data: bytes) -> ImageError | None:
-    """The error for a TIFF that Pillow does not open, if it is one whose tags can be read."""
+    """The error for a TIFF that Pillow cannot open; None if its tags cannot be read either."""
     file = BytesIO(data)
     try:
         tags = TiffImagePlugin.ImageFileDirectory_v2(file.read(8))
@@ -132,12 +132,12 @@ def _has_alpha(image: Image.Image) -> bool:
         return False
     if isinstance(image, TiffImageFile):
         return bool(_ALPHAS & set(image.tag_v2.get(EXTRASAMPLES, ())[:1]))
-    # Programs that know no alpha leave it zero in the BMPs they write; viewers show these opaque.
+    # Programs without support for alpha write BMPs whose alpha is zero everywhere; viewers show these as opaque.
     return image.format != "BMP" or image.getchannel("A").getextrema() != (0, 0)
 
 
 def _bmp_bits(data: bytes) -> int:
-    # The short header of OS/2 has it four bytes earlier.
+    # The short header of OS/2 has this field four bytes earlier.
     return int.from_bytes(data[24:26] if data[14] == 12 else data[_BMP_BITS], "little")
 
 
