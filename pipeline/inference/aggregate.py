@@ -39,8 +39,15 @@ class Canvas:
     """The aggregated score map of one image, filled proposal by proposal.
 
     Every score map counts as zero outside its rectangle, so the canvas starts at zero: with `max`, a score below
-    zero never wins (equation 1; the release does the same). `sum` is equation 2: a pixel that many proposals cover is
-    surer of its class. `average` is the sum divided, at each pixel, by the number of proposals that cover it.
+    zero never wins (equation 1; the release does the same). `sum` is equation 2: the more proposals cover a pixel, the
+    more certain its class. `average` is the sum divided, at each pixel, by the number of proposals that cover it.
+
+    Args:
+        num_classes: background included.
+        height: the image's at working size, in pixels.
+        width: the image's at working size, in pixels.
+        aggregation: one of `RULES`.
+        device: that of the score maps.
     """
 
     def __init__(
@@ -60,7 +67,7 @@ class Canvas:
         xs = _places_in_crop(c0, c1, x0, x1, scores_CSS.device)
         ys = _places_in_crop(r0, r1, y0, y1, scores_CSS.device)
         grid_1HW2 = torch.stack([xs.expand(r1 - r0, -1), ys[:, None].expand(-1, c1 - c0)], dim=-1)[None]
-        # "border": between the outermost crop pixels' centres and the rectangle's edge the map stays constant.
+        # "border": the map is constant between the centres of the outermost crop pixels and the rectangle's edge.
         region_CHW = F.grid_sample(
             scores_CSS[None].float(), grid_1HW2, mode="bilinear", padding_mode="border", align_corners=False
         )[0]
@@ -79,5 +86,5 @@ def _places_in_crop(first: int, last: int, low: float, high: float, device: torc
 
 
 def probabilities(scores_CHW: Tensor) -> Tensor:
-    """Softmax over the classes of an aggregated score map (section 5); uniform where no proposal said anything."""
+    """Softmax over the classes of an aggregated score map (section 5); uniform where no proposal scored above zero."""
     return scores_CHW.softmax(dim=0)

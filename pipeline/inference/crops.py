@@ -12,8 +12,8 @@ from pipeline.imaging.geometry import CROP
 def cut_crops(image_3HW: Tensor, rectangles_N4: Tensor) -> Tensor:
     """Resample fed rectangles (`geometry.fed_rectangles`) to the network's size.
 
-    Bilinear between pixel centres, without a smoothing filter when shrinking (as OpenCV's and Caffe's resizing);
-    outside the image everything is zero.
+    Bilinear between pixel centres, without a smoothing filter when shrinking (as in OpenCV and Caffe); everything
+    outside the image is zero.
 
     Args:
         image_3HW: RGB, 0..255, any dtype, on the device to work on.

@@ -14,18 +14,18 @@ from pipeline.models.members import Member
 def combine(deconvnet_CHW: Tensor, fcn_CHW: Tensor, rule: EnsembleRule, weight: float = 0.5) -> Tensor:
     """A score map whose softmax is the ensemble's probability map.
 
-    `mean` is the paper's: the mean of the two probability maps. As scores it is the logarithm of the probability
-    relative to chance, 1/C, so that a class is above 0 where it is more likely than chance and all are 0 where neither
-    network says anything; `crf.labels.keep_labels` goes by that.
+    `mean` is the paper's rule: the mean of the two probability maps. The scores are logarithms of the probability
+    relative to chance, 1/C. So a class is above 0 where it is more likely than chance, and all are 0 where neither
+    network has evidence; `inference.labels.keep_labels` relies on that.
 
-    `product` is the release's: the product of the two score maps, those of the FCN clamped at 0. DeconvNet's
-    aggregated scores are 0 or more with `max`; where no proposal says anything, the FCN has no say either.
+    `product` is the release's rule: the product of the two score maps, with the FCN's clamped at 0. With `max`,
+    DeconvNet's aggregated scores are 0 or more; where no proposal has evidence, the FCN does not count either.
 
     Args:
         deconvnet_CHW: aggregated scores before softmax, float32.
-        fcn_CHW: scores before softmax of the same size, classes in the same order.
-        rule: how to combine.
-        weight: of DeconvNet in the mean, 0..1; 0.5 is the paper's.
+        fcn_CHW: scores before softmax, of the same size, classes in the same order.
+        rule: how to combine them.
+        weight: DeconvNet's weight in the mean, 0..1; 0.5 in the paper.
 
     Returns:
         float32 `[C, H, W]`.
@@ -43,10 +43,10 @@ class Ensemble:
     member: Member
     rule: EnsembleRule
     weight: float = 0.5
-    """Of DeconvNet in the mean."""
+    """DeconvNet's weight in the mean, 0..1."""
 
     def to(self, device: torch.device, dtype: torch.dtype) -> Ensemble:
-        """The same on a device; see `Member.to`."""
+        """The same ensemble on a device; see `Member.to`."""
         self.member.to(device, dtype)
         return self
 

@@ -15,11 +15,11 @@ NetT = TypeVar("NetT", bound=nn.Module)
 
 
 def fold(net: NetT) -> NetT:
-    """A copy in evaluation mode with one convolution in place of convolution + batch normalisation.
+    """A copy in evaluation mode with one convolution in place of each convolution and its batch normalisation.
 
     With scale s = gamma / sqrt(variance + eps) the weights become s * w and the bias s * (b - mean) + beta. The 3x3
-    transposed convolutions also become plain convolutions, so that their kernels are flipped once, not at each call.
-    The scores equal the original's in evaluation mode up to float rounding.
+    transposed convolutions also become plain convolutions, so that their kernels are flipped once and not at each
+    call. The scores equal the original's in evaluation mode up to float rounding.
     """
     folded = copy.deepcopy(net).eval()
     with torch.no_grad():

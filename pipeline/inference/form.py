@@ -18,12 +18,12 @@ from pipeline.models.litedeconvnet import LiteDeconvNet
 class InferenceNet(nn.Module):
     """A DeconvNet for 224x224 crops, without gradients; its scores equal the original's up to float rounding.
 
-    `fc6` sees a 7x7 map through a 7x7 kernel and `fc6_deconv` makes a 7x7 map of one pixel: both are products with one
-    matrix. As a transposed convolution the latter took a tenth of a CPU's forward pass at full width, and a quarter
-    where the memory for its windows had to be asked of the system each time.
+    `fc6` sees a 7x7 map through a 7x7 kernel and `fc6_deconv` makes a 7x7 map from one pixel: both are products with
+    one matrix. As a transposed convolution the latter took a tenth of a CPU's forward pass at full width, and a quarter
+    where the system had to allocate the memory for its windows anew each time.
 
     Args:
-        net: stays as it was.
+        net: the original, which is not changed.
         steps: how the blocks are computed.
     """
 
@@ -68,9 +68,17 @@ class InferenceNet(nn.Module):
 
 
 def inference_form(net: DeconvNet | LiteDeconvNet, device: torch.device, dtype: torch.dtype) -> nn.Module:
-    """The fastest form of a network for a device, on that device; of a light one, that is without normalisation.
+    """The fastest form of a network for a device, on that device; a light network is only folded.
 
-    The folding is done in float32. Products of bfloat16 are added up in float32 by the libraries that torch calls.
+    The folding is done in float32. The libraries that torch calls add products of bfloat16 up in float32.
+
+    Args:
+        net: the original, which is not changed.
+        device: where the form will run.
+        dtype: of its weights and maps, float32 or bfloat16.
+
+    Returns:
+        A module from channels-last crops `[N, 3, 224, 224]` to score maps.
     """
     if isinstance(net, LiteDeconvNet):
         return fold(net).to(device, dtype, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
@@ -85,7 +93,7 @@ def inference_form(net: DeconvNet | LiteDeconvNet, device: torch.device, dtype: 
 
 @functools.cache
 def triton_compiles(device: torch.device) -> bool:
-    """Whether Triton's kernels run on a device: a GPU, on a machine with a C compiler, which Triton needs."""
+    """Whether Triton's kernels run on a device: they need a GPU, and a machine with a C compiler."""
     if device.type != "cuda":
         return False
     try:

@@ -1,8 +1,8 @@
 """Aggregation on a GPU: one kernel that reads the score maps of all windows once and writes the canvas once.
 
-`aggregate.Canvas` goes window by window and reads and writes the covered part of the canvas for each of them. Here a
-program computes a tile of the image for all classes, from all the windows that touch it. It needs the score maps of an
-image's windows at the same time: 105 MB for 50 windows of 21 classes in bfloat16.
+`aggregate.Canvas` goes window by window and reads and writes the covered part of the canvas for each of them. Here each
+Triton program computes one tile of the image for all classes, from all the windows that touch it. It needs the score
+maps of all of an image's windows at once: 105 MB for 50 windows of 21 classes in bfloat16.
 """
 
 from __future__ import annotations
@@ -19,11 +19,20 @@ from pipeline.imaging.geometry import CROP, covered_pixels
 
 TILE_ROWS, TILE_COLUMNS = 4, 16
 KNOWN: tuple[Aggregation, ...] = ("max", "sum", "average")
-"""The rules that the kernel has; images are aggregated by others in `aggregate.Canvas`."""
+"""The rules that the kernel has; for other rules there is `aggregate.Canvas`."""
 
 
 class GatheredCanvas:
-    """As `aggregate.Canvas`, for a number of score maps that is known before; they are kept until the last has come."""
+    """Like `aggregate.Canvas`, for a known number of score maps; they are kept until the last one is pasted.
+
+    Args:
+        num_classes: background included.
+        height: the image's at working size, in pixels.
+        width: the image's at working size, in pixels.
+        aggregation: one of `KNOWN`.
+        device: that of the score maps, a GPU.
+        windows: how many score maps will be pasted.
+    """
 
     def __init__(
         self, num_classes: int, height: int, width: int, aggregation: Aggregation, device: torch.device, windows: int
@@ -49,7 +58,11 @@ class GatheredCanvas:
             self._maps_NCSS = None
 
     def scores(self) -> Tensor:
-        """The aggregated score map, float32 `[C, H, W]`."""
+        """The aggregated score map, float32 `[C, H, W]`.
+
+        Raises:
+            ValueError: fewer score maps were pasted than announced.
+        """
         if len(self._rectangles) != self._windows:
             raise ValueError(f"{len(self._rectangles)} of {self._windows} score maps were pasted")
         return self._scores_CHW
@@ -58,11 +71,11 @@ class GatheredCanvas:
 def gather(
     maps_NCSS: Tensor, rectangles_N4: NDArray[np.float64], canvas_CHW: Tensor, aggregation: Aggregation
 ) -> Tensor:
-    """Aggregate all score maps of an image (equations 1 and 2); NaN goes where it goes in `aggregate.Canvas`.
+    """Aggregate all score maps of an image (equations 1 and 2); NaNs spread as in `aggregate.Canvas`.
 
     Args:
-        maps_NCSS: floating point, channels last, `[N, C, 224, 224]`, N 1 or more.
-        rectangles_N4: fed rectangles in the image's pixels.
+        maps_NCSS: floating point, channels last, `[N, C, 224, 224]`, with at least one map.
+        rectangles_N4: fed rectangles, in the image's pixels.
         canvas_CHW: float32, contiguous; overwritten.
         aggregation: one of `KNOWN`.
 
@@ -89,7 +102,7 @@ def gather(
 
 
 def _places(rectangles_N4: NDArray[np.float64], height: int, width: int) -> NDArray[np.float64]:
-    """For each window: x0, y0, crop pixels an image pixel along x and y; then its pixels r0, r1, c0, c1, half-open."""
+    """For each window: x0, y0, crop pixels per image pixel along x and y; its pixels r0, r1, c0, c1, half-open."""
     corners, sizes = rectangles_N4[:, :2], rectangles_N4[:, 2:] - rectangles_N4[:, :2]
     covered = np.array([covered_pixels(rectangle, height, width) for rectangle in rectangles_N4], dtype=np.float64)
     return np.concatenate([corners, CROP / sizes, covered], axis=1)
@@ -99,7 +112,7 @@ def _places(rectangles_N4: NDArray[np.float64], height: int, width: int) -> NDAr
 def _between(first, place_ptr, low, scale, SIDE: tl.constexpr):
     """The two crop pixels around the centres of image pixels along one axis, and the weight of the second.
 
-    In float64: far from the origin float32 would be off by more than the results may differ.
+    In float64: far from the origin, float32's error would exceed the tolerance of the results.
     """
     place = (first + 0.5 - tl.load(place_ptr + low)) * tl.load(place_ptr + scale) - 0.5
     place = tl.minimum(tl.maximum(place, 0.0), SIDE - 1.0)

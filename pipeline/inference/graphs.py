@@ -1,8 +1,8 @@
-"""CUDA graphs: a micro-batch's kernels recorded once and started with one call.
+"""CUDA graphs: a micro-batch's kernels are recorded once and then started with one call.
 
-Chosen over `torch.compile`: shapes are fixed, the convolutions are cuDNN's either way, and what stands between them is
-written out in `models.kernels`. Recording takes a few forward passes and no compiler, and a graph gives the results of
-the very calls that were recorded.
+Chosen over `torch.compile`: shapes are fixed, the convolutions are cuDNN's either way, and `inference.kernels` has the
+operations between them. Recording takes a few forward passes and no compiler, and a graph gives the same results as
+the recorded calls.
 """
 
 from __future__ import annotations
@@ -27,25 +27,25 @@ class GraphedNet:
         """Scores of channels-last crops, in memory that the next call overwrites.
 
         Raises:
-            torch.OutOfMemoryError: the GPU has too little memory; a call with fewer crops records anew.
+            torch.OutOfMemoryError: the GPU has too little memory; after `forget`, fewer crops may fit.
         """
         if self._graph is None or len(crops_N3HW) > self._size:
             self._record(crops_N3HW)
         assert self._graph is not None
-        self._crops_N3HW[: len(crops_N3HW)].copy_(crops_N3HW)  # what is left of earlier crops is not looked at
+        self._crops_N3HW[: len(crops_N3HW)].copy_(crops_N3HW)  # the rest keeps earlier crops, unused
         self._graph.replay()
         return self._scores_NCHW[: len(crops_N3HW)]
 
     def forget(self) -> None:
-        """Give the recording's memory back; the next call records anew, for as many crops as it has."""
+        """Free the recording's memory; the next call records again, for as many crops as it has."""
         self._graph, self._size = None, 0
         self._crops_N3HW = self._scores_NCHW = torch.empty(0)
 
     def _record(self, crops_N3HW: Tensor) -> None:
         self.forget()
         inputs_N3HW = crops_N3HW.clone(memory_format=torch.channels_last)
-        # Before: cuDNN chooses its algorithms, Triton compiles, and memory that does not suffice runs out here, not in
-        # the middle of a recording. On a stream of its own, as torch asks for.
+        # Warm-up: cuDNN chooses its algorithms, Triton compiles, and too little memory shows here, not in the middle
+        # of a recording. On a separate stream, as torch requires.
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream), _fastest_convolutions():
@@ -53,8 +53,8 @@ class GraphedNet:
                 self._net(inputs_N3HW)
         torch.cuda.current_stream().wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
-        # Recording first frees what the calls above left in torch's cache, for it allocates as much again from a pool
-        # of its own. `thread_local`: other threads may copy results meanwhile.
+        # Recording first frees what the calls above left in torch's cache, since it allocates as much again from its
+        # own pool. `thread_local`: other threads may copy results meanwhile.
         with torch.cuda.graph(graph, capture_error_mode="thread_local"), _fastest_convolutions():
             scores_NCHW = self._net(inputs_N3HW)
         self._crops_N3HW, self._scores_NCHW = inputs_N3HW, scores_NCHW
@@ -65,7 +65,7 @@ class GraphedNet:
 def _fastest_convolutions() -> Iterator[None]:
     """Let cuDNN time its algorithms.
 
-    Only for recordings: an ensemble's other network sees images of any size, and each new size would be timed too.
+    Only for recordings: an ensemble's other network sees images of many sizes, and cuDNN would time each of them.
     """
     before = torch.backends.cudnn.benchmark
     torch.backends.cudnn.benchmark = True

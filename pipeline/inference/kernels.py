@@ -1,9 +1,9 @@
-"""Triton kernels for what stands between the convolutions on a GPU: bias, ReLU, pooling, unpooling.
+"""Triton kernels for the operations between the convolutions on a GPU: bias, ReLU, pooling, unpooling.
 
-torch adds the bias and takes the ReLU in a pass over the map each, and its switches are 8 bytes a value. Here bias and
-ReLU are one pass, and before a pooling they are part of the pooling's. A switch is a byte: the place 0..3 of the
-maximum in its 2x2 cell, row by row. Four switches to a byte would make pooling and unpooling move 10.25 bytes a cell in
-bfloat16 instead of 11: too little for the shifting.
+torch adds the bias and takes the ReLU in one pass over the map each, and its switches are 8 bytes per value. Here bias
+and ReLU take one pass, and before a pooling they are part of the pooling's pass. A switch is one byte: the place 0..3
+of the maximum in its 2x2 cell, row by row. With four switches in a byte, pooling and unpooling would move 10.25 bytes
+per cell in bfloat16 instead of 11: too small a gain for the bit shifting.
 
 All maps are channels last; a map `[N, C, H, W]` lies in memory as `[N, H, W, C]`. With TRITON_INTERPRET=1 the kernels
 run on a CPU, for tests.
@@ -24,7 +24,7 @@ BLOCK = 1024
 
 @triton.jit
 def _activated(x_ptr, at, inside, bias):
-    """ReLU of a value and its bias: float32, rounded to the map's type where torch rounds; NaN stays NaN."""
+    """ReLU of a value plus its bias: float32, rounded to the map's type where torch rounds; NaN stays NaN."""
     x = tl.load(x_ptr + at, mask=inside)
     summed = (x.to(tl.float32) + bias).to(x.dtype).to(tl.float32)
     return tl.where(summed < 0, 0.0, summed)
@@ -42,7 +42,7 @@ def _bias_relu_kernel(x_ptr, bias_ptr, numel, C: tl.constexpr, BLOCK: tl.constex
 def _bias_relu_pool_kernel(
     x_ptr, bias_ptr, pooled_ptr, places_ptr, numel, W: tl.constexpr, C: tl.constexpr, BLOCK: tl.constexpr
 ):
-    """`numel` and W are the pooled map's. Torch's rule: the first maximum, but a NaN beats all before it."""
+    """`numel` and W belong to the pooled map. torch's rule: the first maximum wins, but a NaN beats all before it."""
     at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     inside = at < numel
     channel, cell = at % C, at // C
@@ -73,7 +73,7 @@ def _unpool_kernel(x_ptr, places_ptr, out_ptr, numel, W: tl.constexpr, C: tl.con
 
 
 def bias_relu_(x_NCHW: Tensor, bias_C: Tensor) -> Tensor:
-    """ReLU of a channels-last map plus a number for each channel, in place."""
+    """ReLU of a channels-last map plus one bias per channel, in place."""
     numel = x_NCHW.numel()
     _bias_relu_kernel[(triton.cdiv(numel, BLOCK),)](x_NCHW, bias_C, numel, C=len(bias_C), BLOCK=BLOCK)
     return x_NCHW
@@ -98,7 +98,7 @@ def bias_relu_pool(x_NCHW: Tensor, bias_C: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def unpool(x_NCHW: Tensor, places_NCHW: Tensor) -> Tensor:
-    """Each value of a channels-last map where its switch says, zeros elsewhere: `[N, C, 2H, 2W]`, written once."""
+    """Put each value of a channels-last map where its switch says, zeros elsewhere: `[N, C, 2H, 2W]`, in one pass."""
     n, channels, height, width = x_NCHW.shape
     x_NCHW = x_NCHW.contiguous(memory_format=torch.channels_last)
     out = torch.empty(
@@ -113,7 +113,7 @@ def unpool(x_NCHW: Tensor, places_NCHW: Tensor) -> Tensor:
 
 def _conv(x_NCHW: Tensor, conv: nn.Conv2d) -> Tensor:
     mapped_NCHW = F.conv2d(x_NCHW, conv.weight, None, conv.stride, conv.padding)
-    return mapped_NCHW.contiguous(memory_format=torch.channels_last)  # it is already, unless a library chose otherwise
+    return mapped_NCHW.contiguous(memory_format=torch.channels_last)  # a copy only if a library chose another layout
 
 
 def _bias_of(conv: nn.Conv2d) -> Tensor:

@@ -1,4 +1,4 @@
-"""What the blocks of the network are made of in inference, in torch's own operations."""
+"""The operations that a network's blocks consist of at inference, in torch."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from pipeline.models.deconvnet import pool, unpool
 
 
 class Steps(NamedTuple):
-    """What the blocks of the network are made of, for one kind of device. All maps are channels last.
+    """The operations that a network's blocks consist of, for one kind of device. All maps are channels last.
 
-    Switches are what `conv_relu_pool` gives and `unpool` takes; no one else looks at them.
+    Only `conv_relu_pool`, which makes the switches, and `unpool`, which takes them, know their form.
     """
 
     conv_relu: Callable[[Tensor, nn.Conv2d], Tensor]
@@ -27,6 +27,6 @@ def _conv_relu(x_NCHW: Tensor, conv: nn.Conv2d) -> Tensor:
     return F.relu(conv(x_NCHW), inplace=True)
 
 
-# torch's int64 switches: on a CPU its pooling and unpooling are 2 to 9 times as fast as any over switches of a byte
-# that was written in torch's other operations.
+# With torch's int64 switches: on a CPU its pooling and unpooling are 2 to 9 times as fast as any version with one-byte
+# switches that was written in torch's other operations.
 TORCH = Steps(_conv_relu, lambda x_NCHW, conv: pool(_conv_relu(x_NCHW, conv)), unpool)

@@ -1,4 +1,4 @@
-"""The predictor: images and proposals in, class probabilities out, the network fed in micro-batches."""
+"""The predictor: images and proposals in, class probabilities out; crops pass the network in micro-batches."""
 
 from __future__ import annotations
 
@@ -39,14 +39,24 @@ class Prediction:
     class_ids_K: NDArray[np.int64]
     probabilities_KHW: NDArray[np.float16]
     log_probabilities_KHW: NDArray[np.float32] | None = None
-    """Their logarithms, where they were asked for: float16 has no probability below 6e-8 but 0."""
+    """Their logarithms, if they were asked for: float16 rounds probabilities below 6e-8 to 0."""
 
 
 class Predictor:
-    """A network in inference form on one device, and the way from proposals to an image's probabilities.
+    """A network in inference form on one device, and all steps from proposals to an image's probabilities.
 
-    Several threads may call `predict`: one batch at a time is put on the device's queue, and while it is worked on
-    there, the others fetch results and prepare what comes next.
+    Several threads may call `predict`: one of them at a time puts a batch on the device's queue, and while the device
+    works on it, the others fetch results and prepare the next batches.
+
+    Args:
+        checkpoint: the network that sees proposals.
+        config: window rule, aggregation, precision, micro-batch and device.
+        label_threshold: as for `keep_labels`, 0..1.
+        ensemble: the other network, if there is one.
+        log_probabilities: whether predictions hold logarithms too.
+
+    Raises:
+        ConfigError: `device` is `cuda` and there is none.
     """
 
     def __init__(
@@ -63,7 +73,7 @@ class Predictor:
         self._preprocessing = checkpoint.info.preprocessing
         self._dtype = torch.bfloat16 if config.precision == "bfloat16" else torch.float32
         self._net = fastest_form(checkpoint.net, self.device, self._dtype)
-        # The kernel that gathers is made for maps of the window's own size.
+        # The gathering kernel needs score maps of the window's own size.
         self._gathers = isinstance(checkpoint.net, DeconvNet) and triton_compiles(self.device)
         self._fetching = torch.cuda.Stream() if self.device.type == "cuda" else None
         self._turn = Lock()
@@ -75,7 +85,7 @@ class Predictor:
 
     @torch.inference_mode()
     def predict(self, images: Sequence[Image], boxes: Sequence[NDArray[np.floating]]) -> list[Prediction]:
-        """Class probabilities of a batch of images; arguments and errors as `aggregate`."""
+        """Class probabilities of a batch of images; arguments and errors as for `aggregate`."""
         with self._turn:
             scores = self.aggregate(images, boxes)
             if self._ensemble is not None:
@@ -84,7 +94,7 @@ class Predictor:
             queued = torch.cuda.current_stream().record_event() if self._fetching else None
         if self._fetching is None or queued is None:
             return [self._prune(scores_CHW) for scores_CHW in scores]
-        # On a stream of its own, so that what waits for these results does not wait for the batch queued after them.
+        # On a separate stream, so that waiting for these results does not wait for the batch queued after them.
         self._fetching.wait_event(queued)
         with torch.cuda.stream(self._fetching):
             pruned = [self._prune(scores_CHW) for scores_CHW in scores]
@@ -123,7 +133,7 @@ class Predictor:
     ) -> Iterator[tuple[Tensor, int]]:
         """Scores of all crops, a micro-batch at a time, and the number of its first crop.
 
-        Half as many at once from then on where the GPU's memory ran out.
+        If the GPU's memory runs out, micro-batches are halved from then on.
         """
         start = 0
         while start < len(image_of):
@@ -134,7 +144,7 @@ class Predictor:
                 if self.micro_batch == 1:
                     raise
                 self.micro_batch //= 2
-                if isinstance(self._net, GraphedNet):  # else smaller micro-batches are padded and free no memory
+                if isinstance(self._net, GraphedNet):  # else smaller micro-batches are padded and save no memory
                     self._net.forget()
                 torch.cuda.empty_cache()
                 continue
@@ -171,7 +181,16 @@ class Predictor:
 def fastest_form(
     net: DeconvNet | LiteDeconvNet, device: torch.device, dtype: torch.dtype
 ) -> Callable[[Tensor], Tensor]:
-    """The inference form of a network on a device; on a GPU, in a graph of a micro-batch."""
+    """The inference form of a network on a device; on a GPU, recorded as a CUDA graph.
+
+    Args:
+        net: the original, which is not changed.
+        device: where it will run.
+        dtype: of weights and maps, float32 or bfloat16.
+
+    Returns:
+        From channels-last crops `[N, 3, 224, 224]` to score maps.
+    """
     form = inference_form(net, device, dtype)
     return GraphedNet(form) if device.type == "cuda" else form
 
@@ -180,9 +199,9 @@ def prune(scores_CHW: Tensor, label_threshold: float, *, log_probabilities: bool
     """Probabilities of an aggregated score map, without the classes that cannot win (`inference.labels.keep_labels`).
 
     Args:
-        scores_CHW: float32.
-        label_threshold: as for `keep_labels`.
-        log_probabilities: whether their logarithms are wanted, too.
+        scores_CHW: float32, above 0 where there is evidence for a class.
+        label_threshold: as for `keep_labels`, 0..1.
+        log_probabilities: whether to add their logarithms.
     """
     probabilities_CHW = probabilities(scores_CHW)
     kept_K = keep_labels(probabilities_CHW, (scores_CHW > 0).any(dim=0), label_threshold)
@@ -191,7 +210,7 @@ def prune(scores_CHW: Tensor, label_threshold: float, *, log_probabilities: bool
 
 
 def _to_host(tensor: Tensor) -> NDArray[Any]:
-    """A device's tensor as an array that is complete when the current stream is done; of a CPU's, itself."""
+    """A tensor as an array, complete once the current stream is done; a CPU's tensor is not copied."""
     if tensor.device.type == "cpu":
         return tensor.numpy()
     return torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True).copy_(tensor, non_blocking=True).numpy()
@@ -201,7 +220,7 @@ def choose_device(name: str) -> torch.device:
     """The torch device of a `PredictConfig.device` setting.
 
     Raises:
-        ConfigError: `cuda` was asked for and there is none.
+        ConfigError: `cuda` was asked for, and there is no such device.
     """
     if name == "cuda" and not torch.cuda.is_available():
         raise ConfigError("device is cuda, but torch sees no GPU here; use `--device auto` or `--device cpu`")

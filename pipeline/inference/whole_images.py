@@ -18,7 +18,17 @@ from pipeline.models.members import Member
 
 
 class WholeImages:
-    """A network that sees an image at once, on one device; several threads may call `predict`."""
+    """A network that sees a whole image at once, on one device; several threads may call `predict`.
+
+    Args:
+        member: the network.
+        config: device and precision; the rest concerns proposals.
+        label_threshold: as for `keep_labels`, 0..1.
+        log_probabilities: whether predictions hold logarithms too.
+
+    Raises:
+        ConfigError: `device` is `cuda` and there is none.
+    """
 
     def __init__(
         self, member: Member, config: PredictConfig, label_threshold: float, *, log_probabilities: bool = False
@@ -34,7 +44,7 @@ class WholeImages:
 
         Args:
             images: RGB uint8 `[H, W, 3]`.
-            boxes: of each image; they are not looked at.
+            boxes: not used.
         """
         del boxes
         with self._turn:
@@ -44,7 +54,7 @@ class WholeImages:
     def scores(self, image_HW3: Image) -> Tensor:
         """Logarithms of the probabilities relative to chance, 1/C, float32 `[C, H, W]` on the device.
 
-        Their softmax is the network's; above 0 is a class that is more likely than chance, as `prune` needs it.
+        Their softmax equals the network's. A class that is more likely than chance is above 0, as `prune` needs it.
         """
         image_3HW = torch.from_numpy(np.array(image_HW3)).to(self.device).permute(2, 0, 1)
         return self._member.scores(image_3HW).log_softmax(dim=0) + math.log(self.num_classes)
