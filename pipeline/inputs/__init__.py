@@ -1,1 +1,1 @@
-"""What is to be segmented: manifests and S3 Inventories."""
+"""The images to segment: manifests, and S3 Inventories."""

@@ -1,7 +1,7 @@
 """S3 Inventory: the list of a bucket's objects that S3 itself writes every day or week.
 
-A `manifest.json` names data files, CSV.gz or Parquet, with a column for the bucket and one for the key. For a bucket of
-many millions of objects it is there already and costs nothing to list.
+A `manifest.json` names data files, CSV.gz or Parquet, with a column for the bucket and one for the key. For a bucket
+with many millions of objects it saves the time and the cost of a listing.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ def is_inventory(uri: str) -> bool:
 
 
 def read_inventory(uri: str) -> Iterator[list[tuple[str, str]]]:
-    """Yield the objects of an inventory, `(bucket, key)`, some thousands at a time; of versions only the latest.
+    """Yield the objects of an inventory, `(bucket, key)`, some thousands at a time; only the latest version of each.
 
     Args:
-        uri: its manifest.json: where S3 wrote it, or a copy with the data files in `../data`, as S3 lays them out.
+        uri: its manifest.json, where S3 wrote it, or a copy that has the data files in `../data`, as S3 lays them out.
 
     Raises:
-        InventoryError: it is no inventory, or one in another format than CSV or Parquet.
+        InventoryError: it is not an inventory, or not in CSV or Parquet.
         OSError: it or one of its data files cannot be read.
     """
     try:
@@ -72,7 +72,7 @@ def _read_csv(data: bytes, columns: list[str]) -> Iterator[pa.RecordBatch]:
     names = [_plain(name) for name in columns]
     wanted = [name for name in names if name in ("bucket", "key", *_LATEST)]
     places = [names.index(name) for name in wanted]
-    try:  # with Python's own modules: the threads of Arrow's CSV reader outlive the process
+    try:  # with Python's own modules: threads of Arrow's CSV reader still run when the process ends
         with gzip.open(io.BytesIO(data), "rt", encoding="utf-8", newline="") as stream:
             rows = csv.reader(stream, strict=True)
             while chunk := list(islice(rows, _ROWS)):

@@ -1,13 +1,13 @@
-"""What is to be done: one row an image, with an id that is also the safe, stable name of its outputs.
+"""The manifest: one row per image, with an id that is also the safe, stable name of its outputs.
 
-The id depends on an image's key alone, never on what else is in the input:
+The id depends only on an image's key, never on what else is in the input:
 
 - a folder: the path below it; a pattern: the path below its deepest folder without a wildcard; one file: its name;
-- a manifest: its `image_id` column where it has one; else the `uri` as written if that is relative, and the absolute
-  path or `bucket/key`, without scheme, if not;
+- a manifest: its `image_id` column if it has one; otherwise the `uri` as written if that is relative, and the absolute
+  path or `bucket/key`, without scheme, if it is not;
 - an S3 Inventory: the key, as if its bucket were the folder.
 
-Each segment of that path is then made safe (`safe_id`), which keeps different paths different.
+`safe_id` then makes each segment of that path safe; different paths stay different.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ MANIFEST_SCHEMA = pa.schema([("image_id", pa.string()), ("uri", pa.string())])
 _LARGE = pa.schema([(name, pa.large_string()) for name in MANIFEST_SCHEMA.names])
 _ROWS_A_CHUNK = 100_000
 _HIDDEN_NAMES = (".", "_")
-_SHOWN = 8  # endings in a line
+_SHOWN = 8  # extensions listed in a message
 _HIDDEN = re.compile(r"(?:^|/)[._]")
 _MAX_SEGMENT_BYTES = 180
-_MAX_BYTES = 800  # S3's keys have 1024, an output's folder included
-# Letters of any script are safe. A leading dot is not: it hides files and makes `..`.
+_MAX_BYTES = 800  # S3's keys may have 1024, including the output's folder
+# Letters of any script are safe. A leading dot is not: it hides files, and `..` leaves the folder.
 _UNSAFE = re.compile(r"^\.|[^\w.~+=,@()-]")
 
 
@@ -49,20 +49,21 @@ def build_manifest(input_uri: str, limit: int | None, left_aside: Counter[str] |
 
     Args:
         input_uri: a folder (with all its subfolders), a pattern with `*`, `**` or `?`, one image, the `manifest.json`
-            of an S3 Inventory, or a manifest (`inputs.tables`): a file, or a folder of parts that has its ending or
-            holds nothing but Parquet. Relative uris of a manifest start from the folder that it is in. Below a folder
-            or pattern and in an inventory, names that begin with `.` or `_` are skipped, folders included, and so is
-            what a run of this job wrote.
+            of an S3 Inventory, or a manifest (`inputs.tables`): a file, or a folder of parts whose name ends like one
+            or that holds only Parquet. Relative uris in a manifest start from its folder. Below a folder or pattern
+            and in an inventory, files and folders whose names begin with `.` or `_` are skipped, and so are the
+            outputs of this job.
         limit: keep this many images, the first by id; None keeps all.
-        left_aside: is added to: how many files of a folder, a pattern or an inventory are no input, by ending or other
-            reason.
+        left_aside: counts, by extension or other reason, the files of a folder, a pattern or an inventory that are not
+            images; existing counts are added to.
 
     Returns:
-        Table of `MANIFEST_SCHEMA`, at least one row, sorted by `image_id`, every id once, every uri absolute.
+        Table of `MANIFEST_SCHEMA` with at least one row, sorted by `image_id`; each id occurs once, all uris are
+        absolute.
 
     Raises:
-        ManifestError: there is no such input, it holds no image, it or a folder of it cannot be read, or two images
-            share an id.
+        ManifestError: the input does not exist, holds no image, cannot be read (nor can one of its folders), or two
+            images share an id.
     """
     if limit is not None and limit < 1:
         raise ManifestError(f"limit is {limit}; it must be at least 1")
@@ -92,7 +93,7 @@ def build_manifest(input_uri: str, limit: int | None, left_aside: Counter[str] |
 
 
 def describe(left_aside: Counter[str]) -> str:
-    """Say in one line which files are no input: `7 files of other endings were left aside (.heic 3, ...)`."""
+    """Say in one line which files were skipped: `7 files of other endings were left aside (.heic 3, ...)`."""
     endings = Counter({key: count for key, count in left_aside.items() if key[0] == "." or key == NO_ENDING})
     most = sorted(endings.items(), key=lambda item: (-item[1], item[0]))
     shown = [f"{key} {count}" for key, count in most[:_SHOWN]] + ["..."] * (len(most) > _SHOWN)
@@ -113,7 +114,7 @@ def _batches(uri: str, left_aside: Counter[str]) -> Iterator[pa.RecordBatch]:
 
 
 def _sorted_and_unique(rows: pa.Table, limit: int | None) -> pa.Table:
-    # Large strings: the ids of twenty million images are more than the 2 GB that a plain string array can hold.
+    # Large strings: the ids of twenty million images exceed the 2 GB that a plain string array can hold.
     order = pc.sort_indices(rows, [("image_id", "ascending"), ("uri", "ascending")])
     rows = rows.cast(_LARGE).take(order)
     ids = rows["image_id"]
@@ -132,11 +133,11 @@ def _sorted_and_unique(rows: pa.Table, limit: int | None) -> pa.Table:
 
 
 def safe_id(path: str) -> str:
-    """Make a path a name that is safe below any folder, different for different paths.
+    """Turn a path into a name that is safe below any folder; different paths give different names.
 
-    In each segment a leading dot and every character but letters, digits and `_.~+=,@()-` is percent-encoded, an
-    empty segment becomes `%2F`, and one of more than 180 bytes is cut and ends in `~`, a hash and its extension. Of a
-    name that is then still longer than 800 bytes the first folders become one, `~` and a hash.
+    In each segment, a leading dot and all characters except letters, digits and `_.~+=,@()-` are percent-encoded. An
+    empty segment becomes `%2F`. A segment of more than 180 bytes is cut and ends in `~`, a hash and its extension. If
+    the name is still longer than 800 bytes, its first folders become one, `~` and a hash.
     """
     segments = [_safe_segment(segment) for segment in path.split("/")]
     name = "/".join(segments)
@@ -183,7 +184,7 @@ def _batches_of_inventory(uri: str, left_aside: Counter[str]) -> Iterator[pa.Rec
     for objects in read_inventory(uri):
         images = []
         for bucket, key in objects:
-            if f"/{key}".endswith(f"/{RECORD}"):  # anywhere in the inventory: what it tells of may have come before
+            if f"/{key}".endswith(f"/{RECORD}"):  # may follow the objects of the output that it marks
                 above = f"s3://{bucket}/{key.removesuffix(RECORD)}"
                 outputs += [f"{above}{folder}/" for folder in FOLDERS]
             if (reason := _key_left_aside(key)) is None:
@@ -199,7 +200,7 @@ def _batches_of_inventory(uri: str, left_aside: Counter[str]) -> Iterator[pa.Rec
 
 
 def _key_left_aside(key: str) -> str | None:
-    """Why an object of an inventory is no image, "" of a folder's marker; None if it is one."""
+    """Why an object of an inventory is not an image, "" for a folder's marker; None if it is an image."""
     if key.endswith("/"):
         return ""
     if _HIDDEN.search(key):

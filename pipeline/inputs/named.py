@@ -1,4 +1,4 @@
-"""Files and folders that a user names: a missing one is reported with its option and the nearest that exists."""
+"""Files and folders that a user names: a missing one is reported with its option and the most similar one."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ from pipeline.errors import ConfigError
 from pipeline.storage import listing
 
 SHOWN = 5
-"""Names that a message lists at most."""
+"""Most names in one message."""
 
 
 def check_named(option: str, uri: str | None) -> None:
-    """Make sure that a file or folder is there.
+    """Make sure that a file or folder exists.
 
     Args:
         option: the setting, as on the command line without its dashes.
-        uri: what was given; None passes.
+        uri: its address; None passes.
 
     Raises:
-        ConfigError: it is not there; the message names the option, the absolute address and the nearest one.
-        OSError: the store does not say.
+        ConfigError: it does not exist; the message has the option, the absolute address and the most similar name.
+        OSError: the store gives no answer.
     """
     if uri is not None and not storage.exists(uri):
         raise ConfigError(f"--{option} is {storage.absolute(uri)}, which does not exist; {nearest(uri)}")
 
 
 def nearest(uri: str) -> str:
-    """What is there instead of a missing file: the name most like it, else what its folder holds."""
+    """What exists instead of a missing file: the most similar name, or else what its folder holds."""
     missing, folder = storage.absolute(uri), storage.parent(uri)
     while not storage.exists(folder) and storage.parent(folder) not in (folder, "/", "s3:/"):
         missing, folder = folder, storage.parent(folder)
@@ -45,7 +45,7 @@ def nearest(uri: str) -> str:
 
 
 def _names_in(folder: str) -> list[str]:
-    """Names of files and folders in a folder, sorted; on S3 those of the first objects below it."""
+    """Names of files and folders in a folder, sorted; on S3 only those of the first objects below it."""
     with suppress(OSError):
         if not storage.is_s3(folder):
             return sorted(path.name for path in Path(folder).iterdir() if not path.name.startswith("."))

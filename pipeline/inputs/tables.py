@@ -1,4 +1,4 @@
-"""Manifests as people and programs write them: CSV, TSV, JSON Lines and Parquet, one file or a folder of parts."""
+"""Manifests in common formats: CSV, TSV, JSON Lines and Parquet, one file or a folder of parts."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ class Entries(NamedTuple):
     """Some rows of a manifest."""
 
     where: str
-    """The file they are in."""
+    """The file that they are in."""
     first: int
-    """Number of the first one in it, from 1."""
+    """Number of the first of them in the file, from 1."""
     uris: list[str | None]
     image_ids: list[str | None] | None
     """None if the file has no such column."""
@@ -39,13 +39,13 @@ def read_entries(uri: str) -> Iterator[Entries]:
     """Yield the rows of a manifest, some thousands at a time.
 
     Args:
-        uri: a file with one of `ENDINGS`, or a folder of such files, as Spark and Ray write it: a column `uri` and at
-            most one `image_id`.
+        uri: a file with one of `ENDINGS`, or a folder of such files, as Spark and Ray write them. It has one column
+            `uri` and at most one `image_id`.
 
     Raises:
-        ManifestError: it is not what its ending says, or the columns are not there.
-        OSError: it cannot be read.
-        pa.ArrowException: it is damaged Parquet.
+        ManifestError: the format is not what the extension says, or a column is missing.
+        OSError: the file cannot be read.
+        pa.ArrowException: the Parquet data are damaged.
     """
     for part in _parts(uri):
         data = storage.read_bytes(part)
@@ -109,7 +109,7 @@ def _csv_rows(uri: str, text: str, suffix: str) -> Iterator[list[str | None]]:
     text = re.sub(r"^\s*\n", "", text)  # blank lines above the header
     header = text.partition("\n")[0]
     separator = "\t" if suffix == "tsv" else max(",;\t", key=header.count)
-    blanks = f"{separator} " in header  # who writes them there writes them in all rows
+    blanks = f"{separator} " in header  # a header with spaces after the separators means that all rows have them
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True, skipinitialspace=blanks)
     number = 0
     try:
@@ -133,7 +133,7 @@ def _csv_rows(uri: str, text: str, suffix: str) -> Iterator[list[str | None]]:
 
 
 def _swallowed(row: list[str], uri_column: int, separator: str) -> str | None:
-    """Find a line in a field of several lines that is a row itself: a quote somewhere below closed one from above."""
+    """Find a line in a multi-line field that is itself a row: then a quote was not closed in the row above."""
     for field in row:
         for line in re.split(r"[\r\n]+", field)[1:]:
             cells = line.split(separator)
