@@ -1,1 +1,1 @@
-"""What a network is: its layers, its first weights, and its checkpoints. No Ray here."""
+"""Networks: their layers, initial weights and checkpoints. No Ray here."""

@@ -1,8 +1,9 @@
-"""The freedom that softmax leaves to the scores, and the maximum over proposals does not.
+"""Background's score in the exported network: softmax ignores an offset common to all classes, the maximum does not.
 
-Training sees scores only through a softmax over the classes: any function added to all classes alike changes nothing.
-Aggregation by maximum (equation 1) compares the scores of different windows, where it does. With the scores as training
-leaves them, one window of fifty that is sure of background beats the window that sees the object.
+Training sees scores only through a softmax over the classes, so adding the same function to all classes changes
+nothing. Aggregation by maximum (equation 1) compares scores of different windows, where such an offset does count. With
+the scores as training leaves them, one window out of fifty that is sure of background beats the window that sees the
+object.
 """
 
 from __future__ import annotations
@@ -18,11 +19,11 @@ BACKGROUND = 0
 def hold_back_background(net: DeconvNet, share: float) -> None:
     """Subtract a share of the background's score from the scores of all classes, in the last layer's weights.
 
-    The probabilities of every single window stay as they are.
+    The probabilities of each single window stay the same.
 
     Args:
         net: changed in place.
-        share: 0 changes nothing; at 1 the background's score is 0 everywhere, and the other scores are log-odds
+        share: 0..1. 0 changes nothing; at 1 the background's score is 0 everywhere, and the other scores are log-odds
             against it.
     """
     layer = net.seg_score

@@ -1,4 +1,4 @@
-"""Checkpoints: safetensors whose metadata say by themselves how the network must be built and fed.
+"""Checkpoints: safetensors whose metadata say how to build the network and how to prepare its input.
 
 Nothing is unpickled: a checkpoint is tensors and JSON.
 """
@@ -44,7 +44,7 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class LiteCheckpoint:
-    """The same of a light DeconvNet."""
+    """The same for a light DeconvNet."""
 
     net: LiteDeconvNet
     info: CheckpointInfo
@@ -52,7 +52,13 @@ class LiteCheckpoint:
 
 
 def dump_checkpoint(net: Network, info: CheckpointInfo, dtype: torch.dtype = torch.float32) -> bytes:
-    """The checkpoint file's bytes; `dtype` float16 halves a file that is shipped."""
+    """The bytes of a checkpoint file.
+
+    Args:
+        net: the network.
+        info: its description.
+        dtype: of the tensors in the file; float16 halves it.
+    """
     if net.num_classes != info.num_classes or net.width != info.width:
         raise CheckpointError(
             f"the network has {net.num_classes} classes and width {net.width}, its description "
@@ -68,20 +74,21 @@ def dump_checkpoint(net: Network, info: CheckpointInfo, dtype: torch.dtype = tor
 
 
 def dump_state_dict(net: nn.Module) -> bytes:
-    """A network's state dict as a safetensors file, for a training to start or end with; `load_state_dict` reads it."""
+    """A network's state dict as a safetensors file, for passing on between trainings; `load_state_dict` reads it."""
     data: bytes = safetensors.torch.save({name: t.contiguous() for name, t in net.state_dict().items()})
     return data
 
 
 def load_checkpoint(data: bytes, name: str = "the checkpoint") -> Checkpoint:
-    """Build the network that a checkpoint file describes and fill it.
+    """Build the network that a checkpoint file describes, and load its weights.
 
     Args:
         data: the file's bytes.
         name: what to call the file in error messages.
 
     Raises:
-        CheckpointError: not safetensors, not one of ours, or its tensors do not fit its description.
+        CheckpointError: it is not safetensors or not a checkpoint of this project, or its tensors do not fit its
+            description.
     """
     info = read_info(data, name)
     if info.architecture != "deconvnet":
@@ -94,11 +101,11 @@ def load_checkpoint(data: bytes, name: str = "the checkpoint") -> Checkpoint:
 
 
 def load_for_windows(data: bytes, name: str = "the checkpoint") -> Checkpoint | LiteCheckpoint:
-    """As `load_checkpoint`, for any network that sees windows, a light one too."""
+    """Like `load_checkpoint`, for any network that sees windows, also a light one."""
     info = read_info(data, name)
     if info.architecture != "litedeconvnet":
         return load_checkpoint(data, name)
-    assert info.encoder is not None  # `read_info` sees to it
+    assert info.encoder is not None  # `read_info` checks it
     with torch.device("meta"):
         net = LiteDeconvNet(info.num_classes, info.encoder).eval()
     set_norm_eps(net, info.norm_eps)
@@ -110,7 +117,7 @@ def fill(net: Network, info: CheckpointInfo, data: bytes, name: str) -> None:
     """Put a checkpoint's tensors into the network that its description asks for.
 
     Args:
-        net: on torch's device "meta": random weights that nobody sees would take longer than all the rest.
+        net: on torch's device "meta", since random weights, which are not used, would take longer than all the rest.
         info: the file's description.
         data: the file's bytes.
         name: what to call the file in error messages.
@@ -147,7 +154,7 @@ def load_state_dict(data: bytes, name: str) -> dict[str, Tensor]:
     """Tensors of a foreign weights file: safetensors, or a `.pth` of plain tensors (no pickled code is run).
 
     Raises:
-        CheckpointError: neither of the two, or numbers in it are not finite.
+        CheckpointError: it is neither of the two, or numbers in it are not finite.
     """
     found: Any
     try:

@@ -1,4 +1,4 @@
-"""What a checkpoint file says of itself: read from its first bytes, without torch, which takes seconds to import."""
+"""The description in a checkpoint file: read from its first bytes, without torch, which takes seconds to import."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ METADATA_KEY = "deconvnet-ray"
 
 
 class NoDescriptionError(CheckpointError):
-    """A file that does not say what it is."""
+    """A file without a description of its network."""
 
 
 @dataclass(frozen=True)
 class Preprocessing:
     """How RGB bytes become the network's input: `(value - mean) / std` per channel, in `channels` order.
 
-    The defaults are torchvision's ImageNet values on the 0..255 scale, which its VGG-16 weights want.
+    The defaults are torchvision's ImageNet values on the scale 0..255, which its VGG-16 weights need.
     """
 
     channels: Channels = "RGB"
@@ -43,7 +43,7 @@ class Preprocessing:
     std: tuple[float, float, float] = (58.395, 57.12, 57.375)
 
     def __call__(self, crops_N3HW: Tensor) -> Tensor:
-        """Network input, float32 `[N, 3, H, W]`, of RGB crops with values 0..255 (uint8 or float)."""
+        """Network input, float32 `[N, 3, H, W]`, from RGB crops with values 0..255 (uint8 or float)."""
         if self.channels == "BGR":
             crops_N3HW = crops_N3HW.flip(1)
         mean, std = (_per_channel(values, crops_N3HW.device) for values in (self.mean, self.std))
@@ -52,7 +52,7 @@ class Preprocessing:
 
 @lru_cache(maxsize=64)
 def _per_channel(values: tuple[float, ...], device: torch.device) -> Tensor:
-    """`[1, C, 1, 1]`, kept: to make it on a GPU waits until all that is queued there is done."""
+    """`[1, C, 1, 1]`, cached: making it on a GPU would wait for everything in the GPU's queue."""
     import torch
 
     with torch.inference_mode(mode=False):
@@ -61,7 +61,7 @@ def _per_channel(values: tuple[float, ...], device: torch.device) -> Tensor:
 
 @dataclass(frozen=True)
 class CheckpointInfo:
-    """What a checkpoint says of itself."""
+    """The description of a network in its checkpoint."""
 
     class_names: tuple[str, ...]
     width: float
@@ -70,34 +70,34 @@ class CheckpointInfo:
     """Free text for people: data, recipe, figures."""
     architecture: Architecture = "deconvnet"
     batch_statistics: bool = True
-    """Whether the population statistics of batch normalisation are there. A converted training file of the release has
-    none: one can train on from it, and not segment with it."""
+    """Whether the file has population statistics of batch normalisation. A converted training file of the release has
+    none: training can start from it, but it cannot segment."""
     encoder: EncoderVariant | None = None
-    """Of a `litefcn` or `litedeconvnet`: which EfficientNet."""
+    """For `litefcn` and `litedeconvnet`: which EfficientNet."""
     long_side: int | None = None
-    """Of a `litefcn`: images are resized to this longer side, in pixels."""
+    """For `litefcn`: images are resized to this longer side, in pixels."""
     mirrored_side: int | None = None
-    """Of a `litefcn`: the mirrored image, resized to this longer side, is looked at, too, and the mean of the two
-    probability maps taken. None: one look."""
+    """For `litefcn`: a second pass sees the mirrored image, resized to this longer side, and the two probability maps
+    are averaged. None: one pass."""
     norm_eps: float = 1e-5
     """What batch normalisation adds to variances."""
 
     window_shape: WindowShape = "box"
-    """Of the windows that the network was trained on (`ProposeConfig.window_shape`)."""
+    """Shape of the windows that the network was trained on (`ProposeConfig.window_shape`)."""
 
     @property
     def num_classes(self) -> int:
-        """Classes, background included."""
+        """Number of classes, background included."""
         return len(self.class_names)
 
 
 def fingerprint(data: bytes) -> str:
-    """Short name of a checkpoint file's content, for results and records."""
+    """Short hash of a checkpoint file's content, for results and records."""
     return hashlib.sha256(data).hexdigest()[:16]
 
 
 def joint_fingerprint(fingerprint: str, other: str | None) -> str:
-    """The name of the networks' content that results and records carry; `other`: that of an ensemble's second one."""
+    """The fingerprint in results and records; `other` is that of an ensemble's second network."""
     return fingerprint if other is None else f"{fingerprint}+{other}"
 
 
@@ -171,10 +171,10 @@ def check_network(info: CheckpointInfo, uri: str, *, whole_images: bool) -> None
     Args:
         info: the description.
         uri: what to call the file in error messages.
-        whole_images: whether it is to see whole images, not proposals.
+        whole_images: whether it will see whole images, not proposals.
 
     Raises:
-        CheckpointError: it is not made for that, or lacks batch normalisation's statistics.
+        CheckpointError: it is made for the other kind of input, or lacks batch normalisation's statistics.
     """
     if (info.architecture in WHOLE_IMAGES) != whole_images:
         advice = (
@@ -195,11 +195,11 @@ def shape_for(info: CheckpointInfo, asked: AskedShape, uri: str) -> WindowShape:
 
     Args:
         info: the network's description.
-        asked: the setting; `auto` for whatever fits.
+        asked: the setting; `auto` accepts any.
         uri: what to call the file in the error message.
 
     Raises:
-        CheckpointError: another one is asked for.
+        CheckpointError: the setting asks for another shape.
     """
     if asked not in {"auto", info.window_shape}:
         raise CheckpointError(

@@ -1,8 +1,8 @@
 """DeconvNet: a VGG-16 encoder and its mirrored deconvolution decoder (Noh et al. 2015, section 3, figure 2).
 
 Letters in tensor names: N crops, C channels, H and W pixels. The network maps float crops `[N, 3, 224, 224]`
-to float score maps `[N, num_classes, 224, 224]` (before any softmax). What the pixel values mean is said by
-the checkpoint (`pipeline.models.checkpoint.Preprocessing`), not here.
+to float score maps `[N, num_classes, 224, 224]` (before any softmax). The checkpoint, not the network, defines what
+the pixel values mean (`pipeline.models.checkpoint_header.Preprocessing`).
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from collections.abc import Callable
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-# Output channels of the layers of each block at width 1, under the paper's numbers. A pooling layer follows
-# every encoder block; an unpooling layer with that pooling's switches precedes the decoder block of the same number.
+# Output channels of each block's layers at width 1, by the paper's block numbers. A pooling layer follows every
+# encoder block; an unpooling layer with that pooling's switches precedes the decoder block of the same number.
 ENCODER = {1: (64, 64), 2: (128, 128), 3: (256, 256, 256), 4: (512, 512, 512), 5: (512, 512, 512)}
 DECODER = {5: (512, 512, 512), 4: (512, 512, 256), 3: (256, 256, 128), 2: (128, 64), 1: (64, 64)}
 FC_CHANNELS = 4096
@@ -28,7 +28,7 @@ def scaled(channels: int, width: float) -> int:
 
 
 def pool(x_NCHW: Tensor) -> tuple[Tensor, Tensor]:
-    """2x2 max-pooling, stride 2, that remembers where each maximum stood (section 3.2.1).
+    """2x2 max-pooling, stride 2, that remembers where each maximum was (section 3.2.1).
 
     Returns the pooled map and its switches, both `[N, C, H/2, W/2]`; a switch is an int64 index into the
     flattened H*W plane, the first maximum on ties.

@@ -1,6 +1,6 @@
-"""A small network that finds the outlines of things, for EdgeBoxes.
+"""A small network that finds the outlines of objects, for EdgeBoxes.
 
-It trains here and runs on any device; workers that propose use `proposals.detectors.learned`, the same in numpy.
+This is the form for training; workers that propose run the same network in numpy (`proposals.detectors.learned`).
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Down(nn.Sequential):
 
 
 class EdgeNet(nn.Module):
-    """Two layers at each of four resolutions and one at each on the way back, joined by sums (a light U-Net)."""
+    """Two layers at each of four resolutions and one at each on the way back up, joined by sums (a light U-Net)."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -53,7 +53,7 @@ class EdgeNet(nn.Module):
             x_N12HW: float `[N, 12, H/2, W/2]`, H and W multiples of 16, as `learned.network_input` makes it.
 
         Returns:
-            float `[N, H, W]`; its sigmoid is about the share of people who would draw an outline there.
+            float `[N, H, W]`; its sigmoid is about the share of people who would draw an outline at a pixel.
         """
         x, skips = x_N12HW, []
         for level, down in enumerate(self.down):
@@ -66,7 +66,7 @@ class EdgeNet(nn.Module):
 
 
 def fold(net: EdgeNet) -> EdgeNet:
-    """A copy in evaluation mode with batch normalisation folded into the convolutions; the same maps."""
+    """A copy in evaluation mode with batch normalisation folded into the convolutions; it gives the same maps."""
     folded = copy.deepcopy(net).eval()
     for module in list(folded.modules()):
         if isinstance(module, Layer):
@@ -76,12 +76,12 @@ def fold(net: EdgeNet) -> EdgeNet:
 
 
 def tensors(net: EdgeNet) -> dict[str, Tensor]:
-    """The folded network's weights under the names that `learned` and `load` know."""
+    """The folded network's weights under the names that `learned` and `load` expect."""
     return {name.replace(".conv.", "."): t.contiguous() for name, t in fold(net).state_dict().items()}
 
 
 def load(weights: dict[str, Tensor]) -> EdgeNet:
-    """The folded network of such weights, in evaluation mode."""
+    """The folded network with weights from `tensors`, in evaluation mode."""
     net = fold(EdgeNet())
     state = net.state_dict()
     net.load_state_dict({name: weights[name.replace(".conv.", ".")].float() for name in state})

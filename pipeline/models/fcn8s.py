@@ -1,7 +1,7 @@
 """FCN-8s on VGG-16 (Long, Shelhamer and Darrell, CVPR 2015): the other half of the paper's ensemble.
 
 It sees the whole image at once. The first convolution pads by 100 pixels so that small images survive five poolings;
-the crops undo that and keep the three streams in register.
+the crops undo that and keep the three streams aligned.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from pipeline.models.deconvnet import ENCODER, FC_CHANNELS, FC_KERNEL, scaled
 
 PADDING = 100
 CROP_POOL4, CROP_POOL3, CROP_SCORE = 5, 9, 31
-"""Where each map starts in the one it is added to, or the image in the last map, in its own pixels."""
+"""Where each map starts in the map that it is added to, and the image in the last map, in pixels of that map."""
 CANVAS = 500
-"""The DeconvNet release places an image at the top left of so many pixels of zeros, its FCN-8s having a fixed input."""
+"""Side, in pixels, of the DeconvNet release's input to FCN-8s: zeros, with the image at the top left."""
 
 
 class FCN8s(nn.Module):
@@ -69,6 +69,12 @@ class FCN8s(nn.Module):
 
 
 def cropped(x_NCHW: Tensor, offset: int, like_NCHW: Tensor) -> Tensor:
-    """The part of a map that starts at `offset` in both directions and has another map's size."""
+    """The part of a map that has another map's size.
+
+    Args:
+        x_NCHW: the map.
+        offset: where the part starts in both directions, in pixels.
+        like_NCHW: the map whose height and width the part gets.
+    """
     height, width = like_NCHW.shape[2:]
     return x_NCHW[:, :, offset : offset + height, offset : offset + width]

@@ -1,4 +1,4 @@
-"""Starting weights: VGG-16 in the encoder, a Gaussian in the decoder (paper section 6; release)."""
+"""Initial weights: VGG-16 in the encoder, a Gaussian in the decoder (paper section 6; release)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pipeline.errors import CheckpointError
 from pipeline.models.deconvnet import ENCODER, DeconvNet, Layer
 
 DECODER_STD = 0.01
-BN_SHIFT = 0.001  # the release's batch normalisation starts from scale 1 and this shift
+BN_SHIFT = 0.001  # the release's batch normalisation starts with scale 1 and this shift
 
 
 def initialise(net: DeconvNet, seed: int) -> None:
@@ -58,7 +58,7 @@ def load_vgg16(net: DeconvNet, state: Mapping[str, Tensor]) -> None:
             _copy(layer.conv, state, f"features.{convs[position]}", ("weight", "bias"))
             if norms:
                 _copy(layer.bn, state, f"features.{norms[position]}", ("weight", "bias", "running_mean", "running_var"))
-        # Fully connected layers are convolutions here: fc6 looks at the whole 7x7 map, fc7 at one place.
+        # Fully connected layers are convolutions here: fc6 sees the whole 7x7 map, fc7 one place.
         _copy(net.fc6.conv, state, "classifier.0", ("weight", "bias"))
         _copy(net.fc7.conv, state, "classifier.3", ("weight", "bias"))
 

@@ -1,10 +1,11 @@
 """The paper's network on a light FCN's encoder: a mirrored decoder that unpools by the encoder's switches.
 
-What is the paper's: windows of 224 pixels, maps of 7x7 that pass through one place and back (`fc6`, `fc7`,
-`fc6_deconv`), unpooling, deconvolutions, batch normalisation in every layer. What is not: the encoder is an
-EfficientNet-Lite trained in an FCN, with that FCN's context; its strided layers are no pooling, so the switches are
-those that pooling the maps in front of them would have; at 7x7 a lateral leads past the one place; scores have half of
-the window's resolution.
+As in the paper: windows of 224 pixels, 7x7 maps that are reduced to one place and expanded again (`fc6`, `fc7`,
+`fc6_deconv`), unpooling, deconvolutions, batch normalisation in every layer.
+
+Different from the paper: the encoder is an EfficientNet-Lite trained in an FCN, with that FCN's context; it has
+strided layers instead of pooling, so the switches are those of pooling the maps in front of those layers; at 7x7 a
+lateral connection bypasses the one place; scores have half of the window's resolution.
 """
 
 from __future__ import annotations
@@ -20,17 +21,17 @@ from pipeline.models.efficientnet import SCALES, STRIDE, Encoder, fold
 from pipeline.models.litefcn import CONTEXT, Context, features
 
 DEEPEST = 256
-"""Channels of the strided layer behind the context, at 7x7."""
+"""Channels of the strided layer after the context, at 7x7."""
 FC_CHANNELS = 256
 BLOCKS = {16: (128, 128, 96), 8: (96, 96, 48), 4: (48, 48, 24), 2: (24, 24, 24)}
-"""Stride: channels that are unpooled to it, and those that its deconvolutions give."""
+"""By stride: channels that are unpooled to it, and channels that its deconvolutions give."""
 
 
 def switches_of(map_NCHW: Tensor, channels: int) -> Tensor:
-    """Where the maximum of each 2x2 cell stands, for the channels of a decoder: `[N, channels, H/2, W/2]`.
+    """Where the maximum of each 2x2 cell is, for the channels of a decoder: `[N, channels, H/2, W/2]`.
 
-    int64 indices into the flattened H*W plane, the first maximum on ties. Where the decoder has more channels than the
-    map, the map's are taken again from the first.
+    int64 indices into the flattened H*W plane, the first maximum on ties. If the decoder has more channels than the
+    map, the map's channels are repeated from the first.
     """
     places_NCHW = F.max_pool2d(map_NCHW, 2, 2, return_indices=True)[1]
     times = -(-channels // places_NCHW.shape[1])
@@ -38,7 +39,7 @@ def switches_of(map_NCHW: Tensor, channels: int) -> Tensor:
 
 
 class Decoder(nn.Module):
-    """From an FCN's maps to scores: down to one place and back, then up by the switches of the maps."""
+    """From an FCN's maps to scores: down to one place and back to 7x7, then up with the switches of the maps."""
 
     def __init__(self, num_classes: int) -> None:
         super().__init__()
@@ -57,7 +58,7 @@ class Decoder(nn.Module):
         self.seg_score = nn.Conv2d(last, num_classes, 1)
 
     def forward(self, maps: dict[int, Tensor]) -> Tensor:
-        """Scores before softmax, `[N, num_classes, 112, 112]`, from `features` of windows of 224 pixels."""
+        """Scores before softmax, `[N, num_classes, 112, 112]`, from the `features` of windows of 224 pixels."""
         near = self.lateral(self.deepest(maps[STRIDE]))
         x = near + self.fc6_deconv(self.fc7(self.fc6(near)))
         for stride, layers in self.blocks.items():
@@ -86,16 +87,16 @@ class LiteDeconvNet(nn.Module):
         self.decoder = Decoder(num_classes)
 
     def forward(self, x_N3HW: Tensor) -> Tensor:
-        """Scores before softmax at half of the resolution, `[N, num_classes, 112, 112]`, of `[N, 3, 224, 224]`."""
+        """Scores before softmax at half the resolution, `[N, num_classes, 112, 112]`, of windows `[N, 3, 224, 224]`."""
         scores_NCHW: Tensor = self.decoder(features(x_N3HW, self.encoder, self.context))
         return scores_NCHW
 
 
 def initialise(decoder: Decoder) -> None:
-    """Random weights, in place, so that the variance of maps stays; the paper's Gaussian of 0.01 needs its schedule."""
+    """Random weights, in place, that keep the variance of maps; the paper's Gaussian of 0.01 needs its schedule."""
     for module in decoder.modules():
         if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
-            # A transposed 7x7 makes each pixel from one place, not from 49.
+            # A transposed 7x7 convolution makes each pixel from one place, not from 49.
             one_place = isinstance(module, nn.ConvTranspose2d) and not isinstance(module, Deconv3x3)
             fan_in = module.in_channels * (1 if one_place else module.kernel_size[0] ** 2)
             nn.init.normal_(module.weight, std=(2 / fan_in) ** 0.5)

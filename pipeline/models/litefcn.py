@@ -1,7 +1,7 @@
 """A light fully convolutional network on EfficientNet-Lite: the whole image in, score maps out.
 
-The head is DeepLab's idea at a tenth of the cost: context from two dilated filters and the mean of the image at stride
-16, then refined with the encoder's maps of stride 8 and 4.
+The head is DeepLab's idea at a tenth of the cost: context at stride 16 from two dilated filters and the mean of the
+image, which is then refined with the encoder's maps of stride 8 and 4.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from pipeline.models.efficientnet import SCALES, STRIDE, ConvBN, Encoder, fold
 CONTEXT = 192
 """Channels of the head at stride 16."""
 REFINED = {8: (48, 128), 4: (32, 96)}
-"""Stride: channels of the encoder's map as it is joined, and of what comes out."""
+"""By stride: channels to which the encoder's map is reduced before it is joined, and output channels."""
 RATES = (3, 6)
-"""Dilations of the filters that look around at stride 16."""
+"""Dilations of the context's filters at stride 16."""
 
 
 class Context(nn.Module):
-    """The deepest maps, what lies around each place, and the mean of the whole image, mixed."""
+    """Mixes the deepest maps with the surroundings of each place and the mean of the whole image."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -42,7 +42,14 @@ class Context(nn.Module):
 
 
 class Refine(nn.Module):
-    """Maps of twice the resolution: the coarse ones enlarged, the encoder's joined, both filtered."""
+    """Maps of twice the resolution: the coarse ones enlarged and joined with the encoder's, both filtered.
+
+    Args:
+        coarse: channels of the coarse maps.
+        skip: channels of the encoder's map.
+        joined: channels to which the encoder's map is reduced.
+        out: channels of the result.
+    """
 
     def __init__(self, coarse: int, skip: int, joined: int, out: int) -> None:
         super().__init__()
@@ -51,14 +58,20 @@ class Refine(nn.Module):
         self.mix = ConvBN(coarse + joined, out)
 
     def forward(self, coarse_NCHW: Tensor, skip_NCHW: Tensor) -> Tensor:
-        """`[N, out, H, W]` of the skip's size."""
+        """`[N, out, H, W]`, at the skip's size."""
         enlarged = F.interpolate(coarse_NCHW, skip_NCHW.shape[2:], mode="bilinear", align_corners=False)
         refined_NCHW: Tensor = self.mix(self.filter(torch.cat([enlarged, self.skip(skip_NCHW)], dim=1)))
         return refined_NCHW
 
 
 def features(x_N3HW: Tensor, encoder: Encoder, context: Context) -> dict[int, Tensor]:
-    """The maps that both light networks start from: the encoder's of stride 2, 4 and 8, and the context at 16."""
+    """The maps that both light networks start from, by stride: the encoder's at 2, 4 and 8, the context at 16.
+
+    Args:
+        x_N3HW: network input, float.
+        encoder: its EfficientNet.
+        context: what mixes the maps of stride 16.
+    """
     maps: dict[int, Tensor] = encoder(x_N3HW)
     return maps | {STRIDE: context(maps[STRIDE])}
 
@@ -101,12 +114,12 @@ def folded(num_classes: int, variant: EncoderVariant) -> LiteFCN:
 
 
 def fed_size(height: int, width: int, long_side: int) -> tuple[int, int]:
-    """Height and width that the network sees of an image: scaled to a longer side, each a multiple of the stride.
+    """Height and width at which the network sees an image: scaled to a longer side, each a multiple of the stride.
 
     Args:
-        height: of the image.
-        width: of the image.
-        long_side: in pixels.
+        height: the image's, in pixels.
+        width: the image's, in pixels.
+        long_side: the longer side to scale to, in pixels.
     """
     scale = long_side / max(height, width)
     fed_height, fed_width = (max(1, round(side * scale / STRIDE)) * STRIDE for side in (height, width))

@@ -20,9 +20,9 @@ from pipeline.models.litefcn import LiteFCN, fed_size, folded
 SHORT_SIDE = 520
 """torchvision's segmentation networks were evaluated on images resized to this shorter side (its `transforms`)."""
 LONG_SIDE = 2 * SHORT_SIDE
-"""Longer sides are not made for them: a panorama must not fill the memory. Ours."""
+"""Limit of the longer side for them, so that a panorama does not fill the memory; not torchvision's."""
 LAST_LAYER = "classifier.4.weight"
-"""In each of torchvision's heads, the convolution to the classes."""
+"""The convolution to the classes in each of torchvision's heads."""
 
 
 @dataclass(frozen=True)
@@ -36,12 +36,12 @@ class Member:
     class_names: tuple[str, ...] | None = None
     """None: the file does not say; torchvision's own files have VOC's 21 in VOC's order."""
     size: Callable[[int, int], tuple[int, int]] | None = None
-    """The height and width that an image of a height and width is resized to first; the scores are resized back."""
+    """From an image's height and width to those that it is first resized to; the scores are resized back."""
     mirrored_size: Callable[[int, int], tuple[int, int]] | None = None
-    """The same of a second look, at the mirrored image. None: there is none."""
+    """The same for a second pass, over the mirrored image. None: one pass."""
 
     def to(self, device: torch.device, dtype: torch.dtype) -> Member:
-        """The same on a device, the network's weights in a precision and in the layout that is fastest there."""
+        """The same member on a device, its weights in a precision and in the layout that is fastest there."""
         self.net.to(device, dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
         return self
 
@@ -49,7 +49,7 @@ class Member:
     def scores(self, image_3HW: Tensor) -> Tensor:
         """Score maps before softmax, float32 `[C, H, W]`, of an RGB uint8 image on the network's device.
 
-        Of two looks: logarithms of the mean probability relative to chance, as those of `inference.ensemble.combine`.
+        With two passes: logarithms of the mean probability relative to chance, as in `inference.ensemble.combine`.
         """
         scores_CHW = self._look(image_3HW, self.size)
         if self.mirrored_size is None:
@@ -74,7 +74,13 @@ class Member:
 
 
 def resized(height: int, width: int, short_side: int) -> tuple[int, int]:
-    """Height and width of an image scaled to a shorter side, or as far as `LONG_SIDE` allows; at least 1 pixel."""
+    """Height and width of an image scaled to a shorter side, or as far as `LONG_SIDE` allows; at least 1 each.
+
+    Args:
+        height: the image's, in pixels.
+        width: the image's, in pixels.
+        short_side: the shorter side to scale to, in pixels.
+    """
     scale = min(short_side / min(height, width), LONG_SIDE / max(height, width))
     return max(1, round(height * scale)), max(1, round(width * scale))
 
@@ -86,10 +92,10 @@ def load_member(data: bytes, name: str, kind: FcnKind = "auto") -> Member:
         data: a file of jobs/convert_weights.py (FCN-8s) or of jobs/train_fcn.py, or a state dict of torchvision's,
             `.pth` or safetensors.
         name: what to call the file in error messages.
-        kind: `auto`: the file's own description says it; a state dict of torchvision's has none.
+        kind: what the file holds; `auto`: as its description says, which a state dict of torchvision's does not have.
 
     Raises:
-        CheckpointError: the file is of neither sort, or not of this kind.
+        CheckpointError: the file is none of these, or not of the given kind.
     """
     if kind in {"auto", *WHOLE_IMAGES}:
         return _load_ours(data, name, kind)
@@ -131,7 +137,7 @@ def _load_ours(data: bytes, name: str, kind: FcnKind) -> Member:
         if info.architecture == "fcn8s":
             net = FCN8s(info.num_classes, info.width).eval()
         else:
-            assert info.encoder is not None and info.long_side is not None  # noqa: PT018  (`read_info` sees to it)
+            assert info.encoder is not None and info.long_side is not None  # noqa: PT018  (`read_info` checks it)
             net, size = folded(info.num_classes, info.encoder), partial(fed_size, long_side=info.long_side)
             if info.mirrored_side is not None:
                 mirrored_size = partial(fed_size, long_side=info.mirrored_side)
