@@ -6,12 +6,14 @@ are the same job, read from the same class of settings; the first takes its subj
 
 from __future__ import annotations
 
+import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass, replace
 from inspect import getdoc
 from typing import Any, get_type_hints
 
+from jobs import settings_file
 from pipeline import config as settings
 from pipeline.checkpoints.bundled import BUNDLED
 from pipeline.config.edges import TrainEdgesConfig
@@ -20,6 +22,9 @@ from pipeline.config.fcn import TrainFcnConfig
 from pipeline.config.lite import TrainLiteConfig
 from pipeline.config.recipes import Recipe, first_look
 
+FILE_OPTIONS = """\
+--config FILE reads settings from a YAML or JSON file, a run's run/config.json for instance; the command line wins.
+--print-config prints all settings as such a file and does nothing else."""
 EXIT_CODES = "Exit codes: 0 done, 2 wrong arguments, 3 stopped (the same command goes on), 4 failed, 5 no cluster."
 
 
@@ -132,7 +137,7 @@ COMMANDS = (SEGMENT, EVALUATE, BUILD, TRAIN, TRAIN_FCN, TRAIN_LITE, CONVERT, INS
 
 
 def parse(command: Command, arguments: Sequence[str] | None = None, console: bool = False) -> Any:
-    """The settings: those of the recipe, and over them what was given.
+    """The settings: those of the recipe, over them those of `--config`, and over both what was given.
 
     Args:
         command: the job.
@@ -140,22 +145,36 @@ def parse(command: Command, arguments: Sequence[str] | None = None, console: boo
         console: whether the subject comes without its option's name.
 
     Raises:
-        SystemExit: with 0 after the help, with 2 where something is wrong; what it is was printed.
+        SystemExit: with 0 after the help or the settings, with 2 where something is wrong; what it is was printed.
+        ConfigError: the file of settings cannot be used.
     """
     import tyro
 
-    given = list(sys.argv[1:] if arguments is None else arguments)
+    file, printed, given = _file_options(sys.argv[1:] if arguments is None else arguments)
     help_asked = next((word for word in given if word in ("-h", "--help", "--help-all")), None)
-    return tyro.cli(
+    config = tyro.cli(
         command.config,
         args=given if help_asked is None else ["--help"],
         prog=f"deconvnet {command.name}" if console else f"jobs/{command.module}.py",
         description=_description(command, console, all_shown=help_asked == "--help-all"),
-        default=_start(command, given),
+        default=_start(command, given, file),
         config=(tyro.conf.OmitArgPrefixes, tyro.conf.PositionalMetavarFromFieldName)
         + ((tyro.conf.FlagCreatePairsOff, tyro.conf.DisallowNone) if help_asked else ()),
         registry=_view(command, console, short=help_asked in ("-h", "--help")),
     )
+    if printed:
+        print(settings_file.as_yaml(config), end="")
+        raise SystemExit(0)
+    return config
+
+
+def _file_options(given: Sequence[str]) -> tuple[str | None, bool, list[str]]:
+    """The file of `--config`, whether there is `--print-config`, and what is left: the settings."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--config")
+    parser.add_argument("--print-config", action="store_true")
+    found, rest = parser.parse_known_args(given)
+    return found.config, found.print_config, rest
 
 
 def _description(command: Command, console: bool, *, all_shown: bool) -> str:
@@ -167,7 +186,7 @@ def _description(command: Command, console: bool, *, all_shown: bool) -> str:
     shown = set(command.first) | {one.name for one in fields(command.config) if _needed(one)}
     more = len(_names(command.config) - shown)
     rest = f"\n\n{more} more settings: --help-all" if more and not all_shown else ""
-    return f"{getdoc(command.config)}\n\n    {call} --{options}\n\n{EXIT_CODES}{rest}"
+    return f"{getdoc(command.config)}\n\n    {call} --{options}\n\n{FILE_OPTIONS}\n\n{EXIT_CODES}{rest}"
 
 
 def _needed(one: Any) -> bool:
@@ -182,24 +201,24 @@ def _names(config: type[Any]) -> set[str]:
     return names
 
 
-def _recipe_name(command: Command, given: Sequence[str]) -> str | None:
+def _recipe_name(command: Command, given: Sequence[str], values: Mapping[str, Any]) -> str | None:
     """The recipe that was given, known or not; else the one that the bundled checkpoint is made for."""
     if not command.recipes:
         return None
-    bundled = BUNDLED.get(first_look(given, "weights", getattr(command.config, "weights", "")))
-    return first_look(given, "recipe", bundled.recipe if bundled else command.config.recipe)
+    weights = str(values.get("weights", getattr(command.config, "weights", "")))
+    bundled = BUNDLED.get(first_look(given, "weights", weights))
+    return first_look(given, "recipe", str(values.get("recipe", bundled.recipe if bundled else command.config.recipe)))
 
 
-def _start(command: Command, given: Sequence[str]) -> Any:
-    """What the settings start from: the recipe's, with what must be given missing; None without recipes."""
+def _start(command: Command, given: Sequence[str], file: str | None) -> Any:
+    """What the settings start from: the recipe's and over them the file's, with what must be given missing."""
     import tyro
 
-    name = _recipe_name(command, given)
-    if name is None:
-        return None
-    start = command.config(**{one.name: tyro.MISSING for one in fields(command.config) if _needed(one)})
-    recipe = command.recipes.get(name)  # tyro says which names there are
-    return start if recipe is None else recipe(start)
+    values = {} if file is None else settings_file.read_settings(file)
+    start = settings_file.unchecked(command.config, {}, otherwise=tyro.MISSING)
+    recipe = command.recipes.get(_recipe_name(command, given, values) or "")  # tyro says which names there are
+    start = start if recipe is None else recipe(start)
+    return start if file is None else settings_file.with_settings(start, values, file)
 
 
 def _view(command: Command, console: bool, *, short: bool) -> Any:

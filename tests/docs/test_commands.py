@@ -55,10 +55,15 @@ def test_every_command_is_understood(page: Path):
         if found := CONSOLE.search(line):
             name, *words = shlex.split(found["words"], comments=True)
             command = next(one for one in COMMANDS if one.name == name)
-            parse(command, words, console=True)
+            parse(command, without_files(words), console=True)
         elif found := SCRIPT.search(line):
             command = next(one for one in COMMANDS if one.module == found["module"])
-            parse(command, shlex.split(found["words"], comments=True))
+            parse(command, without_files(shlex.split(found["words"], comments=True)))
+
+
+def without_files(words: list[str]) -> list[str]:
+    """The words of a command but `--config FILE`: the files that pages name are made by commands before them."""
+    return words if "--config" not in words else words[: words.index("--config")] + words[words.index("--config") + 2 :]
 
 
 def test_the_pages_have_commands():

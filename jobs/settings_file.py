@@ -1,0 +1,125 @@
+"""Settings from a file: what a recipe is in code, a YAML or JSON file is for people.
+
+`--config FILE` fills in what the file names, over the recipe; what the command line says wins over both. Its keys are
+the settings' names, in groups as in a run's own `run/config.json`, which works as it is, or without groups.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import MISSING, asdict, fields, is_dataclass
+from typing import Any, get_type_hints
+
+from pipeline.errors import ConfigError
+
+
+def read_settings(uri: str) -> dict[str, Any]:
+    """The values of a file by the settings' names.
+
+    Args:
+        uri: a YAML or JSON file, local or s3://; of a run's record, the part `settings` counts.
+
+    Raises:
+        ConfigError: it is no such file, or names a setting twice.
+        OSError: it cannot be read.
+    """
+    import yaml  # type: ignore[import-untyped]
+
+    from pipeline import storage
+    from pipeline.inputs.named import check_named
+
+    check_named("config", uri)
+    try:
+        content = yaml.safe_load(storage.read_bytes(uri))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"--config {uri} is neither YAML nor JSON: {' '.join(str(error).split())}") from error
+    if isinstance(content, Mapping) and {"identity", "settings"} <= set(content):
+        content = content["settings"]
+    if not isinstance(content, Mapping):
+        raise ConfigError(f"--config {uri} holds no settings; it should have lines such as `proposals: 50`")
+    return _without_groups(content, uri)
+
+
+def _without_groups(content: Mapping[Any, Any], uri: str) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in content.items():
+        inner = _without_groups(value, uri) if isinstance(value, Mapping) else {str(key).replace("-", "_"): value}
+        if twice := found.keys() & inner.keys():
+            raise ConfigError(f"--config {uri} has {_option(min(twice))} twice")
+        found |= inner
+    return found
+
+
+def unchecked(config: type[Any], values: Mapping[str, Any], otherwise: Any = None) -> Any:
+    """Settings that are not checked yet: the command line may still complete them.
+
+    Args:
+        config: the class.
+        values: by name.
+        otherwise: what settings get that have neither a value nor a default.
+    """
+    made = object.__new__(config)
+    for one in fields(config):
+        default = one.default_factory() if one.default_factory is not MISSING else one.default
+        value = values.get(one.name, otherwise if default is MISSING else default)
+        object.__setattr__(made, one.name, value)
+    return made
+
+
+def with_settings(config: Any, values: Mapping[str, Any], uri: str) -> Any:
+    """The settings, those that a file names replaced; what needs two of them together is not checked yet.
+
+    Args:
+        config: an instance of a command's class of settings, whose parts may be such classes.
+        values: as `read_settings` gives them.
+        uri: the file's name, for messages.
+
+    Raises:
+        ConfigError: there is no setting of a name, or a value is of the wrong type.
+    """
+    known = _known(type(config))
+    for name in values:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, 1)
+            hint = f"; did you mean {_option(near[0])}?" if near else ""
+            raise ConfigError(f"--config {uri}: there is no setting {_option(name)}{hint}")
+    return _filled(config, values, uri)
+
+
+def _filled(config: Any, values: Mapping[str, Any], uri: str) -> Any:
+    changes: dict[str, Any] = {}
+    for name, kind in get_type_hints(type(config)).items():
+        if is_dataclass(kind):
+            changes[name] = _filled(getattr(config, name), values, uri)
+        elif name in values:
+            changes[name] = _typed(kind, values[name], f"--config {uri}: {_option(name)}")
+    return unchecked(type(config), vars(config) | changes)
+
+
+def _typed(kind: Any, value: Any, where: str) -> Any:
+    from pydantic import TypeAdapter, ValidationError
+
+    try:
+        return TypeAdapter(kind).validate_python(value)
+    except ValidationError as error:
+        raise ConfigError(f"{where} is {value!r}: {error.errors()[0]['msg']}") from error
+
+
+def _known(config: type[Any]) -> list[str]:
+    """Every setting's name, those of the parts included."""
+    names: list[str] = []
+    for name, kind in get_type_hints(config).items():
+        names += _known(kind) if is_dataclass(kind) and isinstance(kind, type) else [name]
+    return names
+
+
+def as_yaml(config: Any) -> str:
+    """All settings in the form that `--config` reads."""
+    import yaml
+
+    return str(yaml.safe_dump(asdict(config), sort_keys=False, allow_unicode=True))
+
+
+def _option(name: str) -> str:
+    return name.replace("_", "-")
