@@ -62,7 +62,7 @@ def build_manifest(input_uri: str, limit: int | None, left_aside: Counter[str] |
         absolute.
 
     Raises:
-        ManifestError: the input does not exist, holds no image, cannot be read (nor can one of its folders), or two
+        ManifestError: the input does not exist or holds no image, it or one of its folders cannot be read, or two
             images share an id.
     """
     if limit is not None and limit < 1:

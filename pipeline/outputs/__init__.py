@@ -1,1 +1,1 @@
-"""What a run leaves behind: results, errors, masks, and the lease that says who may write."""
+"""The output of a run: results, errors, masks, and the lease that says who may write."""

@@ -15,16 +15,16 @@ SAMPLE = 5
 
 @dataclass(frozen=True)
 class Audit:
-    """An output held against the manifest; numbers are images, samples a few of their ids.
+    """An output compared with the manifest: numbers of images, and a few of their ids as samples.
 
     Attributes:
-        total: in the manifest.
-        ok: of those, in the results.
-        failed: of those, only in the errors.
-        skipped: of those, left out by the settings: not in the results, but in the skipped.
-        missing: of those, in none of the three.
-        duplicated: more than once in all three together.
-        unexpected: in the output but not in the manifest.
+        total: images in the manifest.
+        ok: those of them in the results.
+        failed: those only in the errors.
+        skipped: those that the settings leave out: in the skipped images, not in the results.
+        missing: those in none of the three.
+        duplicated: images that are there more than once, in all three together.
+        unexpected: images in the output that are not in the manifest.
         missing_sample: first ids by name; likewise the other samples.
     """
 
@@ -41,19 +41,19 @@ class Audit:
 
     @property
     def complete(self) -> bool:
-        """Whether the output holds each image of the manifest exactly once; others (of a wider input) do no harm."""
+        """Whether the output holds each image of the manifest exactly once; images of a wider input do no harm."""
         return self.missing == self.duplicated == 0
 
 
 def audit(output_uri: str, manifest: pa.Table) -> Audit:
-    """Hold results, errors and skipped images against a manifest.
+    """Compare results, errors and skipped images with a manifest.
 
     Args:
         output_uri: the output folder.
         manifest: a table with a column `image_id`, each id once.
 
     Raises:
-        ResultsError: a file is damaged or foreign.
+        ResultsError: a file is damaged, or not of this project.
     """
     wanted = manifest["image_id"]
     segmented, skipped = ids_in(output_uri, layout.RESULTS), ids_in(output_uri, layout.SKIPPED)

@@ -1,4 +1,4 @@
-"""Whose an output folder is: the settings that began it are in a record, and other settings are refused."""
+"""Which settings an output folder belongs to: it was started with those in its record, and others are refused."""
 
 from __future__ import annotations
 
@@ -24,23 +24,24 @@ def check_folder(
     holds: Collection[str] = (),
     advice: str = ANOTHER,
 ) -> dict[str, Any] | None:
-    """Make sure that a folder is new, or was begun with these settings. Writes nothing.
+    """Make sure that a folder is new, or was started with these settings. Writes nothing.
 
     Args:
         folder: the output.
-        record: path of the JSON file below it that says what began it.
-        settings: of this call, as JSON can hold them (tuples count as lists).
-        below: the key of the record under which the settings are; None: they are all of it.
+        record: path below it of the JSON file with the settings that it was started with.
+        settings: those of this call, as JSON can hold them (tuples count as lists).
+        below: the key of the record under which the settings are; None: they are the whole record.
         neutral: settings that may differ.
-        earlier: settings by name (those of a part as `part.name`) that older records lack, and what they were then.
+        earlier: settings by name (those of a part as `part.name`) that older records lack, and their values then.
         holds: files and folders that only a folder with a record may hold.
-        advice: what the message tells people to do.
+        advice: what the error message tells people to do.
 
     Returns:
         The record; None for a new folder.
 
     Raises:
-        FolderError: it was begun with other settings, holds something without a record, or a damaged record.
+        FolderError: the folder was started with other settings, holds something but no record, or its record is
+            damaged.
     """
     uri = storage.join(folder, record)
     if not storage.exists(uri):
@@ -64,11 +65,11 @@ def read_record(uri: str, needs: Collection[str] = ()) -> dict[str, Any]:
     """Read a JSON file that a job keeps in its output.
 
     Args:
-        uri: it is there.
-        needs: keys that it has if it is one.
+        uri: its address; the file exists.
+        needs: keys that such a record has.
 
     Raises:
-        FolderError: it is damaged, or somebody else's.
+        FolderError: the file is damaged, or not such a record.
     """
     try:
         found: dict[str, Any] = json.loads(storage.read_bytes(uri))

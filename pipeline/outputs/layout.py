@@ -1,4 +1,4 @@
-"""What an output folder looks like from outside: the names of all that the jobs write below it."""
+"""The layout of an output folder: the names of all files and folders that the jobs write below it."""
 
 from __future__ import annotations
 
@@ -10,39 +10,39 @@ RESULTS, ERRORS, SKIPPED, MASKS, PROBABILITIES = "results", "errors", "skipped",
 PANELS, RUN = "panels", "run"
 
 OF_IMAGES = (RESULTS, ERRORS, SKIPPED, MASKS, PROBABILITIES)
-"""What the main job writes of images; `--overwrite` removes it."""
+"""Folders that the main job writes images' results to; `--overwrite` removes them."""
 FOLDERS = (*OF_IMAGES, PANELS, RUN)
-"""What the jobs write."""
+"""All folders that the jobs write."""
 RECORD = f"{RUN}/config.json"
-"""Says whose output it is, and by which a folder is told to be one."""
+"""The settings that the output was started with; a folder that has this file is an output."""
 SUMMARY = f"{RUN}/summary.json"
-"""What came of it, in figures."""
+"""The run's figures."""
 MANIFEST = f"{RUN}/manifest.parquet"
 """All images of the run."""
 REPORT = f"{RUN}/report.html"
-"""The page that shows it to people."""
+"""The run as a page for people."""
 
 
 def is_output(folder: str) -> bool:
-    """Say of a folder's address whether it is one of `FOLDERS` of a run, told by the run's own record beside it.
+    """Say whether a folder is one of `FOLDERS` of a run, which has its record beside them.
 
     Raises:
-        OSError: the store does not say.
+        OSError: the store gives no answer.
     """
     above, _, name = folder.rpartition("/")
     return name in FOLDERS and storage.exists(f"{above}/{RECORD}")
 
 
 def place(folder: str, image_id: str, ending: str) -> str:
-    """The path below an output of what one image gives, `<folder>/<image_id>.<ending>`.
+    """The path of an image's file below an output, `<folder>/<image_id>.<ending>`.
 
-    In a folder's name that ends in `.<ending>` the point becomes `%2E`, which no id has there: the mask of `x.bmp` is a
-    file `x.bmp.png`, and there may be images in a folder of that name.
+    If the name of a folder in the id ends in `.<ending>`, its dot becomes `%2E`, which no id has there. Otherwise the
+    mask of `x.bmp`, a file `x.bmp.png`, could clash with a folder of images that has this name.
 
     Args:
         folder: below the output, such as `masks`.
-        image_id: a manifest's, so the path stays below the folder.
-        ending: of the file, in lower case and without its point.
+        image_id: from a manifest, so that the path stays below the folder.
+        ending: the file's extension, in lower case, without its dot.
     """
-    name = re.sub(rf"\.({ending})/", r"%2E\1/", image_id, flags=re.IGNORECASE)  # some file systems know no case
+    name = re.sub(rf"\.({ending})/", r"%2E\1/", image_id, flags=re.IGNORECASE)  # some file systems ignore case
     return f"{folder}/{name}.{ending}"

@@ -1,11 +1,11 @@
-"""One driver at a time owns an output folder; nobody else's work gets into it.
+"""One driver at a time owns an output folder; no other process adds to its results.
 
 Each process of the job has a run id. Workers only *stage* files, under OUTPUT/run/staged/<run id>. The driver moves
-them into place, one by one, and only while OUTPUT/run/lease.json names its own run id. Who takes the lease over
-writes the lease first, then removes all that is staged, then reads what is done. So a file of another run id is
-either in place before that reading, or its source is gone when the other driver tries to move it: no image can get
-into the results twice, whatever is still alive elsewhere, and no clocks are compared. (On S3 a move is a copy and a
-removal; a copy that is half done at that moment is the one gap, and it is as long as the store takes to copy one
+them into place, one by one, and only while OUTPUT/run/lease.json names its own run id. A driver that takes the lease
+over first writes the lease, then removes all staged files, then reads which images are done. So a file of another run
+id is either in place before that reading, or its source is gone when the other driver tries to move it. No image can
+get into the results twice, whatever is still running elsewhere, and no clocks are compared. (On S3 a move is a copy
+and a delete. The one gap is a copy that is under way at that moment; it lasts as long as the store takes to copy one
 file.)
 """
 
@@ -27,16 +27,16 @@ from pipeline.errors import FolderError, FolderInUseError, LeaseError
 from pipeline.outputs import layout
 
 SILENCE_SECONDS = 45.0
-"""An owner on another machine that gave no sign of life for so long is taken for dead."""
+"""An owner on another machine counts as dead after this long without a sign of life."""
 BEAT_SECONDS = 10.0
-"""How often an owner has to call `Lease.beat`."""
+"""Seconds between an owner's calls of `Lease.beat`."""
 CLOCK_SECONDS = 2.0
-"""What a corrected clock may change of the time at which a process says it started."""
+"""By how much a corrected clock may change the recorded start time of a process."""
 
 
 @dataclass(frozen=True)
 class Owner:
-    """Who holds a lease, as lease.json says."""
+    """The holder of a lease, as in lease.json."""
 
     run_id: str
     host: str
@@ -50,7 +50,7 @@ class Owner:
             return None
         try:
             process = psutil.Process(self.pid)
-            another = abs(process.create_time() - self.started) > CLOCK_SECONDS  # process ids come round again
+            another = abs(process.create_time() - self.started) > CLOCK_SECONDS  # process ids are reused
             return another or bool(process.status() == psutil.STATUS_ZOMBIE)
         except psutil.NoSuchProcess:
             return True
@@ -65,16 +65,16 @@ class Lease:
 
     @property
     def staged(self) -> str:
-        """The folder in which workers stage files for this call."""
+        """The folder in which workers stage files for this run id."""
         return storage.join(_staged(self.output), self.run_id)
 
     def beat(self, count: int) -> None:
-        """Give a sign of life; `count` differs from call to call. To be called every `BEAT_SECONDS`."""
+        """Give a sign of life, every `BEAT_SECONDS`; `count` must differ from call to call."""
         storage.write_atomic(_beat(self.output, self.run_id), str(count).encode())
 
     @contextmanager
     def kept_alive(self, period: float = BEAT_SECONDS) -> Iterator[None]:
-        """Give signs of life from a thread of its own, and release the lease at the end."""
+        """Give signs of life from a separate thread, and release the lease at the end."""
         ended = threading.Event()
 
         def beat() -> None:
@@ -91,11 +91,11 @@ class Lease:
         finally:
             ended.set()
             thread.join()
-            with suppress(OSError):  # the next call sees that this process is gone, or waits for its silence
+            with suppress(OSError):  # the next run sees that this process is gone, or waits until it counts as dead
                 self.release()
 
     def check(self) -> None:
-        """Make sure that the lease is still this call's.
+        """Make sure that the lease still names this run id.
 
         Raises:
             LeaseError: another run took the folder over.
@@ -127,7 +127,7 @@ class Lease:
                 raise
 
     def release(self) -> None:
-        """Give the folder free and remove what was staged and never moved."""
+        """Release the folder, and remove files that were staged but never moved."""
         owner = _owner(self.output)
         if owner is not None and owner.run_id == self.run_id:
             storage.remove_folder(_staged(self.output))
@@ -136,10 +136,16 @@ class Lease:
 
 
 def take_lease(output: str, log: Callable[[str], None] = print, silence: float = SILENCE_SECONDS) -> Lease:
-    """Become the owner of an output folder; waits until an owner of unknown fate has been silent for long enough.
+    """Become the owner of an output folder; if the last owner may be alive elsewhere, wait for its signs of life.
+
+    Args:
+        output: the output folder.
+        log: prints a line when there is something to wait for.
+        silence: seconds without a sign of life after which that owner counts as dead.
 
     Raises:
         FolderInUseError: the owner is alive.
+        OSError: the store cannot be read or written.
     """
     owner = _owner(output)
     if owner is not None:

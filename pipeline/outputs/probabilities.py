@@ -1,8 +1,8 @@
-"""What the CRF of an image starts from, as a file: OUTPUT/probabilities/<image id>.npz (`--save-probabilities`).
+"""The probabilities that an image's CRF starts from: OUTPUT/probabilities/<image id>.npz (`--save-probabilities`).
 
 The file holds `class_ids`, uint8 `[K]`, the classes that can still win, background first, and `log_probabilities`,
-float16 `[K, H, W]`, at the size that the image was worked on. Logarithms, because float16 has no probability below 6e-8
-but 0, and a CRF whose kernels are not normalised tells those apart.
+float16 `[K, H, W]`, at working size. They are logarithms because float16 rounds probabilities below 6e-8 to 0, and a
+CRF whose kernels are not normalised distinguishes those.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from pipeline.outputs.layout import PROBABILITIES, place
 
 
 def encode_probabilities(class_ids_K: NDArray[np.integer], log_KHW: NDArray[np.floating]) -> bytes:
-    """The file of an image."""
+    """The bytes of an image's file."""
     buffer = io.BytesIO()
-    lowest = np.finfo(np.float16).min  # what is less probable is not told apart from impossible
+    lowest = np.finfo(np.float16).min  # finite, so that nothing becomes impossible
     np.savez_compressed(
         buffer, class_ids=class_ids_K.astype(np.uint8), log_probabilities=log_KHW.clip(lowest).astype(np.float16)
     )
@@ -29,7 +29,7 @@ def encode_probabilities(class_ids_K: NDArray[np.integer], log_KHW: NDArray[np.f
 
 
 def probabilities_uri(output_uri: str, image_id: str) -> str:
-    """Where the file of an image is, see `layout.place`."""
+    """Address of an image's file, see `layout.place`."""
     return storage.join(output_uri, place(PROBABILITIES, image_id, "npz"))
 
 
@@ -37,7 +37,7 @@ def read_probabilities(output_uri: str, image_id: str) -> tuple[NDArray[np.uint8
     """Classes `[K]` and log-probabilities `[K, H, W]` of an image.
 
     Raises:
-        ResultsError: there is no such file, or it is damaged or foreign.
+        ResultsError: there is no such file, or it is damaged, or not of this project.
     """
     uri = probabilities_uri(output_uri, image_id)
     try:

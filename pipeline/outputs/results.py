@@ -1,12 +1,12 @@
-"""The output contract: what a run leaves behind, how it is written and read.
+"""The output contract: what a run writes, and how it is written and read.
 
     OUTPUT/results/part-*.parquet   one row for each segmented image (`RESULTS_SCHEMA`), its mask included
     OUTPUT/errors/part-*.parquet    one row for each image that failed (`ERRORS_SCHEMA`), with the reason
     OUTPUT/skipped/part-*.parquet   one row for each image that the settings leave out (`SKIPPED_SCHEMA`), and why
     OUTPUT/masks/<image_id>.png     the same masks as files (`mask_path`)
 
-Class names are in the metadata of every Parquet file. Files appear whole or not at all, under names that writing the
-same images again gives again. Where an image is in the results, an older failure in the errors no longer counts.
+Class names are in the metadata of every Parquet file. Files appear whole or not at all, and writing the same images
+again gives the same names. If an image is in the results, an older failure in the errors no longer counts.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ _READERS = 16
 
 
 class Written(NamedTuple):
-    """What `write_rows` wrote: rows by status, and the paths of the files below the output folder."""
+    """The outcome of `write_rows`: numbers of rows by status, and the files' paths below the output folder."""
 
     ok: int
     failed: int
@@ -57,7 +57,7 @@ class Written(NamedTuple):
 
 
 def write_rows(output_uri: str, rows: Sequence[dict[str, Any]], class_names: Sequence[str]) -> Written:
-    """Write rows to a file of results, one of errors and one of skipped images; without rows it is not written.
+    """Write rows to one file of results, one of errors and one of skipped images; a file without rows is not written.
 
     Args:
         output_uri: the output folder.
@@ -79,7 +79,7 @@ def write_rows(output_uri: str, rows: Sequence[dict[str, Any]], class_names: Seq
     for row in by_status[OK]:
         if not len(row["pixel_counts"]) == len(row["mean_probability"]) == len(class_names):
             raise ValueError(f"{row['image_id']}: pixel_counts and mean_probability need {len(class_names)} values")
-    # One name for the whole batch, so that a retry in which other images fail replaces what it can.
+    # One name for the whole batch, so that a retry in which other images fail replaces the files of the first attempt.
     name = f"part-{hashlib.sha256(chr(10).join(ids).encode()).hexdigest()[:32]}.parquet"
     metadata = {_CLASS_NAMES: json.dumps(list(class_names)).encode()}
     parts = []
@@ -95,7 +95,16 @@ def write_rows(output_uri: str, rows: Sequence[dict[str, Any]], class_names: Seq
 
 
 def write_mask(output_uri: str, image_id: str, png: bytes) -> None:
-    """Write a mask to its place, see `mask_path`."""
+    """Write an image's mask file, see `mask_path`.
+
+    Args:
+        output_uri: the output folder.
+        image_id: from a manifest.
+        png: the file's bytes.
+
+    Raises:
+        OSError: it cannot be written.
+    """
     storage.write_atomic(storage.join(output_uri, mask_path(image_id)), png)
 
 
@@ -105,7 +114,7 @@ def mask_path(image_id: str) -> str:
 
 
 def finished_ids(output_uri: str) -> pa.ChunkedArray:
-    """Return the ids of all images that are done: in results, errors or skipped; none where nothing was written yet.
+    """Return the ids of all images that are done: in results, errors or skipped; none if nothing was written yet.
 
     Raises:
         ResultsError: a file is damaged or foreign.
@@ -119,7 +128,7 @@ def forget_errors(output_uri: str) -> None:
 
 
 def read_results(output_uri: str, columns: list[str] | None = None) -> pa.Table:
-    """Read all results, or some columns of them; an empty table where nothing was written yet.
+    """Read all results, or some columns of them; an empty table if nothing was written yet.
 
     Raises:
         ResultsError: a file is damaged or foreign.
@@ -161,7 +170,7 @@ def read_class_names(output_uri: str) -> tuple[str, ...]:
     """Return the class names that the results were written with, background first.
 
     Raises:
-        ResultsError: nothing was written, or it holds no class names.
+        ResultsError: nothing was written, or the files hold no class names.
     """
     files = [file for folder in SCHEMAS for file in _parts(output_uri, folder)]
     if not files:
@@ -173,7 +182,7 @@ def read_class_names(output_uri: str) -> tuple[str, ...]:
 
 
 def images_per_class(output_uri: str) -> dict[str, int]:
-    """In how many images each class has at least one pixel, by the class's name, background first.
+    """Number of images in which each class has at least one pixel, by class name, background first.
 
     Raises:
         ResultsError: there are no results, or a file is damaged or foreign.
@@ -192,19 +201,19 @@ def joined(*ids: pa.ChunkedArray) -> pa.ChunkedArray:
 
 
 def scan_parts(output_uri: str, folder: str, columns: list[str]) -> Iterator[tuple[str, pa.Table]]:
-    """Yield the address and some columns of each file of results, errors or skipped images, a few files in memory.
+    """Yield address and some columns of each file of results, errors or skipped images; few are in memory at once.
 
     Args:
         output_uri: the output folder.
         folder: one of `SCHEMAS`.
-        columns: of its schema.
+        columns: names in its schema.
 
     Raises:
         ResultsError: a file is damaged or foreign.
     """
     files = _parts(output_uri, folder)
     wanted = pa.schema([SCHEMAS[folder].field(name) for name in columns])
-    # Threads: on S3 the time of a scan is the waiting for each file. A few at a time: masks may be larger than memory.
+    # Threads, because on S3 a scan mostly waits for files; few of them, because masks may be larger than memory.
     with ThreadPoolExecutor(_READERS) as pool:
         for start in range(0, len(files), _READERS):
             some = files[start : start + _READERS]
@@ -215,8 +224,8 @@ def read_masks(part: str, image_ids: Collection[str]) -> dict[str, bytes]:
     """The masks of some images, as PNG files by image id, from the file of results that holds them.
 
     Args:
-        part: a file's address, as `scan_parts` gives it.
-        image_ids: images of that file; others are not in what is returned.
+        part: a file's address, as `scan_parts` yields it.
+        image_ids: images of that file; others are ignored.
 
     Raises:
         ResultsError: the file is damaged or foreign.
@@ -232,7 +241,7 @@ def _parts(output_uri: str, folder: str) -> list[str]:
 
 
 def ids_in(output_uri: str, folder: str) -> pa.ChunkedArray:
-    """The ids in one of the folders of `SCHEMAS`; none where nothing was written yet.
+    """The ids in one of the folders of `SCHEMAS`; none if nothing was written yet.
 
     Raises:
         ResultsError: a file is damaged or foreign.
@@ -250,11 +259,11 @@ def _read_parquet(uri: str, read: Callable[[pq.ParquetFile], T]) -> T:
 
     def opened() -> T:
         with filesystem.open_input_file(path) as stream:
-            return read(pq.ParquetFile(stream, pre_buffer=False))  # reading ahead starts a thread of Arrow's
+            return read(pq.ParquetFile(stream, pre_buffer=False))  # reading ahead would start a thread of Arrow's
 
     try:
         return retrying_arrow(opened)
-    except TransientError:  # says nothing of the file
+    except TransientError:  # says nothing about the file
         raise
     except (pa.ArrowException, OSError) as error:
         raise ResultsError(f"{uri} cannot be read: {error}") from error
@@ -263,7 +272,7 @@ def _read_parquet(uri: str, read: Callable[[pq.ParquetFile], T]) -> T:
 def _read_part(uri: str, wanted: pa.Schema) -> pa.Table:
     def read(file: pq.ParquetFile) -> pa.Table:
         names = [name for name in wanted.names if name in file.schema_arrow.names]
-        return file.read(columns=names, use_threads=False)  # `_scan` has threads; Arrow's would outlive the process
+        return file.read(columns=names, use_threads=False)  # `_scan` has threads; Arrow's outlive the process
 
     table = _read_parquet(uri, read)
     ids = table["image_id"] if "image_id" in table.column_names else None

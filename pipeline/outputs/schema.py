@@ -1,4 +1,4 @@
-"""The columns of results, errors and skipped images, and the statuses that tell them apart."""
+"""The columns of results, errors and skipped images, and the statuses that distinguish them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ OK = "ok"
 FAILED = "failed"
 """`status` of an image that could not be segmented."""
 SKIPPED = "skipped"
-"""`status` of an image that the settings leave out, which is no failure."""
+"""`status` of an image that the settings leave out; not a failure."""
 
 RESULTS_SCHEMA = pa.schema(
     [
@@ -46,6 +46,6 @@ SKIPPED_SCHEMA = pa.schema(
 )
 
 SCHEMAS = {layout.RESULTS: RESULTS_SCHEMA, layout.ERRORS: ERRORS_SCHEMA, layout.SKIPPED: SKIPPED_SCHEMA}
-"""Of the Parquet files in each folder."""
+"""Schemas of the Parquet files, by folder."""
 FOLDER_OF = {OK: layout.RESULTS, FAILED: layout.ERRORS, SKIPPED: layout.SKIPPED}
-"""Where an image's row ends, by its status."""
+"""Folder of an image's row, by its status."""
