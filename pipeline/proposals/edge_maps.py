@@ -1,10 +1,10 @@
-"""Edge maps for EdgeBoxes: what an edge detector gives, and what is common to them.
+"""Edge maps for EdgeBoxes: what an edge detector returns, and what detectors share.
 
 Each detector, a file in `proposals/detectors`, returns thin edges, strength 0..1, and their orientation: the direction
-of the edge's *normal*, in radians 0..pi, x to the right and y down, so a vertical contour has 0. That is what OpenCV's
-`computeOrientation` gives and what its EdgeBoxes reads when it links edges to contours. Average recall (IoU 0.5 to
-0.95) of the 50 best boxes on 179 VOC 2012 train images with the gradient: 0.40; orientation turned by 90 degrees:
-0.33, mirrored: 0.37.
+of the edge's *normal*, in radians 0..pi, x to the right and y down, so a vertical contour has 0. OpenCV's
+`computeOrientation` returns the same, and its EdgeBoxes expects it when it links edges to contours. Average recall
+(IoU 0.5 to 0.95) of the 50 best boxes on 179 VOC 2012 train images with the gradient: 0.40; with the orientation
+turned by 90 degrees: 0.33; mirrored: 0.37.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from numpy.typing import NDArray
 FloatArray = NDArray[np.float32]
 
 RIDGE_SCALE = 2.0
-"""Standard deviation, in pixels, of the Gaussian over a strength map before its ridges' direction is read."""
+"""Standard deviation, in pixels, of the Gaussian over a strength map before the direction of its ridges is computed."""
 
 
 def normal_orientation(strength_HW: FloatArray) -> FloatArray:
-    """Orientation of the normal of the ridges of a strength map: where its smoothed surface bends down most.
+    """Orientation of the normals of a strength map's ridges: the direction in which the smoothed map curves down most.
 
-    The bend is the Hessian's lowest eigenvalue. Its direction holds along the whole ridge, top and sides.
+    That is the eigenvector of the Hessian's lowest eigenvalue. It is stable over the whole ridge, top and sides.
     """
     smooth_HW = cv2.GaussianBlur(strength_HW, (0, 0), RIDGE_SCALE, borderType=cv2.BORDER_REPLICATE)
     xx_HW = cv2.Sobel(smooth_HW, cv2.CV_32F, 2, 0, borderType=cv2.BORDER_REPLICATE)
@@ -32,15 +32,16 @@ def normal_orientation(strength_HW: FloatArray) -> FloatArray:
 
 
 def half_angle(sine_HW: FloatArray, cosine_HW: FloatArray) -> FloatArray:
-    """Half the angle whose sine and cosine are given up to a factor, in radians 0..pi."""
+    """Half of an angle, in radians 0..pi; its sine and cosine may share a positive factor."""
     return np.mod(np.arctan2(sine_HW, cosine_HW) / 2, np.float32(np.pi))
 
 
 def thin_edges(strength_HW: FloatArray, orientation_HW: FloatArray) -> FloatArray:
-    """Non-maximum suppression: zero what is weaker than the strength one pixel away along the normal, on either side.
+    """Non-maximum suppression: zero pixels that are weaker than the strength one pixel away along the normal.
 
-    The strength between pixels is interpolated bilinearly. On a tie the first of the two along the normal stays, so
-    a plateau two pixels wide gives a line one pixel wide. OpenCV's `edgesNms` can't be had without a model file.
+    Both sides are compared; the strength between pixels is interpolated bilinearly. On a tie the first of the two
+    along the normal stays, so a plateau two pixels wide gives a line one pixel wide. OpenCV's `edgesNms` needs a model
+    file.
     """
     rows_HW, columns_HW = np.indices(strength_HW.shape, dtype=np.float32)
     across_HW, down_HW = np.cos(orientation_HW), np.sin(orientation_HW)

@@ -16,23 +16,23 @@ from pipeline.proposals.detectors import find_edges
 FloatArray = NDArray[np.float32]
 
 # Chosen on 179 VOC 2012 train images (305 objects). With these and `learned_edges`, recall at IoU 0.5 / 0.7 of the 50
-# best boxes is 0.75 / 0.57, of 2000 0.96 / 0.76. Tried on the learned edges and left at OpenCV's defaults: kappa 1.3,
-# edgeMergeThr 0.3 and 0.8, clusterMinMag 0.2 and 1, and edge strengths to the power of 0.5 to 2: within 0.02.
+# best boxes is 0.75 / 0.57, of 2000 0.96 / 0.76. Also tried on the learned edges, with changes within 0.02 and so left
+# at OpenCV's defaults: kappa 1.3, edgeMergeThr 0.3 and 0.8, clusterMinMag 0.2 and 1, strengths to the power 0.5 to 2.
 ALPHA = 0.55
-"""IoU of neighbouring sliding windows: a coarser, faster search than OpenCV's 0.65 at the same recall of 50."""
+"""IoU of neighbouring sliding windows: a coarser, faster search than OpenCV's 0.65, with the same recall of 50."""
 MAX_ASPECT_RATIO = 4.0
-"""Widest and tallest window. With this ALPHA it gives five aspect ratios; 3 gives three and finds 0.03 less."""
+"""Largest aspect ratio of a window. With this ALPHA there are five ratios; 3 gives three, and 0.03 less recall."""
 BETA = 0.7
-"""Non-maximum suppression of boxes. OpenCV's 0.75: 0.03 less recall of 50 at IoU 0.5, 0.01 less at 0.7; 2000 boxes find
-0.05 more at 0.7."""
+"""Non-maximum suppression of boxes. OpenCV's 0.75 gives 0.03 less recall of 50 at IoU 0.5 and 0.01 less at 0.7, but
+2000 boxes find 0.05 more at 0.7."""
 MAX_EDGE_FRACTION = 0.08
 """Share of an image's pixels that may be edges: the time of EdgeBoxes grows fast with their number. A third of the
-photographs have a few more, and lose no recall. Noise, text and mosaics have 0.17 to 0.5: with this, 640x480 pixels of
-noise take 0.6 s instead of 6.5 with the gradient, which sees edges everywhere in them."""
+photographs have a few more, and lose no recall. Noise, text and mosaics have 0.17 to 0.5: with this limit, 640x480
+pixels of noise take 0.6 s instead of 6.5 with the gradient, which sees edges everywhere in them."""
 SMALLEST_SIDE = 32
 """Images with a shorter side, in pixels, are not searched: EdgeBoxes' smallest box has 1000 pixels."""
 LARGEST_HALF_PERIMETER = 20_000
-"""OpenCV's EdgeBoxes reads past a table of its own on images whose width and height sum to more."""
+"""On images whose width and height sum to more, OpenCV's EdgeBoxes reads past the end of one of its tables."""
 
 
 @dataclass(frozen=True)
@@ -48,9 +48,9 @@ class Proposals:
 def propose(image_HW3: NDArray[np.uint8], config: ProposeConfig) -> Proposals:
     """The windows that the network sees: EdgeBoxes extended, small ones skipped, the best kept (paper section 6).
 
-    When no box is left (a flat or tiny image) the whole image, extended like any box, is the one proposal, with score
-    0. The same image gives the same boxes on machines of one kind where NumPy has as many threads (Ray gives each task
-    one): sums of the edge network are rounded otherwise with more, and a box or two may change.
+    If no box is left (a flat or tiny image), the whole image, extended like any box, is the only proposal, with score
+    0. The same image gives the same boxes on machines of one kind if NumPy has the same number of threads (Ray gives
+    each task one); with another number the edge network's sums are rounded differently, and a box or two may change.
 
     Returns:
         1 to `config.proposals` boxes; extended, so they may leave the image.
@@ -63,26 +63,39 @@ def propose(image_HW3: NDArray[np.uint8], config: ProposeConfig) -> Proposals:
 
 
 def choose(found: Proposals, height: int, width: int, config: ProposeConfig) -> Proposals:
-    """What `propose` makes of raw boxes: the windows around those of `keep`."""
+    """The part of `propose` after EdgeBoxes: the windows around the boxes of `keep`.
+
+    Args:
+        found: raw boxes, best first.
+        height: the image's, in pixels.
+        width: the image's, in pixels.
+        config: sizes, shapes and number of windows.
+    """
     kept = keep(found, height, width, config)
     return Proposals(window_boxes(kept.boxes_N4, config), kept.scores_N)
 
 
 def window_boxes(boxes_N4: FloatArray, config: ProposeConfig) -> FloatArray:
-    """The window around each box, by the settings' factor and shape."""
+    """The window around each box, with the settings' factor and shape."""
     return extend_boxes(boxes_N4, config.extend, shape_of(config))
 
 
 def shape_of(config: ProposeConfig) -> WindowShape:
-    """The shape of windows; `auto`, where no network has settled it, is a box."""
+    """The shape of windows; `auto` means a box, if no network has decided it."""
     return "square" if config.window_shape == "square" else "box"
 
 
 def keep(found: Proposals, height: int, width: int, config: ProposeConfig) -> Proposals:
     """The raw boxes whose windows the network sees: small ones skipped, the best kept; or the whole image.
 
-    By default the longer side of a window is measured. A square's sides are equal; by the shorter side of a box that
-    keeps its shape, long thin objects would be skipped, whatever their size.
+    By default the longer side of a window is measured: where windows keep the shape of their boxes, measuring the
+    shorter side would skip long thin objects of any size.
+
+    Args:
+        found: raw boxes, best first.
+        height: the image's, in pixels.
+        width: the image's, in pixels.
+        config: smallest side and number of windows.
     """
     windows_N4 = window_boxes(found.boxes_N4, config)
     sides_N2 = windows_N4[:, 2:] - windows_N4[:, :2]
@@ -96,10 +109,10 @@ def keep(found: Proposals, height: int, width: int, config: ProposeConfig) -> Pr
 
 
 def raw_boxes(image_HW3: NDArray[np.uint8], config: ProposeConfig) -> Proposals:
-    """Boxes as EdgeBoxes gives them, neither extended nor filtered: up to `config.max_boxes`, inside the image.
+    """Boxes as EdgeBoxes returns them, neither extended nor filtered: up to `config.max_boxes`, inside the image.
 
     Returns:
-        No boxes at all for an image without edges or with a side below 32 pixels.
+        The boxes, best first; none for an image without edges or with a side below 32 pixels.
 
     Raises:
         ValueError: the image is not uint8 RGB or is too large; `edge_model` is not a model.
@@ -134,9 +147,15 @@ def raw_boxes(image_HW3: NDArray[np.uint8], config: ProposeConfig) -> Proposals:
 
 
 def sparse_edges(edges_HW: FloatArray, threshold: float, max_fraction: float) -> FloatArray:
-    """Zero the edges weaker than `threshold`; where more than `max_fraction` of pixels are left, keep the strongest.
+    """Zero the edges weaker than `threshold`; if more than `max_fraction` of pixels are left, keep the strongest.
 
-    Edges as strong as the first that does not fit go too, so a regular pattern is not kept in one corner only.
+    Edges as strong as the first that does not fit are removed too, so that a regular pattern is not kept in one corner
+    only.
+
+    Args:
+        edges_HW: strengths, float32, 0..1.
+        threshold: least strength, 0..1.
+        max_fraction: share of pixels that may be edges, 0..1.
     """
     kept_HW = np.where(edges_HW >= threshold, edges_HW, np.float32(0))
     room = int(max_fraction * kept_HW.size)

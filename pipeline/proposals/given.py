@@ -1,11 +1,11 @@
-"""Object proposals that somebody else has made, read from files (`--proposals-from`).
+"""Object proposals from other programs, read from files (`--proposals-from`).
 
-    boxes.parquet     a row a box: image_id, box (x0, y0, x1, y1), score
+    boxes.parquet     one row per box: image_id, box (x0, y0, x1, y1), score
     detections.json   COCO's results: a list of {"image_id", "bbox": [x, y, width, height], "score"}
     folder            the DeconvNet release's cache, <name>.mat with `boxes_padded`: windows, extended already
 
-Boxes are half-open, in pixels of the upright image at its full size. An image's boxes carry its id in the results, or
-its name without folder and extension; in COCO's files the number that its name is.
+Boxes are half-open, in pixels of the upright image at full size. They refer to an image by its id in the results or by
+its file name without folder and extension; in COCO's files, by its name as a number.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ COLUMNS = {"image_id": pa.string(), "box": pa.list_(pa.float32()), "score": pa.f
 
 
 def are_windows(uri: str) -> bool:
-    """Whether what is read there is extended already: the release's cache."""
+    """Whether the boxes at an address are windows, extended already: only the release's cache."""
     return not uri.endswith((".parquet", ".json"))
 
 
 def check_given(uri: str) -> None:
-    """Make sure that proposals can be read there, before a million images fail one by one.
+    """Make sure that proposals can be read from an address, before a million images fail one by one.
 
     Raises:
-        ConfigError: there is nothing, or something else.
+        ConfigError: there are no proposals in a known format; the message says what is there.
     """
     if uri.endswith(".parquet"):
         try:
@@ -65,12 +65,12 @@ def check_given(uri: str) -> None:
 
 
 def given_proposals(uri: str, ids: Sequence[str], sizes: Sequence[tuple[int, int]]) -> list[Proposals | Exception]:
-    """The proposals of some images, best first, or why there are none.
+    """The proposals of some images, best first, or for an image without any, the reason.
 
     Args:
-        uri: as above; it was checked.
-        ids: of the images.
-        sizes: their heights and widths, upright, in pixels.
+        uri: an address that `check_given` accepts.
+        ids: the images' ids.
+        sizes: height and width of each image, upright, in pixels.
     """
     tables = _of_table(uri, ids) if uri.endswith(".parquet") else {}
     found: list[Proposals | Exception] = []
@@ -112,7 +112,7 @@ def _dataset(uri: str) -> ds.Dataset:
 
 
 def _of_table(uri: str, ids: Sequence[str]) -> dict[str, Proposals]:
-    """Of some images at once: of a table that is sorted by image only the row groups that have them are read."""
+    """Boxes of some images at once: if a table is sorted by image, only the row groups that have them are read."""
     wanted = sorted({*ids, *(PurePosixPath(image_id).stem for image_id in ids)})
     table = _dataset(uri).to_table(columns=list(COLUMNS), filter=ds.field("image_id").isin(wanted))
     rows: dict[str, list[dict[str, Any]]] = defaultdict(list)
@@ -128,10 +128,10 @@ def _proposals(pairs: Sequence[tuple[Sequence[float], float]]) -> Proposals:
 
 @lru_cache(maxsize=1)
 def _detections(uri: str) -> dict[int, Proposals]:
-    """Of COCO's detections, read whole, once a process.
+    """Boxes by image from a file of COCO detections, read whole, once per process.
 
     Raises:
-        ConfigError: the file is none.
+        ConfigError: the file is not one.
     """
     try:
         pairs: dict[int, list[tuple[list[float], float]]] = defaultdict(list)
@@ -146,7 +146,7 @@ def _detections(uri: str) -> dict[int, Proposals]:
 
 
 def _release(uri: str, height: int, width: int) -> Proposals:
-    """Of the release: `x1 y1 x2 y2` in the padded image, counted from 1, both ends in the box.
+    """Windows from the release's cache: `x1 y1 x2 y2` in the padded image, counted from 1, both ends in the box.
 
     The image is padded by its height on the left and right and by its width above and below.
     """

@@ -1,8 +1,8 @@
 """Edge detectors for EdgeBoxes, a file each, under the name that `--edges` has for it.
 
 A detector's file has `find_edges(image_HW3, config)`, which returns thin edges and their orientation (see
-`proposals.edge_maps` for both); and where it needs a file, `check(config)`, which raises OSError or ValueError if that
-cannot be used.
+`proposals.edge_maps` for both). If it needs a model file, it also has `check(config)`, which raises OSError or
+ValueError if that file cannot be used.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def find_edges(image_HW3: NDArray[np.uint8], config: ProposeConfig) -> tuple[Flo
 
     Raises:
         OSError: the detector's file cannot be read.
-        ValueError: it is not what the detector needs.
+        ValueError: the file is not what the detector needs.
     """
     found: tuple[FloatArray, FloatArray] = _detector(config).find_edges(image_HW3, config)
     return found
@@ -32,7 +32,7 @@ def check_edges(config: ProposeConfig) -> None:
     """Make sure that the edge detector can be loaded in this process, before a million images fail one by one.
 
     Raises:
-        ConfigError: its file is missing or no edge model.
+        ConfigError: its file is missing, or is not an edge model.
     """
     check = getattr(_detector(config), "check", None)
     if check is not None:

@@ -1,4 +1,4 @@
-"""Edges from the colour gradient: no model, nothing learned."""
+"""Edges from the colour gradient, without a model."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pipeline.config import ProposeConfig
 from pipeline.proposals.edge_maps import FloatArray, half_angle, thin_edges
 
 SCALES = (1.5, 3.0, 6.0)
-"""Standard deviations of the Gaussians, in pixels. Fine texture that only the smallest one sees counts a third."""
+"""Standard deviations of the Gaussians, in pixels. Fine texture, which only the smallest one sees, counts a third."""
 FULL_CONTRAST = 50.0
 """Height of an isolated step, in Lab units (black to white is 100), that makes an edge of strength tanh(1) = 0.76."""
 
@@ -23,13 +23,13 @@ def find_edges(image_HW3: NDArray[np.uint8], _config: ProposeConfig) -> tuple[Fl
 def gradient_edges(image_HW3: NDArray[np.uint8]) -> tuple[FloatArray, FloatArray]:
     """Thin edges of an RGB image from its colour gradient; needs no model file.
 
-    The gradients of the Lab channels at three scales are summed into one colour structure tensor (Di Zenzo 1986); the
-    strongest channel and scale dominate it. Its orientation is the edge's, and the root of the difference of its
-    eigenvalues is the edge's contrast: gradients that agree add up, those that cross (corners, texture) cancel. Each
-    scale is weighted so that an isolated step gives about its height, whatever the scale.
+    The gradients of the Lab channels at three scales are summed into one colour structure tensor (Di Zenzo 1986),
+    which the strongest channel and scale dominate. Its orientation is the edge's, and the root of the difference of
+    its eigenvalues is the edge's contrast: gradients that agree add up, those that cross (corners, texture) cancel.
+    Each scale is weighted so that an isolated step gives about its own height at any scale.
 
-    Strengths are comparable between images: contrast is measured in Lab units, never against the rest of the image,
-    and squashed by tanh(contrast / 50). Nothing clips, so strong edges keep their order.
+    Strengths are comparable between images: contrast is measured in Lab units, not relative to the rest of the image,
+    and compressed by tanh(contrast / 50). Nothing is clipped, so strong edges keep their order.
 
     Returns:
         Edge strength and orientation, float32 `[H, W]`; see `proposals.edge_maps` for their ranges. Strength is

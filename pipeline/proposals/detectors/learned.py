@@ -1,6 +1,6 @@
-"""The learned edge detector in numpy and OpenCV: what `pipeline.models.edgenet` computes, without torch.
+"""The learned edge detector: the network of `pipeline.models.edgenet` in numpy and OpenCV, without torch.
 
-A worker that proposes would need half a gigabyte more for torch; a network this small needs none of it.
+torch would cost each worker that proposes half a gigabyte more; a network this small does not need it.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ Weights = Mapping[str, FloatArray]
 
 SHIPPED = Path(__file__).parents[2] / "checkpoints" / "edges.safetensors"
 LEVELS = 4
-"""Resolutions: 1/2, 1/4, 1/8 and 1/16 of the image's."""
+"""Number of resolutions: 1/2, 1/4, 1/8 and 1/16 of the image's."""
 MULTIPLE = 2**LEVELS
 """The image is padded to a multiple of this, in pixels."""
 SMOOTH = 1.0
-"""Standard deviation, in pixels, of the Gaussian before thinning: the map is made of 2x2 pixels, which cut lines up."""
+"""Standard deviation, in pixels, of the Gaussian before thinning; the map's blocks of 2x2 pixels would break lines."""
 STRIP = 2048
-"""Pixels that go through a convolution at once, so that their patches stay in the processor's cache."""
+"""Pixels per matrix product of a convolution; so many that their patches stay in the processor's cache."""
 
 
 def find_edges(image_HW3: NDArray[np.uint8], _config: ProposeConfig) -> tuple[FloatArray, FloatArray]:
@@ -37,11 +37,11 @@ def find_edges(image_HW3: NDArray[np.uint8], _config: ProposeConfig) -> tuple[Fl
 
 
 def learned_edges(image_HW3: NDArray[np.uint8], weights: Weights | None = None) -> tuple[FloatArray, FloatArray]:
-    """Thin edges of an RGB image from a network trained on people's outlines of BSDS500's photographs.
+    """Thin edges of an RGB image from a network trained on outlines that people drew on BSDS500's photographs.
 
     Args:
         image_HW3: RGB, of any size.
-        weights: as `pipeline.models.edgenet.tensors` gives them; the bundled ones by default.
+        weights: as `pipeline.models.edgenet.tensors` returns them; None: the bundled ones.
 
     Returns:
         Edge strength and orientation, float32 `[H, W]`; see `proposals.edge_maps` for their ranges. Strength is
@@ -55,12 +55,12 @@ def learned_edges(image_HW3: NDArray[np.uint8], weights: Weights | None = None) 
 
 @lru_cache(maxsize=1)
 def bundled_weights() -> Weights:
-    """The bundled network's tensors, read once a process."""
+    """The bundled network's tensors, read once per process."""
     return {name: values.astype(np.float32) for name, values in load_file(SHIPPED).items()}
 
 
 def edge_strength(image_HW3: NDArray[np.uint8], weights: Weights) -> FloatArray:
-    """The network's map of an RGB image: about the share of people who would draw an outline there, 0..1 `[H, W]`."""
+    """The network's map of an RGB image: about the share of people who would draw an outline, 0..1, `[H, W]`."""
     height, width = image_HW3.shape[:2]
     x_CHW = network_input(image_HW3)
     skips = []
@@ -80,7 +80,7 @@ def edge_strength(image_HW3: NDArray[np.uint8], weights: Weights) -> FloatArray:
 
 
 def network_input(image_HW3: NDArray[np.uint8]) -> FloatArray:
-    """Lab scaled to about -1..1, the image's rim repeated to a multiple of 16; each 2x2 pixels are 12 channels.
+    """Lab scaled to about -1..1, padded to a multiple of 16 by repeating the border; 2x2 pixels become 12 channels.
 
     Returns:
         float32 `[12, H', W']`; channel `4 c + 2 y + x` is channel c of the pixel (y, x) of the four.
@@ -96,20 +96,20 @@ def network_input(image_HW3: NDArray[np.uint8]) -> FloatArray:
 
 
 def _pool(x_CHW: FloatArray) -> FloatArray:
-    """Maximum of each 2x2."""
+    """Maximum of each 2x2 cell."""
     rows_CHW = np.maximum(x_CHW[:, ::2], x_CHW[:, 1::2])
     return np.maximum(rows_CHW[:, :, ::2], rows_CHW[:, :, 1::2])
 
 
 def _convolve(x_CHW: FloatArray, weights: Weights, name: str) -> FloatArray:
-    """A 3x3 convolution on zero-padded maps, or a 1x1 one, with bias: one matrix product for each strip of pixels."""
+    """A 3x3 (zero-padded) or 1x1 convolution with bias, as one matrix product for each strip of pixels."""
     kernel_OC33, bias_O = weights[f"{name}.weight"], weights[f"{name}.bias"]
     kernel_OK = kernel_OC33.reshape(len(kernel_OC33), -1)
     channels, height, width = x_CHW.shape
     if kernel_OC33.shape[2:] == (1, 1):
         y_ON = kernel_OK @ x_CHW.reshape(channels, -1)
         return (y_ON + bias_O[:, None]).reshape(-1, height, width)
-    # Rows lie one behind the other, two zeros between them: a pixel's neighbours are at fixed distances.
+    # Rows are concatenated with two zeros between them, so that a pixel's neighbours are at fixed distances.
     padded_CHW = np.zeros((channels, height + 3, width + 2), np.float32)
     padded_CHW[:, 1 : height + 1, 1 : width + 1] = x_CHW
     line_CN = padded_CHW.reshape(channels, -1)

@@ -15,12 +15,12 @@ from pipeline.proposals.edge_maps import FloatArray
 
 FOREST_COUNTS = ("numberOfTrees", "numberOfTreesToEvaluate", "patchSize", "patchInnerSize", "shrinkNumber", "stride")
 FOREST_PARTS = ("childs", "featureIds", "thresholds", "edgeBoundaries", "edgeBins")
-"""What a structured-forest file must hold: options that OpenCV divides by, and a sequence of trees in each part."""
+"""What a structured-forest file must hold: options that OpenCV divides by, and the parts of the trees, none empty."""
 
 
 def find_edges(image_HW3: NDArray[np.uint8], config: ProposeConfig) -> tuple[FloatArray, FloatArray]:
     """See `structured_edges`."""
-    assert config.edge_model is not None  # the settings see to it
+    assert config.edge_model is not None  # the settings check it
     return structured_edges(image_HW3, config.edge_model)
 
 
@@ -29,14 +29,14 @@ def check(config: ProposeConfig) -> None:
 
     Raises:
         OSError: there is no such file.
-        ValueError: the file is no structured-forest model.
+        ValueError: the file is not a structured-forest model.
     """
     assert config.edge_model is not None
     load_forest(config.edge_model)
 
 
 def structured_edges(image_HW3: NDArray[np.uint8], model_path: str) -> tuple[FloatArray, FloatArray]:
-    """Thin edges of an RGB image from OpenCV's structured forests (Dollar and Zitnick 2013), as EdgeBoxes was built on.
+    """Thin edges of an RGB image from OpenCV's structured forests (Dollar and Zitnick 2013), EdgeBoxes' own detector.
 
     Args:
         image_HW3: RGB; at least 32 pixels on each side.
@@ -48,7 +48,7 @@ def structured_edges(image_HW3: NDArray[np.uint8], model_path: str) -> tuple[Flo
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file is no structured-forest model.
+        ValueError: the file is not a structured-forest model.
     """
     forest = load_forest(model_path)
     strength_HW = forest.detectEdges(np.divide(image_HW3, 255, dtype=np.float32))
@@ -58,11 +58,11 @@ def structured_edges(image_HW3: NDArray[np.uint8], model_path: str) -> tuple[Flo
 
 @lru_cache(maxsize=1)
 def load_forest(model_path: str) -> Any:
-    """Load a structured forest once a process; check first, for OpenCV divides by zero on a file that is not one.
+    """Load a structured forest, once per process. The file is checked first: OpenCV divides by zero on other files.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file is no structured-forest model.
+        ValueError: the file is not a structured-forest model.
     """
     if not Path(model_path).is_file():
         raise FileNotFoundError(
