@@ -21,7 +21,7 @@ from pipeline.outputs.layout import PROBABILITIES, place
 def encode_probabilities(class_ids_K: NDArray[np.integer], log_KHW: NDArray[np.floating]) -> bytes:
     """The bytes of an image's file."""
     buffer = io.BytesIO()
-    lowest = np.finfo(np.float16).min  # finite, so that nothing becomes impossible
+    lowest = np.finfo(np.float16).min  # also stands for all that is lower, minus infinity included
     np.savez_compressed(
         buffer, class_ids=class_ids_K.astype(np.uint8), log_probabilities=log_KHW.clip(lowest).astype(np.float16)
     )

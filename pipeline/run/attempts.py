@@ -1,8 +1,8 @@
-"""What stops an image that kills its process from being tried for ever, and tells how far the run is.
+"""Limits how often an image that kills its process is tried, and counts how far the run is.
 
-Ray runs the work of a lost process again, as often as it takes. So every attempt is entered in an attempt log, outside
-the process, before it begins, and crossed out when it ends. A table of images whose attempt was never crossed out is
-tried again image by image; an image that was entered and not crossed out too often becomes an error row.
+Ray repeats the work of a lost process without limit. So every attempt is entered in an attempt log, outside the
+process, before it begins, and removed when it ends. If a table's entry was never removed, its images are tried again
+one by one; an image with too many entries that were not removed becomes an error row.
 """
 
 from __future__ import annotations
@@ -22,22 +22,22 @@ from pipeline.stages import rows as r
 from pipeline.stages.rows import Work
 
 Keep = Callable[[pa.Table], None]
-"""What makes rows safe."""
+"""Stores the rows of a stage, so that losing the process no longer loses them."""
 
 
 class WorkerDied(RuntimeError):  # noqa: N818  (the name is the error type users read)
-    """The process that worked on an image ended without a word."""
+    """The process that worked on an image ended without an exception."""
 
 
 @dataclass(frozen=True)
 class RunProgress:
-    """What an attempt log knows.
+    """The state of an attempt log.
 
     Attributes:
-        done: images that left each stage in this call.
+        done: images that left each stage, by the stage's name.
         lost: attempts whose process died.
         repeated: requests to a store that had to be sent again.
-        idle_seconds: since an attempt ended.
+        idle_seconds: seconds since the last attempt ended.
     """
 
     done: dict[str, int]
@@ -47,7 +47,7 @@ class RunProgress:
 
 
 class AttemptLog:
-    """Attempts that began and have not ended; lives in one process of its own."""
+    """Attempts that began and have not ended; it has a process to itself."""
 
     def __init__(self) -> None:
         self._begun: Counter[tuple[str, str]] = Counter()
@@ -64,7 +64,14 @@ class AttemptLog:
         return before
 
     def leave(self, stage: str, key: str, images: int, repeated: int) -> None:
-        """Cross the attempts out: one of them ended, with so many images done and requests repeated."""
+        """Remove the attempts at a key, because one of them ended.
+
+        Args:
+            stage: the stage's name.
+            key: as for `enter`.
+            images: how many images it finished.
+            repeated: how many requests to a store it had to send again.
+        """
         self._repeated += repeated
         self._begun.pop((stage, key), None)
         self._done[stage] += images
@@ -76,7 +83,7 @@ class AttemptLog:
 
 
 class Attempts(Protocol):
-    """an attempt log as a stage sees it, wherever it lives."""
+    """An attempt log as a stage sees it, in this process or in another."""
 
     def enter(self, stage: str, key: str) -> int:
         """See `AttemptLog.enter`."""
@@ -88,11 +95,21 @@ class Attempts(Protocol):
 def with_attempt_limit(
     table: pa.Table, stage: str, work: Work, attempts: Attempts, max_attempts: int, keep: Keep = lambda _: None
 ) -> pa.Table:
-    """Do a stage's work on a table of images, one by one where the process died over them before.
+    """Do a stage's work on a table of images; one by one if a process died over this table before.
 
-    An image over which the process died `max_attempts` times while it was worked on alone is failed, with error type
-    `WorkerDied`; the death of a whole table's process says of no image that it was to blame. `keep` gets what came
-    out before the attempt counts as ended.
+    An image fails with error type `WorkerDied` when a process has died `max_attempts` times while it worked on this
+    image alone. When a process dies over a whole table, no image is blamed for it.
+
+    Args:
+        table: the rows.
+        stage: the stage's name.
+        work: the stage's function.
+        attempts: the run's attempt log.
+        max_attempts: at least 1.
+        keep: gets the result before the attempt counts as ended.
+
+    Returns:
+        The rows after the stage.
     """
     key = hashlib.sha256("\n".join(table["image_id"].to_pylist()).encode()).hexdigest()
     if attempts.enter(stage, key) == 0:

@@ -1,4 +1,4 @@
-"""What an error says, in one line for people. No Ray here."""
+"""An error as one line for people. No Ray here."""
 
 from __future__ import annotations
 
@@ -11,6 +11,6 @@ LONGEST = 400  # characters
 
 
 def in_short(error: Exception) -> str:
-    """The error that Ray's account of a task's end begins with, without tracebacks, lists and credentials."""
+    """The original error in Ray's report of a failed task, without tracebacks, lists and credentials."""
     first, *_ = storage.redact(str(error)).split("The above exception was the direct cause")
     return shorten(re.split(r"^ +.*\n", first, flags=re.MULTILINE)[-1], LONGEST) or type(error).__name__

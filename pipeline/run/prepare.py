@@ -1,4 +1,4 @@
-"""What a run is asked for, made ready for it: addresses that mean the same everywhere, networks and files that fit."""
+"""Prepares a run's settings: addresses become absolute, and networks and files are checked."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from pipeline.proposals.given import check_given
 
 
 def with_absolute_paths(config: SegmentConfig) -> SegmentConfig:
-    """Paths that mean the same in every worker, wherever it runs."""
+    """The settings with absolute paths, which mean the same in every worker."""
     edge_model, given, fcn = config.propose.edge_model, config.propose.proposals_from, config.ensemble.fcn
     return replace(
         config,
@@ -40,10 +40,10 @@ def with_absolute_paths(config: SegmentConfig) -> SegmentConfig:
 
 
 def check_networks(config: SegmentConfig) -> tuple[CheckpointInfo, str]:
-    """Make sure that this process has what the settings name; what each worker needs must not fail image by image.
+    """Make sure that this process has all that the settings name, before workers fail image by image.
 
     Returns:
-        What the network is, and the fingerprint of all networks together.
+        The network's description, and the fingerprint of all networks together.
 
     Raises:
         UserError: a file or a module is missing, or does not fit.
@@ -69,7 +69,7 @@ def with_shape_of(config: SegmentConfig, info: CheckpointInfo) -> SegmentConfig:
     """The settings with the shape of windows that the network was trained on.
 
     Raises:
-        CheckpointError: another one was asked for.
+        CheckpointError: the settings ask for another one.
     """
     shape = shape_for(info, config.propose.window_shape, config.weights)
     return replace(config, propose=replace(config.propose, window_shape=shape))
@@ -79,10 +79,10 @@ def _fingerprint_of_other(config: SegmentConfig, info: CheckpointInfo) -> str | 
     """Load the ensemble's other network once here, so that one that cannot be used is found before the run starts.
 
     Returns:
-        Its fingerprint; None where there is no other network.
+        Its fingerprint; None if there is no other network.
 
     Raises:
-        CheckpointError: it cannot be used, or not with the first.
+        CheckpointError: it cannot be used, or not with the first one.
     """
     if config.ensemble.fcn is None:
         return None

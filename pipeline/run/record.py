@@ -1,7 +1,7 @@
-"""What a run writes about itself, OUTPUT/run: its settings, its manifest and its summary.
+"""The run's own record, OUTPUT/run: its settings, its manifest and its summary.
 
-The output is the checkpoint: which images are done is read from the results themselves. The record only says whose
-results they are, so that two different runs never mix in one folder.
+The output is the checkpoint: which images are done is read from the results themselves. The record only says which
+settings they belong to, so that two different runs never mix in one folder.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ DEFAULT_ERROR_RATE = 0.05
 
 @dataclass
 class Summary:
-    """What the calls of a run did, added up over the calls that a resumed run took."""
+    """What one call of a run did, or, for a run that was resumed, all its calls added up."""
 
     seconds: float = 0.0
     stages: dict[str, dict[str, float]] = field(default_factory=dict)
@@ -42,15 +42,15 @@ class Summary:
     failed: int = 0
     skipped: int = 0
     faults: Counter[str] = field(default_factory=Counter)
-    """What went wrong and was borne: processes and nodes lost, requests repeated, graphs started again."""
+    """Faults that the run survived: processes and nodes lost, requests repeated, graphs started again."""
     seconds_alone: dict[str, float] = field(default_factory=dict)
-    """Of one process for an image in each stage, timed before the run (`probe.probe`); empty if it was not."""
+    """Seconds per image of one process in each stage, timed before the run (`profile.probe`); empty if not timed."""
     machines: str = ""
-    """What the last call that did something ran on, in words; likewise `processes`."""
+    """The machines of the last call that did something, in words; likewise `processes`."""
     processes: str = ""
 
     def add(self, counts: dict[str, Any], seconds: float) -> None:
-        """Add what one file holds (`stages.write.Counts`), put in place `seconds` after the start."""
+        """Add the counts of one file (`stages.write.Counts`), put in place `seconds` after the start."""
         self.seconds = seconds
         self.ok += counts["ok"]
         self.failed += counts["failed"]
@@ -62,21 +62,21 @@ class Summary:
 
     @classmethod
     def of(cls, stages: Sequence[Stage]) -> Summary:
-        """An empty one, of a run with these stages."""
+        """An empty summary of a run with these stages."""
         return cls(stages={stage.name: {"rows": 0, "seconds": 0.0} for stage in stages})
 
     @property
     def images(self) -> int:
-        """Put in place by this call: results, errors and skipped images."""
+        """Images put in place by this call: results, errors and skipped ones."""
         return self.ok + self.failed + self.skipped
 
     def check(self, allowed: float | None, total: int) -> None:
-        """Look at how many images failed, of those that were not skipped.
+        """Check how many images failed, of those that were not skipped.
 
         Args:
-            allowed: part of them that may fail; None: `DEFAULT_ERROR_RATE` of those done so far, looked at from
+            allowed: share of them that may fail, 0..1; None: `DEFAULT_ERROR_RATE` of those done so far, checked from
                 `ERRORS_BEFORE_STOPPING` failures on.
-            total: images of the run, the skipped included.
+            total: images of the run, skipped ones included.
 
         Raises:
             TooManyErrors: more failed.
@@ -92,8 +92,14 @@ class Summary:
 
 
 def too_many(failed: int, allowed: float, total: int) -> bool:
-    """Whether more than the part `allowed` of so many images failed."""
-    return failed > allowed * total + 1e-9  # 0.29 of 100 is less than 29
+    """Whether more images failed than allowed.
+
+    Args:
+        failed: how many failed.
+        allowed: share that may fail, 0..1.
+        total: of how many.
+    """
+    return failed > allowed * total + 1e-9  # in floats, 0.29 * 100 is less than 29
 
 
 @dataclass(frozen=True)
@@ -108,12 +114,12 @@ class RunRecord:
     """The right to write into it."""
 
     def todo(self) -> pa.Table:
-        """The part of the manifest that is not done: not in results, errors or skipped."""
+        """The rows of the manifest that are not done yet: not in results, errors or skipped."""
         done = pc.is_in(self.manifest["image_id"], value_set=finished_ids(self.output))
         return self.manifest.filter(pc.invert(done))
 
     def audit(self) -> Audit:
-        """Hold the output against the manifest."""
+        """Compare the output with the manifest."""
         return audit(self.output, self.manifest)
 
     def write_summary(self, summary: Summary, found: Audit) -> dict[str, Any]:
@@ -155,6 +161,13 @@ def open_run(
 ) -> RunRecord:
     """Take the output folder for this run: a new one, or one that the same run left unfinished.
 
+    Args:
+        config: the job's settings.
+        fingerprint: that of all networks together.
+        class_names: background first.
+        manifest: the images of the run.
+        log: prints a line.
+
     Raises:
         FolderError: the folder holds results of another run, and `overwrite` was not asked for.
         FolderInUseError: another run is writing into the folder.
@@ -185,7 +198,7 @@ def recorded_settings(output: str) -> dict[str, Any]:
 
 
 def identity(config: SegmentConfig, fingerprint: str) -> dict[str, Any]:
-    """What two calls must agree in to share an output folder."""
+    """The settings in which two calls must agree to share an output folder."""
     return {**config.result_settings(), "model_fingerprint": fingerprint}
 
 
@@ -193,12 +206,12 @@ def check_run(config: SegmentConfig, fingerprint: str) -> None:
     """Make sure that the output folder is new, or this run's. Writes nothing.
 
     Raises:
-        FolderError: the folder holds results of another run, and `overwrite` was not asked for; or something that no
-            run's record speaks of.
+        FolderError: the folder holds results of another run, and `overwrite` was not asked for; or it holds something
+            without a run's record.
     """
     if config.overwrite and storage.exists(_config_uri(config.output)):
         return
-    # Without a run's record, what lies there is somebody's data: nothing deletes it.
+    # Without a run's record, the content is somebody's data, which nothing may delete.
     others = ANOTHER if config.overwrite else "choose another --output, or --overwrite to delete what it holds"
     check_folder(
         config.output, RECORD, identity(config, fingerprint), below="identity", holds=OF_IMAGES,

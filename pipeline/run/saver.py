@@ -1,4 +1,4 @@
-"""A thread beside the run: puts what is staged in its place, and when the run ends, however it ends, the rest."""
+"""A thread beside the run that puts staged files in place; when the run ends, for whatever reason, the rest too."""
 
 from __future__ import annotations
 
@@ -8,19 +8,20 @@ from collections.abc import Callable
 from pipeline.stages.write import Counts
 
 PERIOD = 0.5
-"""Seconds between two looks."""
+"""Seconds between two checks."""
 PATIENCE = 60.0
-"""Seconds to wait for the last results; a store may be away for half of them."""
+"""Seconds to wait for the last results; the store may be out of reach for half of that time."""
 
 
 class Saver:
-    """Saves until it is closed.
+    """Puts staged files in place until it is closed.
 
     Args:
-        collect: gives what was staged since it was last called; with `flush`, all that waits is staged before.
-        save: puts one file in place.
-        check: raises if the run must not go on.
+        collect: returns what was staged since its last call; with `flush`, it stages all waiting rows first.
+        save: puts the files of one `Counts` in place.
+        check: raises if the run must not continue.
         stop: ends the run, because something here raised; called once, from this thread.
+        period: seconds between two checks.
     """
 
     def __init__(
@@ -34,7 +35,7 @@ class Saver:
         self.reason: Exception | None = None
         """Why the run was ended from here, if it was."""
         self.unsaved: Exception | None = None
-        """What kept the last of it from being saved, if something did."""
+        """Why the last results could not be saved, if so."""
         self._collect, self._save, self._check, self._stop, self._period = collect, save, check, stop, period
         self._saving, self._given_up = threading.Lock(), False
         self._closed = threading.Event()
@@ -42,11 +43,11 @@ class Saver:
         self._thread.start()
 
     def close(self, patience: float = PATIENCE) -> None:
-        """Save all that is finished and end; may be called again. See `unsaved` for whether it could.
+        """Save all that is finished, and end; may be called again. `unsaved` says whether that failed.
 
         Args:
-            patience: seconds after which it is given up. Nothing is saved afterwards: another graph may be at work by
-                then, on the same images.
+            patience: seconds after which to give up. Nothing is saved afterwards, since another graph may be working
+                on the same images by then.
         """
         self._closed.set()
         self._thread.join(patience)

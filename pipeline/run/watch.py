@@ -1,4 +1,4 @@
-"""A thread beside the run: tells how far it is, and ends one that goes nowhere or was taken over."""
+"""A thread beside the run: reports progress, and ends a run that stalls or was taken over."""
 
 from __future__ import annotations
 
@@ -15,20 +15,21 @@ from pipeline.run.attempts import RunProgress
 from pipeline.run.error_line import in_short
 
 LONGEST_SILENCE = 60.0
-"""Seconds between two lines, later in a run; at first they come with every look."""
+"""Seconds between two lines, later in a run; at first every check prints one."""
 
 
 class Watch:
-    """Looks at a run every few seconds until it is closed.
+    """Checks a run every few seconds until it is closed.
 
     Args:
-        lease: the run's.
+        lease: the run's lease.
         progress: how far the run is; may raise while the cluster is in trouble.
-        saved: how many of its images are in their place, and how many of those were skipped.
+        saved: how many of its images are in place, and how many of those were skipped.
         total: images to do.
         stall_timeout: seconds without a finished image in any stage after which the run is ended.
         log: prints a line.
         stop: ends the run; called once, from this thread.
+        period: seconds between two checks.
     """
 
     def __init__(
@@ -56,7 +57,7 @@ class Watch:
         self._thread.start()
 
     def close(self) -> None:
-        """End the thread; what happened since it last looked still counts, if the cluster can say."""
+        """End the thread; `last` is brought up to date once more, if the cluster answers."""
         self._closed.set()
         self._thread.join(timeout=30)
         with suppress(Exception):
@@ -70,7 +71,7 @@ class Watch:
                 self.last = self._progress()
             except LeaseError as error:
                 return self._end(str(error))
-            except Exception as error:  # a store or a cluster in trouble: no sign of progress, and no reason to end yet
+            except Exception as error:  # a store or a cluster in trouble: no progress is seen, no reason to end yet
                 if not self._closed.is_set():
                     self._log(f"no news of the run: {in_short(error)}")
                 idle = time.monotonic() - heard
@@ -82,7 +83,7 @@ class Watch:
         return None
 
     def _end(self, reason: str) -> None:
-        if self._closed.is_set():  # while this thread waited for the store: another graph may be at work by now
+        if self._closed.is_set():  # closed while this thread waited for the store: another graph may be at work by now
             return
         self.reason = reason
         self._stop()
@@ -98,7 +99,7 @@ class Watch:
         through = ", ".join(f"{stage} {images}" for stage, images in self.last.done.items())
         if self._first is None:
             return self._log(f"starting; images through the stages so far: {through or 'none'}")
-        since, before = self._first  # what Ray and the networks took to start says nothing about the rate
+        since, before = self._first  # the rate leaves out the time that Ray and the networks took to start
         speed = ""
         if done > before:
             rate = (done - before) / (now - since)

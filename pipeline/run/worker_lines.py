@@ -1,7 +1,7 @@
-"""What workers say to people, among all that they and Ray write. No Ray here.
+"""Which lines of workers the driver shows to people. No Ray here.
 
-Ray carries every line of every worker to the driver. What this project's own code says is marked; of the others only
-trouble with memory or a GPU is shown, once. All of them stay in Ray's log files.
+Ray sends every line of every worker to the driver. Lines of this project's own code are marked; of the others, only
+trouble with memory or a GPU is shown, once. All lines stay in Ray's log files.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ _TROUBLE = re.compile(
 
 
 def say(line: str) -> None:
-    """Print a line, in a worker, that people shall see."""
+    """Print a line from a worker that people should see."""
     print(f"{MARK}{line}", flush=True)  # noqa: T201
 
 
 class WorkerLines:
-    """Chooses what the driver shows of the lines that Ray carries to it."""
+    """Chooses which of the lines that Ray sends to the driver are shown."""
 
     def __init__(self) -> None:
         self._shown: set[str] = set()
 
     def for_people(self, lines: Sequence[str]) -> list[str]:
-        """The marked ones, without their mark, and those about trouble that were not shown before."""
+        """The marked lines, without their mark, and lines about trouble that were not shown before."""
         return [text for line in lines if (text := self._of(line))]
 
     def _of(self, line: str) -> str:
