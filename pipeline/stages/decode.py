@@ -1,4 +1,4 @@
-"""The decode stage: read an image and bring it to working size. No torch here."""
+"""The decode stage: read an image and scale it to working size. No torch here."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ def load(process: Process) -> Work:
 
 
 def decode_stage(table: pa.Table, config: DecodeConfig) -> pa.Table:
-    """Read each image and bring it to working size.
+    """Read each image and scale it to working size.
 
     Raises:
-        StoreAwayError: the images' store does not answer.
+        StoreAwayError: the images' store gives no answer.
     """
 
     def work(row: Row) -> None:

@@ -1,4 +1,4 @@
-"""Whether a process has the GPU that it was given, and still has it. No Ray; torch is imported when it is asked."""
+"""Whether a process can use its GPU, at the start and after an error. No Ray; torch is imported only when needed."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from contextlib import contextmanager
 
 
 def check_gpu(gpus: float, instead: str) -> None:
-    """Make sure that a GPU which was paid for is not silently left idle.
+    """Make sure that a process with a GPU can use it, so that no GPU is left idle unnoticed.
 
     Args:
-        gpus: what the process was given.
-        instead: the options that do without.
+        gpus: the number of GPUs that Ray gave the process.
+        instead: the options for a run without GPUs, for the message.
 
     Raises:
         RuntimeError: a GPU was given, and torch sees none.
@@ -29,21 +29,21 @@ def check_gpu(gpus: float, instead: str) -> None:
 
 @contextmanager
 def ending_with_its_gpu(device: str) -> Iterator[None]:
-    """Let exceptions pass, but end the process where one has left its GPU unusable.
+    """Let exceptions pass, but end the process if one has left its GPU unusable.
 
-    After an illegal access or a failed assertion on a device every later call of CUDA in the process raises, so each
-    image that the process was given would become an error row. Ray starts a process that ended again and gives it the
-    same images, one by one; one that breaks the GPU again becomes an error row (`pipeline.run.attempts`).
+    After an illegal access or a failed assertion on a device, every later CUDA call in the process raises, so each
+    further image would become an error row. When the process ends, Ray starts another one for the same images, which
+    are then tried one by one; only an image that breaks the GPU again becomes an error row (`pipeline.run.attempts`).
 
     Args:
-        device: that the work is done on, a name of torch's; nothing is asked of `cpu`.
+        device: torch's name of the device that does the work; `cpu` is not checked.
     """
     try:
         yield
     except Exception:
         if device != "cpu" and (gone := _why_unusable(device)):
             logging.getLogger(__name__).exception("this process ends: its GPU answers no more (%s)", gone)
-            os._exit(1)  # not `sys.exit`: what torch frees at an ordinary end needs the GPU
+            os._exit(1)  # not `sys.exit`: at an ordinary end torch frees memory, which needs the GPU
         raise
 
 

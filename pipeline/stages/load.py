@@ -1,4 +1,4 @@
-"""How a stage of the list (`config.stages`) becomes a function in the process that runs it."""
+"""Makes the function of a stage of the list (`config.stages`), in the process that runs it."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from pipeline.config import SegmentConfig
 from pipeline.stages.rows import Work
 
 Loads = Mapping[str, Callable[[], Work]]
-"""The stages of a run by name, in their order: what makes the function of each, where it is to run."""
+"""The stages of a run by name, in their order: for each, what makes its function in the process where it will run."""
 
 
 @dataclass(frozen=True)
 class Process:
-    """What a process that runs a stage knows, the argument of each stage's `load`.
+    """The argument of each stage's `load`: what a process that runs the stage knows.
 
     Attributes:
         config: the job's settings, with paths that every worker can read.
         num_classes: background included.
-        gpus: that the process was given.
+        gpus: how many GPUs the process was given; may be a fraction.
     """
 
     config: SegmentConfig

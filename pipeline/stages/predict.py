@@ -20,7 +20,7 @@ from pipeline.stages.rows import Row, boxes_of, image_of, pack, run_together
 
 
 class PredictStage:
-    """Holds the network; gives each image the probabilities of the classes that can still win."""
+    """Holds the network; adds to each image the probabilities of the classes that can still win."""
 
     def __init__(self, predictor: Predictor | WholeImages, fingerprint: str) -> None:
         self._predictor = predictor
@@ -28,7 +28,7 @@ class PredictStage:
         self.num_classes = predictor.num_classes
 
     def __call__(self, table: pa.Table) -> pa.Table:
-        """Predict all images of the table together; where that raises, one by one, so that only bad ones fail."""
+        """Predict all images of the table together; if that raises, one by one, so that only bad ones fail."""
         return run_together(table, "predict", self._predict)
 
     def _predict(self, rows: list[Row]) -> list[Row]:
@@ -58,15 +58,15 @@ def load_predict(config: SegmentConfig, gpus: float) -> PredictStage:
 
     Args:
         config: the job's settings.
-        gpus: what the process was given; a GPU that was paid for is not silently left idle.
+        gpus: the number of GPUs that the process was given.
 
     Raises:
-        RuntimeError: a GPU was given and not forbidden, and torch sees none.
+        RuntimeError: a GPU was given, `device` does not exclude it, and torch sees none.
         CheckpointError: the weights cannot be used.
     """
     if config.predict.device != "cpu":
         check_gpu(gpus, "--device cpu")
-    # One thread: threads of several processes on one core wait for each other at every layer.
+    # One thread: with several processes on a core, their threads would wait for each other at every layer.
     torch.set_num_threads(1)
     data, threshold = storage.read_bytes(config.weights), config.refine.label_threshold
     logs = config.save_probabilities or config.refine.exact_unaries
@@ -84,14 +84,14 @@ def load_predict(config: SegmentConfig, gpus: float) -> PredictStage:
 
 
 def load_other(config: SegmentConfig, info: CheckpointInfo) -> Member | None:
-    """Load the other network of the ensemble; None where the settings name none.
+    """Load the other network of the ensemble; None if the settings name none.
 
     Args:
         config: the job's settings.
-        info: what DeconvNet's checkpoint says of itself.
+        info: the description in DeconvNet's checkpoint.
 
     Raises:
-        CheckpointError: the file cannot be used, or does not know DeconvNet's classes.
+        CheckpointError: the file cannot be used, or has other classes than DeconvNet.
     """
     uri = config.ensemble.fcn
     if uri is None:

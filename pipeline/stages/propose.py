@@ -25,7 +25,7 @@ def load(process: Process) -> Work:
 
 
 def propose_stage(table: pa.Table, config: ProposeConfig) -> pa.Table:
-    """Give each image its object proposals; none where the settings ask for none."""
+    """Add to each image its object proposals; none if the settings ask for none."""
     given = _given(table, config.proposals_from) if config.proposals_from is not None else {}
 
     def work(row: Row) -> None:
@@ -42,7 +42,7 @@ def propose_stage(table: pa.Table, config: ProposeConfig) -> pa.Table:
 
 
 def _given(table: pa.Table, uri: str) -> dict[str, Proposals | Exception]:
-    """What is given for all images of the table, in one reading."""
+    """The proposals from files for all images of the table, read at once."""
     columns = table.select(["image_id", "height", "width", "status"]).to_pylist()
     good = [row for row in columns if row["status"] == OK]
     ids = [row["image_id"] for row in good]
@@ -50,7 +50,7 @@ def _given(table: pa.Table, uri: str) -> dict[str, Proposals | Exception]:
 
 
 def _chosen(found: Proposals | Exception, row: Row, config: ProposeConfig) -> Proposals:
-    """The windows that the network sees, in pixels of the working image."""
+    """The windows that the network sees, in pixels at working size."""
     if isinstance(found, Exception):
         raise found
     height, width = row["work_height"], row["work_width"]

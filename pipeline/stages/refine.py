@@ -1,4 +1,4 @@
-"""The refine stage: the CRF, labels and what they say of an image. Only `crf torch` needs torch."""
+"""The refine stage: the CRF, an image's labels and the figures about them. Only `crf torch` needs torch."""
 
 from __future__ import annotations
 
@@ -53,14 +53,14 @@ def load_refine(config: RefineConfig, num_classes: int, gpus: float, *, save: bo
 def refine_stage(
     table: pa.Table, config: RefineConfig, num_classes: int, device: str = "cpu", *, save: bool = False
 ) -> pa.Table:
-    """Refine each image with the CRF and label its pixels at full size; a CRF for GPUs takes all images together.
+    """Refine each image with the CRF and label its pixels at full size; a CRF on a GPU takes all images together.
 
     Args:
         table: the rows.
         config: the CRF's settings.
         num_classes: background included.
-        device: of `crf torch`.
-        save: whether what the CRF starts from is kept, as a file in the row.
+        device: torch's name of the device for `crf torch`.
+        save: whether the row gets the log-probabilities that the CRF starts from, as the bytes of a file.
     """
 
     def work(rows: list[Row]) -> list[Row]:
@@ -78,7 +78,16 @@ def refine_stage(
 
 
 def marginals_of(rows: list[Row], config: RefineConfig, device: str = "cpu") -> list[NDArray[np.float32]]:
-    """Probabilities `[K, H, W]`, 0..1, after the CRF of the classes that each row names, at working size."""
+    """Probabilities after the CRF, for the classes that each row names.
+
+    Args:
+        rows: rows after the predict stage.
+        config: the CRF's settings.
+        device: torch's name of the device for `crf torch`.
+
+    Returns:
+        For each row float32 `[K, H, W]`, 0..1, at working size.
+    """
     images = [r.image_of(row) for row in rows]
     with ending_with_its_gpu(device):
         if config.exact_unaries:
@@ -87,7 +96,7 @@ def marginals_of(rows: list[Row], config: RefineConfig, device: str = "cpu") -> 
 
 
 def _of_classes(rows: list[Row], column: str, dtype: DTypeLike) -> list[NDArray[Any]]:
-    """The maps `[K, H, W]` of each row, K of its own."""
+    """The maps `[K, H, W]` of each row; K may differ."""
     return [unpack(row[column], dtype, -1, row["work_height"], row["work_width"]) for row in rows]
 
 
@@ -123,7 +132,13 @@ def labels_of(class_ids_K: NDArray[np.int64], refined_KHW: NDArray[np.float32]) 
 def mean_per_class(
     labels_HW: NDArray[np.uint8], confidence_HW: NDArray[np.float32], num_classes: int
 ) -> list[float | None]:
-    """Mean probability of each class over the pixels that carry its label; None where no pixel does."""
+    """Mean probability of each class over the pixels with its label; None for a class without pixels.
+
+    Args:
+        labels_HW: uint8, below `num_classes`.
+        confidence_HW: probability of each pixel's label, float32, 0..1.
+        num_classes: background included.
+    """
     counts = np.bincount(labels_HW.ravel(), minlength=num_classes)
     sums = np.bincount(labels_HW.ravel(), weights=confidence_HW.ravel(), minlength=num_classes)
     return [float(total / count) if count else None for total, count in zip(sums, counts, strict=True)]

@@ -1,8 +1,8 @@
 """The row that travels through the stages: one row is one image, from manifest to mask.
 
-Every stage takes and returns tables of one schema. Arrays travel as raw bytes beside their shape: Arrow then never
-has to guess, whatever the shapes and failures in a block, and nothing falls back to pickle. A column that is no longer
-needed is set to None, which costs nothing.
+Every stage takes and returns tables of one schema. Arrays are stored as raw bytes next to their shape: so Arrow never
+has to infer a type, whatever the shapes and failures in a block, and nothing falls back to pickle. A column that is no
+longer needed is set to None, which costs nothing.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pipeline.storage import StoreAwayError
 
 Row = dict[str, Any]
 Work = Callable[[pa.Table], pa.Table]
-"""What a stage does to a table of rows."""
+"""The function of a stage, from a table of rows to one."""
 
 WORKING_COLUMNS = pa.schema(
     [
@@ -30,8 +30,8 @@ WORKING_COLUMNS = pa.schema(
         ("boxes", pa.large_binary()),  # float32 [num_proposals, 4], extended
         ("class_ids", pa.large_binary()),  # int64 [K], the classes that can still win
         ("probabilities", pa.large_binary()),  # float16 [K, work_height, work_width]
-        ("log_probabilities", pa.large_binary()),  # float32 [K, work_height, work_width], where they are needed
-        ("saved_probabilities", pa.large_binary()),  # a file for whoever tunes the CRF, where it is asked for
+        ("log_probabilities", pa.large_binary()),  # float32 [K, work_height, work_width], if needed
+        ("saved_probabilities", pa.large_binary()),  # a file for tuning the CRF, if asked for
     ]
 )
 
@@ -45,7 +45,7 @@ def pack(array: NDArray[Any]) -> bytes:
 
 
 def unpack(data: bytes, dtype: DTypeLike, *shape: int) -> NDArray[Any]:
-    """The read-only array that `pack` made; one dimension of `shape` may be -1."""
+    """The read-only array whose bytes `pack` returned; one dimension of `shape` may be -1."""
     return np.frombuffer(data, dtype=dtype).reshape(shape)
 
 
@@ -60,7 +60,7 @@ def boxes_of(row: Row) -> NDArray[np.float32]:
 
 
 def start_rows(manifest: pa.Table) -> pa.Table:
-    """A manifest (image_id, uri) as rows to work on."""
+    """Rows to work on, from a manifest with `image_id` and `uri`."""
     columns = {name: pa.nulls(len(manifest), field.type) for name, field in _fields()}
     columns |= {
         "image_id": manifest["image_id"],
@@ -73,8 +73,19 @@ def start_rows(manifest: pa.Table) -> pa.Table:
 def run_rows(table: pa.Table, stage: str, work: Callable[[Row], None]) -> pa.Table:
     """Apply `work` to each row that is still `ok`, in place; a row that raises becomes an error row.
 
-    Any exception of one row is that row's business only: a run of millions must not end with one bad image. That the
-    store is away is no row's fault, and is raised. The row's `seconds_<stage>` is set.
+    One bad image must not end a run of millions. Only if the store is out of reach, which is not the row's fault, the
+    exception is raised. Each row's `seconds_<stage>` is set.
+
+    Args:
+        table: the rows.
+        stage: the stage's name.
+        work: changes one row in place.
+
+    Returns:
+        The rows after the stage.
+
+    Raises:
+        StoreAwayError: from `work`.
     """
     rows = table.to_pylist()
     for row in rows:
@@ -84,12 +95,12 @@ def run_rows(table: pa.Table, stage: str, work: Callable[[Row], None]) -> pa.Tab
 
 
 def run_together(table: pa.Table, stage: str, work: Callable[[list[Row]], list[Row]]) -> pa.Table:
-    """Work on all rows that are still `ok` at once; where that raises, one by one, so that only bad ones fail.
+    """Work on all rows that are still `ok` at once; if that raises, one by one, so that only bad ones fail.
 
     Args:
         table: the rows; each that succeeds gets its share of the time as `seconds_<stage>`.
-        stage: its name.
-        work: returns the columns to set in each row, and changes none itself.
+        stage: the stage's name.
+        work: returns the columns to set in each row, and does not change the rows.
     """
     rows = table.to_pylist()
     good = [row for row in rows if row["status"] == OK]
@@ -110,8 +121,13 @@ def run_together(table: pa.Table, stage: str, work: Callable[[list[Row]], list[R
 def timed(row: Row, stage: str, work: Callable[[Row], None]) -> None:
     """Run one stage's work on one row, set its seconds, and turn an exception into an error row.
 
+    Args:
+        row: changed in place.
+        stage: the stage's name.
+        work: changes the row in place.
+
     Raises:
-        StoreAwayError: from `work`; many good images would become error rows otherwise.
+        StoreAwayError: from `work`; otherwise many good images would become error rows.
     """
     started = time.perf_counter()
     try:
@@ -124,7 +140,13 @@ def timed(row: Row, stage: str, work: Callable[[Row], None]) -> None:
 
 
 def fail(row: Row, stage: str, error: Exception) -> None:
-    """Make an error row of a row: what failed, where, and nothing heavy left in it."""
+    """Turn a row into an error row: it says what failed and where, and holds no arrays any more.
+
+    Args:
+        row: changed in place.
+        stage: the stage that failed.
+        error: its message is cut to 2,000 characters.
+    """
     kind = getattr(error, "kind", None)
     row |= dict.fromkeys(WORKING_COLUMNS.names)
     row |= {
@@ -141,15 +163,15 @@ def skip(row: Row, stage: str, reason: str) -> None:
 
     Args:
         row: changed in place.
-        stage: that leaves it out.
-        reason: for people, with the setting that asked for it.
+        stage: the stage that leaves it out.
+        reason: for people, with the setting that asked for it; cut to 2,000 characters.
     """
     row |= dict.fromkeys(WORKING_COLUMNS.names)
     row |= {"status": SKIPPED, "mask": None, "skip_stage": stage, "skip_reason": reason[:2000]}
 
 
 def to_table(rows: list[Row]) -> pa.Table:
-    """Rows back to a table of `ROW_SCHEMA`."""
+    """Rows as a table of `ROW_SCHEMA`."""
     return pa.Table.from_pylist(rows, schema=ROW_SCHEMA)
 
 

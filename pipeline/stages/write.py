@@ -1,7 +1,7 @@
 """The write stage: refined rows to mask files, and to staged files of results and errors.
 
-Masks are written where they are made. Rows go to one sink a run, which gathers them: a file of results holds many
-images, and no image waits for long.
+Masks are written by the process that makes them. Rows go to the run's one sink, which gathers them: a file of results
+holds many images, and no image waits for long.
 """
 
 from __future__ import annotations
@@ -24,29 +24,34 @@ from pipeline.outputs.schema import OK
 from pipeline.stages.rows import Row
 
 LONGEST_WAIT = 60.0
-"""Seconds that a finished image waits for others to share its file of results."""
+"""Longest time in seconds that a finished image waits for others to share its file of results."""
 FIRST_FILES = 16
-"""A run fills at least so many files, if it has the images: the first are in place long before the last is made."""
-FILES_AT_ONCE = 4  # on S3 the time of a file is the waiting for an answer
+"""A run fills at least this many files, if it has enough images, so that the first results are in place early."""
+FILES_AT_ONCE = 4  # on S3, writing a file is mostly waiting
 
 Counts = dict[str, Any]
-"""What staged rows are: `parts` to commit, `ok`, `failed`, `skipped`, `requests_repeated`, and for each stage
-`rows_<stage>` and `seconds_<stage>`: rows that entered it, the time they took."""
+"""Description of staged rows: `parts` to commit, `ok`, `failed`, `skipped`, `requests_repeated`, and for each stage
+`rows_<stage>` and `seconds_<stage>`: the rows that entered it and the time they took."""
 
 
 def rows_in_a_file(images: int, rows_per_file: int) -> int:
-    """How many images a file of results takes in a run of so many."""
+    """How many images go into one file of results, in a run of `images` images."""
     return max(1, min(rows_per_file, images // FIRST_FILES))
 
 
 def write_files(table: pa.Table, lease: Lease, *, masks: bool) -> None:
-    """Write the good rows' masks as PNG files, if asked, and the probabilities that are to be kept, in place.
+    """Write the good rows' masks as PNG files, if asked for, and the probabilities to be saved, in place.
 
-    Their rows come after them, so an image in the results has its files.
+    The rows follow later, so every image in the results has its files.
+
+    Args:
+        table: rows after the refine stage.
+        lease: the right to the output.
+        masks: whether to write masks.
 
     Raises:
         LeaseError: another run took the output over; it may be making other masks.
-        OSError: the output cannot be written, which is no fault of an image.
+        OSError: the output cannot be written, which is not an image's fault.
     """
     rows = table.select(["image_id", "status", "mask", "saved_probabilities"]).to_pylist()
     good = [row for row in rows if row["status"] == OK]
@@ -64,13 +69,13 @@ def write_files(table: pa.Table, lease: Lease, *, masks: bool) -> None:
 class Sink:
     """Gathers rows and stages them as files; several threads may call it.
 
-    Work that is done twice, for a process that was lost, brings the same rows twice: the first counts.
+    When Ray repeats the work of a lost process, the same rows come twice; the first ones count.
 
     Args:
-        lease: whose staging folder gets the files; they are in place only when the driver has committed them.
+        lease: its staging folder gets the files; they are in place only when the driver has committed them.
         class_names: background first.
-        rows_per_file: a file is staged when so many rows wait.
-        longest_wait: seconds after which it is staged with fewer.
+        rows_per_file: a file is staged when this many rows wait.
+        longest_wait: seconds after which a file is staged with fewer rows.
     """
 
     def __init__(
@@ -81,11 +86,11 @@ class Sink:
         self._lock = threading.Lock()
         self._known: set[int] = set()
         self._waiting: list[Row] = []
-        self._oldest = 0.0  # when the first row that waits came
+        self._oldest = 0.0  # when the first of the waiting rows came
         self._staged: list[Counts] = []
 
     def add(self, table: pa.Table) -> None:
-        """Take rows; returns when they are safe here, and where they fill a file, when it is staged.
+        """Take rows; returns when they are held here, or, if they fill a file, when that is staged.
 
         Raises:
             OSError: the output cannot be written.
@@ -101,7 +106,7 @@ class Sink:
         self._stage(self._rows_per_file)
 
     def collect(self, *, flush: bool = False) -> list[Counts]:
-        """What was staged since the last call; before that, stage what has waited too long, or with `flush` all.
+        """Return what was staged since the last call, after staging rows that waited too long, or, with `flush`, all.
 
         Raises:
             OSError: the output cannot be written.
@@ -114,7 +119,7 @@ class Sink:
         return staged
 
     def _stage(self, least: int) -> None:
-        """Stage files while at least so many rows wait; other threads may add rows meanwhile."""
+        """Stage files while at least `least` rows wait; other threads may add rows meanwhile."""
         while True:
             with self._lock:
                 if len(self._waiting) < least:
@@ -131,7 +136,15 @@ class Sink:
 
 
 def stage_rows(rows: Sequence[Row], lease: Lease, class_names: tuple[str, ...]) -> Counts:
-    """Stage rows as one file of each status; says what they hold.
+    """Stage rows as one file per status.
+
+    Args:
+        rows: one for each image.
+        lease: its staging folder gets the files.
+        class_names: background first.
+
+    Returns:
+        The description of the files.
 
     Raises:
         OSError: they cannot be written.
