@@ -1,4 +1,4 @@
-"""What all stores share: what a store can do, and what a listing wants and gives."""
+"""What all stores share: the operations of a store, and the input and output of a listing."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _ENDING = re.compile(r"\.\w{1,10}", re.ASCII)
 
 
 class StoredFile(NamedTuple):
-    """One listed file: its address, as absolute as it can be, and its size in bytes (0 for a link to nowhere)."""
+    """One listed file: its absolute address, and its size in bytes (0 for a broken link)."""
 
     uri: str
     size: int
@@ -35,28 +35,28 @@ class Page(NamedTuple):
     files: pa.RecordBatch
     """Of `LISTING_SCHEMA`."""
     left_aside: Counter[str]
-    """How many others there are, by ending (`.txt`, `NO_ENDING`) or by another reason (`HIDDEN`, ...)."""
+    """Numbers of files that are not listed, by extension (`.txt`, `NO_ENDING`) or another reason (`HIDDEN`, ...)."""
 
 
 @dataclass(frozen=True)
 class Selection:
-    """What a listing is to give of all that lies below a folder."""
+    """Which of the files below a folder a listing returns."""
 
     root: str
-    """The folder's address; what its own name is does not matter."""
+    """The folder's address; its own name is not checked."""
     suffixes: tuple[str, ...]
-    """Endings of the names wanted, in lower case; names may be in any case."""
+    """Extensions of the files wanted, in lower case; names may be in any case."""
     pattern: re.Pattern[str] | None = None
-    """What the whole address must match."""
+    """What a file's whole address must match."""
     folders: re.Pattern[str] | None = None
-    """What the address of a folder must match for files below it to match `pattern`."""
+    """What a folder's address must match so that files below it can match `pattern`."""
     hidden: tuple[str, ...] = ()
-    """Beginnings of the names to skip, those of folders included."""
+    """Prefixes of names to skip, for files and folders."""
     is_output: Callable[[str], bool] = lambda _folder: False
-    """Says of a folder's address whether a run of the job wrote what lies below it."""
+    """Whether the folder at an address is the output of a run."""
 
     def folder_left_aside(self, folder: str) -> str | None:
-        """Return why nothing below a folder is wanted; None if something may be. Asks nothing of the folders above."""
+        """Return why nothing below a folder is wanted; None if something may be. The folders above are not checked."""
         if folder.rpartition("/")[2].startswith(self.hidden or ("/",)):
             return HIDDEN
         if self.is_output(folder):
@@ -64,7 +64,7 @@ class Selection:
         return "" if self.folders is not None and not self.folders.fullmatch(folder) else None
 
     def file_left_aside(self, file: str) -> str | None:
-        """Return why a file is not wanted, "" if it does not match the pattern, None if it is wanted."""
+        """Return why a file is not wanted; "" if it does not match the pattern; None if it is wanted."""
         name = file.rpartition("/")[2]
         if name.startswith(self.hidden or ("/",)):
             return HIDDEN
@@ -74,7 +74,7 @@ class Selection:
 
 
 def ending(name: str) -> str:
-    """Return the ending of a file's name, as a key to count by."""
+    """Return the extension of a file's name, as a key to count by."""
     found = f".{name.rpartition('.')[2].lower()}" if "." in name.lstrip(".") else ""
     return found if _ENDING.fullmatch(found) else NO_ENDING
 
@@ -82,12 +82,12 @@ def ending(name: str) -> str:
 class Store(Protocol):
     """Files under addresses of one scheme. Addresses are absolute, as `absolute` makes them.
 
-    What goes wrong is a FileNotFoundError, a PermissionError or another OSError that names the address; a store tries
-    again by itself what may succeed then.
+    Failures are a FileNotFoundError, a PermissionError or another OSError that names the address; a store repeats by
+    itself requests that may succeed later.
     """
 
     def absolute(self, uri: str) -> str:
-        """Return the one spelling under which any process finds `uri`, or raise StorageError."""
+        """Return the absolute address under which any process finds `uri`, or raise StorageError."""
 
     def read(self, address: str) -> bytes:
         """Return a file's content, whole."""
@@ -96,25 +96,25 @@ class Store(Protocol):
         """Write a file that readers see whole or not at all, replacing one of that name; makes its folders."""
 
     def move(self, source: str, target: str) -> None:
-        """Give a file another address, replacing one that is there; a missing source never makes a target."""
+        """Move a file to another address, replacing a file there; a missing source never creates a target."""
 
     def remove(self, address: str) -> None:
-        """Remove one file; does nothing where there is none."""
+        """Remove one file; does nothing if there is none."""
 
     def remove_folder(self, address: str) -> None:
-        """Remove a folder and everything in it; does nothing where there is none."""
+        """Remove a folder and everything in it; does nothing if there is none."""
 
     def size(self, address: str) -> int | None:
-        """Return a file's size in bytes; None where there is no file."""
+        """Return a file's size in bytes; None if there is no file."""
 
     def is_folder(self, address: str) -> bool:
         """Say whether `address` is a folder."""
 
     def make_parents(self, address: str) -> None:
-        """Create the folders above `address` where the store has real folders."""
+        """Create the folders above `address`, if the store has real folders."""
 
     def files(self, selection: Selection, beginning: str) -> Iterator[Page]:
-        """List the files below `selection.root` whose addresses begin with `beginning`, in no order."""
+        """List the files below `selection.root` whose addresses begin with `beginning`, in no particular order."""
 
     def arrow(self, address: str) -> tuple[pafs.FileSystem, str]:
         """Return the Arrow file system of an address and the path in it."""

@@ -1,4 +1,4 @@
-"""One small set of functions over addresses, whatever store they belong to.
+"""One small set of functions over addresses, for all stores.
 
 An address (`uri`) is a local path as typed, a percent-encoded `file://` URI, or `s3://bucket/key` with the key taken
 literally. S3 credentials, region and endpoint come from the environment (`AWS_*`), never from an address: addresses
@@ -27,7 +27,7 @@ StoreAwayError = retrying.StoreAwayError
 
 
 def absolute(uri: str) -> str:
-    """Return the one spelling under which any process finds `uri`: an absolute local path or `s3://bucket/key`.
+    """Return the address under which any process finds `uri`: an absolute local path or `s3://bucket/key`.
 
     Raises:
         StorageError: the address is empty, holds credentials, or has another scheme.
@@ -112,10 +112,10 @@ def _other_spellings(address: str) -> Iterator[str]:
 
 
 def read_image(uri: str) -> bytes:
-    """`read_bytes`, for where a file that cannot be read counts as bad: tells a bad file from a store that is away.
+    """Like `read_bytes`, but tells a file that cannot be read from a store that is out of reach.
 
     Raises:
-        StoreAwayError: the store does not answer anything, or does not know the credentials.
+        StoreAwayError: the store gives no answer at all, or does not accept the credentials.
         OSError: as `read_bytes`.
     """
     try:
@@ -124,20 +124,20 @@ def read_image(uri: str) -> bytes:
         raise
     except OSError:
         _wait_for_answer(parent(uri))
-        return read_bytes(uri)  # also where the store was away until a moment ago
+        return read_bytes(uri)  # the store may have been out of reach until now
 
 
 def _wait_for_answer(uri: str) -> None:
     try:
         is_folder(uri)
-    except PermissionError:  # an answer, too: listing may be forbidden
+    except PermissionError:  # also an answer: listing may be forbidden
         return
-    except OSError as error:  # also of a network drive: a stale handle, no connection
+    except OSError as error:  # also from a network drive: a stale handle, no connection
         raise StoreAwayError(str(error)) from None
 
 
 def make_parents(uri: str) -> None:
-    """Create the folders above `uri` where the store has real folders."""
+    """Create the folders above `uri`, if the store has real folders."""
     store_of(uri).make_parents(absolute(uri))
 
 
@@ -162,7 +162,7 @@ def write_parquet(uri: str, table: pa.Table) -> None:
 
 
 def remove_folder(uri: str) -> None:
-    """Remove a folder and everything in it; does nothing where there is none.
+    """Remove a folder and everything in it; does nothing if there is none.
 
     Raises:
         OSError: something in it cannot be removed.
@@ -171,7 +171,7 @@ def remove_folder(uri: str) -> None:
 
 
 def remove(uri: str) -> None:
-    """Remove one file; does nothing where there is none.
+    """Remove one file; does nothing if there is none.
 
     Raises:
         OSError: it cannot be removed.
@@ -180,10 +180,10 @@ def remove(uri: str) -> None:
 
 
 def move(source_uri: str, target_uri: str) -> None:
-    """Give a file another address in the same store, replacing one that is there; makes its folders.
+    """Move a file to another address in the same store, replacing a file there; makes its folders.
 
-    A missing source never makes a target. Local: one atomic rename. S3: a copy inside the store, then a delete, so
-    that readers may see both for a moment, and two processes that move the same source at once may both succeed.
+    A missing source never creates a target. Local: one atomic rename. S3: a copy inside the store, then a delete. So
+    readers may see both for a moment, and two processes that move the same source at once may both succeed.
 
     Raises:
         FileNotFoundError: there is no such source.

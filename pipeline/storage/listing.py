@@ -1,4 +1,4 @@
-"""Listing what lies in a folder or fits a pattern, in any store, for millions of files."""
+"""Listing the files in a folder or of a pattern, in any store, for millions of files."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from pipeline.storage.stores import store_of
 
 
 def read_names(uri: str) -> list[str]:
-    """The names in a UTF-8 text file, one a line; they may hold spaces.
+    """The names in a UTF-8 text file, one per line; they may hold spaces.
 
     Raises:
         FileNotFoundError: there is no such file.
-        DatasetError: it is no UTF-8 text; the message names it.
+        DatasetError: it is not UTF-8 text; the message names it.
     """
     try:
         lines = storage.read_bytes(uri).decode("utf-8-sig").splitlines()
@@ -34,7 +34,7 @@ def is_glob(uri: str) -> bool:
 
 
 def glob_root(uri: str) -> str:
-    """Return the absolute address of the deepest folder above every match of a pattern; of `uri` if it is none."""
+    """Return the address of the deepest folder above every match of a pattern; `uri` itself if it is no pattern."""
     address = storage.absolute(uri)
     return (_literal_part(address).rpartition("/")[0] or "/") if is_glob(uri) else address
 
@@ -54,8 +54,8 @@ def _glob_regex(pattern: str) -> re.Pattern[str]:
 
 
 def _folders_regex(pattern: str) -> re.Pattern[str]:
-    """What matches the folders in which, at any depth, a file can match the pattern."""
-    fixed, crossing, _ = pattern.partition("**")  # from there on any folder may be the right one
+    """An expression for the folders in which, at any depth, a file can match the pattern."""
+    fixed, crossing, _ = pattern.partition("**")  # below that, any folder may hold a match
     names = fixed.split("/")
     above = ["/".join(names[:depth]) for depth in range(1, len(names))]
     regexes = [_regex_of(folder) for folder in above] + [_regex_of(fixed) + ".*"] * bool(crossing)
@@ -70,18 +70,18 @@ def list_batches(
     is_output: Callable[[str], bool] = lambda _folder: False,
     left_aside: Counter[str] | None = None,
 ) -> Iterator[pa.RecordBatch]:
-    """List the files of a folder and all its subfolders, or those that match a pattern, in no order.
+    """List the files of a folder and all its subfolders, or those that match a pattern, in no particular order.
 
-    Made for millions of files: they come in batches, and nothing but the batches holds memory.
+    Made for millions of files: they come in batches, and only the batches use memory.
 
     Args:
-        uri: a folder, a pattern (`is_glob`), or one file. Locally links are followed, each real folder is listed once,
-            and a link to nowhere with a wanted ending is listed as well, so that reading it reports the loss.
-        suffixes: endings of the names wanted, in lower case; names may be in any case.
-        hidden: beginnings of the names to skip below the folder, those of folders included.
-        is_output: says of a folder's address whether to skip it as a run's output.
-        left_aside: is added to: how many files are not listed, by ending or other reason (`storage.base`); a skipped
-            local folder counts as one. What only a pattern excludes is not counted.
+        uri: a folder, a pattern (`is_glob`), or one file. Local links are followed and each real folder is listed
+            once. A broken link with a wanted extension is listed too, so that reading it reports the missing file.
+        suffixes: extensions of the files wanted, in lower case; names may be in any case.
+        hidden: prefixes of names to skip below the folder, for files and folders.
+        is_output: whether to skip the folder at an address as a run's output.
+        left_aside: counts the files that are not listed, by extension or other reason (`storage.base`), on top of its
+            counts; a skipped local folder counts as one. Files that only the pattern excludes are not counted.
 
     Yields:
         Batches of `LISTING_SCHEMA`.
@@ -108,6 +108,11 @@ def list_batches(
 
 def list_files(uri: str, suffixes: tuple[str, ...], *, hidden: tuple[str, ...] = ()) -> list[StoredFile]:
     """List files as `list_batches` does, sorted by address; for folders of some thousand files.
+
+    Args:
+        uri: as for `list_batches`.
+        suffixes: as for `list_batches`.
+        hidden: as for `list_batches`.
 
     Raises:
         FileNotFoundError: as `list_batches`.

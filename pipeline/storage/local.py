@@ -49,7 +49,7 @@ class LocalStore:
             return str(Path(path))
         if not uri:
             raise StorageError("an address is empty; use a local path, file:// or s3://")
-        return str(Path(os.path.expanduser(uri)).absolute())  # noqa: PTH111  (leaves the name of nobody as it is)
+        return str(Path(os.path.expanduser(uri)).absolute())  # noqa: PTH111  (it leaves unknown users' names unchanged)
 
     def read(self, address: str) -> bytes:
         """Return a file's content."""
@@ -59,23 +59,23 @@ class LocalStore:
             return file.read()
 
     def write(self, address: str, data: bytes) -> None:
-        """Write aside, then rename."""
+        """Write a temporary file, then rename it."""
         self.make_parents(address)
         aside = Path(address).with_name(f".{uuid4().hex}.tmp")
         try:
             with aside.open("xb") as file:
                 file.write(data)
                 file.flush()
-                os.fsync(file.fileno())  # else a power cut can leave the new name on an empty file
+                os.fsync(file.fileno())  # without it, a power cut can leave an empty file under the new name
             aside.replace(address)
-        except OSError as error:  # of a full disk it names no file
+        except OSError as error:  # for a full disk it names no file
             raise OSError(error.errno, error.strerror, address) from None
         finally:
-            with suppress(OSError):  # it is not there, or the disk cannot be written any more
+            with suppress(OSError):  # there is none, or the disk can no longer be written
                 aside.unlink()
 
     def move(self, source: str, target: str) -> None:
-        """Rename; of two processes that move the same file only one wins."""
+        """Rename; if two processes move the same file, only one succeeds."""
         self.make_parents(target)
         Path(source).replace(target)
 
@@ -126,11 +126,11 @@ def _batch(files: list[StoredFile]) -> pa.RecordBatch:
 
 
 def _walk(selection: Selection) -> Iterator[StoredFile | str]:
-    """Yield the files wanted, and for each entry that is not, why (`Selection.file_left_aside`).
+    """Yield the files wanted, and for each other entry the reason (`Selection.file_left_aside`).
 
     Each real folder is walked once. Folders below the root come first, under their own names; links to other folders
     are followed after that, in the order of their names. A folder that cannot be read ends the listing with its error.
-    Arrow's own listing follows links in circles and stops at names that are not UTF-8; `os.walk` keeps errors back.
+    Arrow's own listing follows links in circles and stops at names that are not UTF-8; `os.walk` hides errors.
     """
     root = os.path.realpath(selection.root)
     links, seen = [(selection.root, root)], set[str]()
@@ -163,7 +163,7 @@ def _lies_below(paths: tuple[str, ...], folder: str) -> bool:
 
 
 def _kind(entry: os.DirEntry[str], selection: Selection) -> str:
-    """Return "folder" or "file", links followed, `SPECIAL`, or `NOWHERE` for a link that leads to nothing."""
+    """Return "folder" or "file", links followed; `SPECIAL`; or `NOWHERE` for a broken link."""
     if entry.is_dir(follow_symlinks=False):
         return "folder"
     if entry.is_file(follow_symlinks=False):
@@ -175,7 +175,7 @@ def _kind(entry: os.DirEntry[str], selection: Selection) -> str:
     except OSError as error:
         if error.errno in _LEADS_NOWHERE or selection.file_left_aside(entry.path) is None:
             return NOWHERE
-        raise  # whatever lies behind it, a folder perhaps, would be missing without a word
+        raise  # otherwise its target, perhaps a whole folder, would be missing unnoticed
     return "folder" if stat.S_ISDIR(mode) else "file" if stat.S_ISREG(mode) else SPECIAL
 
 
@@ -184,6 +184,6 @@ def _file(entry: os.DirEntry[str], selection: Selection, kind: str) -> StoredFil
     if reason is not None:
         return NOWHERE if kind == NOWHERE and reason not in ("", HIDDEN) else reason
     if kind == "file":
-        with suppress(FileNotFoundError):  # removed a moment ago: whoever reads it says so
+        with suppress(FileNotFoundError):  # removed a moment ago: reading it will report that
             return StoredFile(entry.path, entry.stat().st_size)
     return SPECIAL if kind == SPECIAL else StoredFile(entry.path, 0)

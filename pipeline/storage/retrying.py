@@ -1,4 +1,4 @@
-"""Trying again what failed by accident: exponential back-off with jitter, bounded, and counted."""
+"""Retries after transient failures: exponential back-off with jitter, bounded and counted."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ _retries = 0
 
 
 class TransientError(OSError):
-    """A fault of the moment: the store was busy, slow or out of reach. The same request may succeed later."""
+    """A transient fault: the store was busy, slow or out of reach. The same request may succeed later."""
 
 
 class StoreAwayError(OSError):
-    """The store gives nothing that is asked of it: no single object is to blame."""
+    """The store answers no request at all, so the fault is not a single object's."""
 
 
 def max_attempts() -> int:
-    """Return how often a request is tried at most: `AWS_MAX_ATTEMPTS`, or 10."""
+    """Return the most attempts for one request: `AWS_MAX_ATTEMPTS`, or 10."""
     text = os.environ.get("AWS_MAX_ATTEMPTS", "")
     return max(int(text), 1) if text.isdecimal() else MAX_ATTEMPTS
 
@@ -42,7 +42,7 @@ def retries(*, reset: bool = False) -> int:
     """Return how many requests this process had to send again since the start or the last reset.
 
     Args:
-        reset: count from 0 again; nothing is lost between the reading and the reset.
+        reset: count from 0 again; no retry is lost between reading and resetting.
     """
     global _retries
     with _lock:
@@ -71,7 +71,7 @@ def retrying(operation: Callable[[], T]) -> T:
 
 
 def retrying_arrow(operation: Callable[[], T]) -> T:
-    """As `retrying`, for reads through Arrow: its S3 client does not try again when an answer ends early.
+    """Like `retrying`, for reads through Arrow, whose S3 client does not retry when an answer ends early.
 
     Raises:
         TransientError: the last one, when attempts or time are used up.
@@ -84,7 +84,7 @@ def retrying_arrow(operation: Callable[[], T]) -> T:
         except (FileNotFoundError, PermissionError):
             raise
         except OSError as error:
-            if "AWS Error" not in str(error):  # it tells these faults in no type of their own
+            if "AWS Error" not in str(error):  # these faults have no type of their own
                 raise
             raise TransientError(str(error)) from error
 

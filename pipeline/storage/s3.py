@@ -1,10 +1,11 @@
 """S3 by addresses `s3://bucket/key`: single objects and listings.
 
-Through botocore, because Arrow's client lists everything before it returns anything, asks twice to read once, and
-leaves marker objects behind when it deletes. Arrow's is for reading Parquet in parts (`s3_client.arrow_filesystem`).
+botocore does the work, because Arrow's client lists everything before it returns anything, sends two requests for one
+read, and leaves marker objects behind when it deletes. Arrow's client only reads Parquet in parts
+(`s3_client.arrow_filesystem`).
 
-A store has to know PUT, GET, HEAD, LIST and DELETE of one object. Copies inside the store and deletes of many objects
-at once are used where they are taken; several S3-compatible stores refuse them.
+A store has to support PUT, GET, HEAD, LIST and DELETE of one object. Copies inside the store and deletes of many
+objects at once are used if the store accepts them; several S3-compatible stores refuse them.
 """
 
 from __future__ import annotations
@@ -34,13 +35,13 @@ _log = logging.getLogger(__name__)
 
 
 class S3Store:
-    """Objects of S3 and of stores that speak its language (a `Store`)."""
+    """Objects on S3 and S3-compatible stores (a `Store`)."""
 
     def __init__(self) -> None:
         set_defaults()
 
     def absolute(self, uri: str) -> str:
-        """Return `s3://bucket/key` without slashes at its end."""
+        """Return `s3://bucket/key` without trailing slashes."""
         bucket = uri.removeprefix(_S3).partition("/")[0]
         if bucket.startswith("arn:"):
             raise StorageError(f"{uri}: an ARN is no address here; write s3://ALIAS/key with the access point's alias, "
@@ -70,12 +71,12 @@ class S3Store:
         return call(address, get)
 
     def write(self, address: str, data: bytes) -> None:
-        """Write an object; a PUT is whole or not at all."""
+        """Write an object; a PUT writes it whole or not at all."""
         bucket, key = _split(address)
         call(address, lambda client: client.put_object(Bucket=bucket, Key=key, Body=data))
 
     def move(self, source: str, target: str) -> None:
-        """Copy, then delete. Where the store refuses to copy, what is read is written."""
+        """Copy, then delete. If the store refuses to copy, the object is read and written here."""
         if source == target:
             return
         bucket, key = _split(target)
@@ -90,7 +91,7 @@ class S3Store:
         self.remove(source)
 
     def remove(self, address: str) -> None:
-        """Remove an object; does nothing where there is none."""
+        """Remove an object; does nothing if there is none."""
         bucket, key = _split(address)
         try:
             call(address, lambda client: client.delete_object(Bucket=bucket, Key=key))
@@ -98,7 +99,7 @@ class S3Store:
             return
 
     def remove_folder(self, address: str) -> None:
-        """Remove every object whose key lies below `address`, one by one where the store refuses to remove many."""
+        """Remove every object whose key lies below `address`, one by one if the store refuses to remove many."""
         bucket, key = _split(address)
         at_once = True
         with ThreadPoolExecutor(_THREADS) as pool:
@@ -107,14 +108,14 @@ class S3Store:
                     at_once = at_once and _removed_at_once(bucket, list(sizes))
                 except CredentialsError:
                     raise
-                except OSError as error:  # if the reason lies elsewhere, the store refuses the single ones, too
+                except OSError as error:  # if there is another reason, deleting single objects fails too
                     _log.info("objects are removed one by one, because the store refused: %s", error)
                     at_once = False
                 if not at_once:
                     list(pool.map(self.remove, [f"{_S3}{bucket}/{name}" for name in sizes]))
 
     def size(self, address: str) -> int | None:
-        """Return an object's size in bytes (0 where the store does not say it); None where there is no object."""
+        """Return an object's size in bytes (0 if the store does not say it); None if there is no object."""
         bucket, key = _split(address)
         if not key:
             return None
@@ -136,7 +137,7 @@ class S3Store:
         """Do nothing: S3 has no folders."""
 
     def arrow(self, address: str) -> tuple[pafs.FileSystem, str]:
-        """Return Arrow's client for a bucket, and bucket and key as it wants them."""
+        """Return Arrow's client for a bucket, and bucket and key in the form that it needs."""
         bucket, _ = _split(address)
         return arrow_filesystem(bucket), address.removeprefix(_S3)
 
@@ -178,7 +179,7 @@ def _page(bucket: str, prefix: str, *, delimiter: str = "", token: str | None = 
             cut_off = answer["IsTruncated"]
             sizes = {entry["Key"]: entry["Size"] for entry in answer.get("Contents", [])}
             folders = [entry["Prefix"] for entry in answer.get("CommonPrefixes", [])]
-        except KeyError as error:  # a proxy's empty or bare answer is no empty folder
+        except KeyError as error:  # an incomplete answer from a proxy does not mean an empty folder
             raise TransientError(f"{address}: the store's listing says no {error}") from None
         after = answer.get("NextContinuationToken")
         if cut_off and after in (None, token):
@@ -197,7 +198,7 @@ def _pages(bucket: str, prefix: str) -> Iterator[dict[str, int]]:
 
 
 def _split_prefix(bucket: str, prefix: str) -> tuple[dict[str, int], list[str]]:
-    """Find prefixes below `prefix` to list side by side, and the objects that lie above all of them."""
+    """Find prefixes below `prefix` to list in parallel, and the objects that lie above all of them."""
     sizes: dict[str, int] = {}
     whole: list[str] = []
     splittable = [prefix]
@@ -207,7 +208,7 @@ def _split_prefix(bucket: str, prefix: str) -> tuple[dict[str, int], list[str]]:
         deeper: list[str] = []
         for above in splittable:
             page = _page(bucket, above, delimiter="/")
-            if page.token:  # so many entries that one request for each could cost more than it gains
+            if page.token:  # with so many entries, one request for each could cost more than it saves
                 whole.append(above)
             else:
                 sizes |= page.sizes
@@ -217,7 +218,7 @@ def _split_prefix(bucket: str, prefix: str) -> tuple[dict[str, int], list[str]]:
 
 
 def _choose(bucket: str, selection: Selection, folders: dict[str, str | None], sizes: dict[str, int]) -> Page:
-    """Sort out which objects are wanted. `folders` remembers what was found out of the folders above them."""
+    """Choose the objects that are wanted. `folders` caches what is known about the folders above them."""
     found: dict[str, int] = {}
     left_aside: Counter[str] = Counter()
     for key, size in sizes.items():
@@ -243,7 +244,7 @@ def _folder_left_aside(selection: Selection, known: dict[str, str | None], folde
 
 
 def _removed_at_once(bucket: str, keys: list[str]) -> bool:
-    """Remove many objects by one request; False if the store did not remove all of them."""
+    """Remove many objects with one request; False if the store did not remove all of them."""
     body = {"Objects": [{"Key": key} for key in keys], "Quiet": True}
 
     def delete(client: Any) -> bool:

@@ -1,6 +1,6 @@
-"""The client that talks to S3: made from the environment, with errors of Python's own kinds, tried again here.
+"""The S3 client: made from the environment, with Python's own types of errors, and retries of its own.
 
-botocore does not retry here: `retrying` does, so that retries are counted and a body that breaks off is among them.
+`retrying` repeats requests, not botocore, so that retries are counted and bodies that break off are retried too.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ T = TypeVar("T")
 
 CONNECT_SECONDS = 10
 READ_SECONDS = 30
-"""A connection on which nothing arrives for so long has failed."""
+"""Seconds without data after which a connection counts as failed."""
 _CONNECTIONS = 64
 
 BUSY = {"SlowDown", "RequestTimeout", "InternalError", "ServiceUnavailable", "Throttling", "ThrottlingException",
          "RequestLimitExceeded", "BandwidthLimitExceeded", "OperationAborted"}  # fmt: skip
 _STRANGER = {"ExpiredToken", "InvalidToken", "InvalidAccessKeyId", "SignatureDoesNotMatch", "RequestTimeTooSkewed",
              "RequestExpired", "TokenRefreshRequired", "AccountProblem", "NotSignedUp"}  # fmt: skip
-"""Who asks is not known, or this machine's clock is wrong: no object is to blame."""
+"""Codes for unknown credentials or a wrong clock on this machine, so that no object is at fault."""
 _NO_CREDENTIALS = ("no usable credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY or AWS_PROFILE, "
                    "or AWS_NO_SIGN_REQUEST=YES for a public bucket")  # fmt: skip
 
@@ -49,7 +49,7 @@ _making = Lock()
 
 
 class CredentialsError(PermissionError, StoreAwayError):
-    """The store does not know who asks, or not any more: tokens expire in the middle of a run."""
+    """The store does not accept the credentials, or no longer: tokens can expire during a run."""
 
 
 def _client() -> Any:
@@ -60,7 +60,7 @@ def _client() -> Any:
 @lru_cache(maxsize=4)
 def _client_for(settings: s3_environment.Settings) -> Any:
     session = botocore.session.Session()
-    # Dates are never read, and parsing them is half of the time of a listing.
+    # Dates are not used, and parsing them takes half of the time of a listing.
     session.get_component("response_parser_factory").set_parser_defaults(timestamp_parser=str)
     if settings.value("AWS_EC2_METADATA_DISABLED").lower() == "true":
         session.get_component("credential_provider").remove("iam-role")
@@ -84,7 +84,7 @@ def _say_who_pays(payer: str, params: dict[str, Any], **_: Any) -> None:
 
 
 def arrow_filesystem(bucket: str) -> pafs.FileSystem:
-    """Return Arrow's file system for a bucket, with the same endpoint, region and patience as this module."""
+    """Return Arrow's file system for a bucket, with this module's endpoint, region, time limits and retries."""
     client = _client()
     endpoint, region = client.meta.endpoint_url, client.meta.region_name
     on_aws = s3_environment.is_aws(endpoint)
@@ -101,7 +101,7 @@ def arrow_filesystem(bucket: str) -> pafs.FileSystem:
 def _bucket_region(bucket: str, otherwise: str) -> str:
     try:
         return str(pafs.resolve_s3_region(bucket))
-    except OSError:  # a private network may hide what this asks
+    except OSError:  # a private network may block this request
         return otherwise
 
 
@@ -122,13 +122,13 @@ def _arrow_filesystem(
 
 
 def call(uri: str, operation: Callable[[Any], T]) -> T:
-    """Run an operation with a client, again after each fault of the moment, with this module's errors."""
+    """Run an operation with a client; retry after transient faults, and raise this module's errors."""
 
     def attempt() -> T:
         try:
             return operation(_client())
         except (boto.BotoCoreError, boto.ClientError, ResponseParserError) as error:
-            raise _translated(error, uri) from None  # the cause may hold what a message must not
+            raise _translated(error, uri) from None  # the cause may hold credentials
 
     return retrying(attempt)
 
@@ -141,8 +141,8 @@ def _translated(error: Exception, uri: str) -> OSError:
         return CredentialsError(f"{uri}: {_NO_CREDENTIALS} ({s3_environment.redact(str(error))})")
     if isinstance(error, boto.SSLError):
         return OSError(message)
-    # botocore's ConnectionError is a connection that cannot be made, its HTTPClientError one that breaks, its
-    # ResponseParserError an answer that is no XML or breaks off in it.
+    # botocore's ConnectionError means a connection that cannot be made, its HTTPClientError one that breaks, its
+    # ResponseParserError an answer that is not XML or breaks off.
     lost = boto.ConnectionError | boto.HTTPClientError | boto.IncompleteReadError | ResponseParserError
     return TransientError(message) if isinstance(error, lost) else OSError(message)
 
@@ -151,7 +151,7 @@ def _refused(error: boto.ClientError, uri: str) -> OSError:
     code = str(error.response.get("Error", {}).get("Code", ""))
     status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
     reason = error.response.get("Error", {}).get("Message") or code
-    denied = code in ("AccessDenied", "403") and not s3_environment.request_payer()  # to HEAD the code is the status
+    denied = code in ("AccessDenied", "403") and not s3_environment.request_payer()  # for HEAD the code is the status
     remark = _OR_PAY if denied else _REMARKS.get(code, "")
     message = s3_environment.redact(f"{uri}: {code}: {reason}{remark}")
     if code in BUSY or status in (408, 429) or (status >= 500 and status != 501):

@@ -1,4 +1,4 @@
-"""What the environment says of S3: the standard AWS variables, what goes with them, and what must not be repeated."""
+"""S3 settings from the environment: the standard AWS variables, defaults that go with them, redaction of secrets."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
-# These say who the machine is, not what the user chose: another machine has its own.
+# These identify the machine and are not the user's choice: another machine has its own.
 _OF_ONE_MACHINE = ("AWS_CONTAINER_", "AWS_LAMBDA_", "AWS_EXECUTION_ENV", "AWS_WEB_IDENTITY_TOKEN_FILE")
 _SECRET = ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_ACCESS_KEY_ID")
 
@@ -23,28 +23,28 @@ def redact(text: str) -> str:
 
 @dataclass(frozen=True)
 class Settings:
-    """What clients are made from."""
+    """The settings that clients are made with."""
 
     variables: tuple[tuple[str, str], ...] = field(repr=False)
     """Names and values of `worker_environment`, sorted. The values may be credentials."""
 
     @classmethod
     def of_environment(cls) -> Settings:
-        """Return the settings of this moment."""
+        """Return the current settings."""
         return cls(tuple(sorted(worker_environment().items())))
 
     def value(self, name: str) -> str:
-        """Return a variable's value, "" where it is not set."""
+        """Return a variable's value; "" if it is not set."""
         return dict(self.variables).get(name, "")
 
     @property
     def anonymous(self) -> bool:
-        """Whether requests go out unsigned, as public buckets take them (`AWS_NO_SIGN_REQUEST`, as in GDAL)."""
+        """Whether requests are unsigned, for public buckets (`AWS_NO_SIGN_REQUEST`, as in GDAL)."""
         return self.value("AWS_NO_SIGN_REQUEST").lower() in ("yes", "true", "1")
 
 
 def request_payer() -> str:
-    """Return who pays for requests, as the header x-amz-request-payer says it (`AWS_REQUEST_PAYER`, as in GDAL)."""
+    """Return the value of the header x-amz-request-payer: who pays for requests (`AWS_REQUEST_PAYER`, as in GDAL)."""
     return os.environ.get("AWS_REQUEST_PAYER", "")
 
 
@@ -59,7 +59,7 @@ def is_aws(endpoint: str) -> bool:
 
 
 def defaults(environment: Mapping[str, str]) -> dict[str, str]:
-    """Return the variables that go with those that are set, and are not set themselves."""
+    """Return variables that the given ones imply and that are not set."""
     endpoint = environment.get("AWS_ENDPOINT_URL_S3") or environment.get("AWS_ENDPOINT_URL")
     wanted = {}
     if endpoint and not is_aws(endpoint):
@@ -67,7 +67,7 @@ def defaults(environment: Mapping[str, str]) -> dict[str, str]:
         wanted["AWS_REQUEST_CHECKSUM_CALCULATION"] = "when_required"
         wanted["AWS_RESPONSE_CHECKSUM_VALIDATION"] = "when_required"
     if endpoint or environment.get("AWS_ACCESS_KEY_ID") or environment.get("AWS_NO_SIGN_REQUEST"):
-        # Nothing is asked of the EC2 metadata service then; where there is none, asking costs seconds.
+        # The EC2 metadata service is then not asked for credentials; where there is none, that takes seconds.
         wanted["AWS_EC2_METADATA_DISABLED"] = "true"
     return {name: value for name, value in wanted.items() if name not in environment}
 
@@ -75,8 +75,8 @@ def defaults(environment: Mapping[str, str]) -> dict[str, str]:
 def worker_environment() -> dict[str, str]:
     """Return the `AWS_*` variables that processes on other machines need to find the same store.
 
-    All that this process has, but those that belong to one machine, and `defaults`. The values may be credentials:
-    never log them.
+    These are all that this process has, except those that belong to one machine, plus `defaults`. The values may be
+    credentials: never log them.
     """
     mine = {
         name: value

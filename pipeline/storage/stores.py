@@ -1,4 +1,4 @@
-"""Which store an address belongs to, by its scheme. A new store is a class in a file of its own and a line here."""
+"""Which store an address belongs to, by its scheme. A new store is a class in its own file and a line here."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def _store(scheme: str) -> Store:
 
 
 def scheme_of(uri: str) -> str:
-    """Return the scheme of an address, "" of a local path."""
+    """Return the scheme of an address; "" for a local path."""
     found = _SCHEME.match(uri)
     return found[1] if found else ""
 
@@ -38,7 +38,7 @@ def store_of(uri: str) -> Store:
     """Return the store of an address.
 
     Raises:
-        StorageError: there is none for its scheme.
+        StorageError: there is no store for its scheme.
     """
     scheme = scheme_of(uri)
     if scheme not in _STORES:

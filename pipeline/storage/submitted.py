@@ -1,4 +1,4 @@
-"""Where a job that was sent by `ray job submit` may write: not into Ray's copy of the working directory."""
+"""Where a job sent with `ray job submit` may write: not into Ray's copy of the working directory."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from pipeline.errors import StorageError
 from pipeline.storage import files
 
 SUBMITTED = "RAY_JOB_CONFIG_JSON_ENV_VAR"
-"""Ray sets it for a job's driver, and for nothing else."""
+"""A variable that Ray sets for the driver of a submitted job only."""
 
 
 def check_kept(option: str, uri: str) -> None:
-    """Make sure that Ray will not throw away what a job writes to `uri`.
+    """Make sure that Ray will not delete what a job writes to `uri`.
 
     Args:
-        option: that gave it, without dashes.
-        uri: the address as it was given.
+        option: the setting that holds the address, without dashes.
+        uri: the address as given.
 
     Raises:
         StorageError: this process is a submitted job, and the address is relative to Ray's copy of the working
-            directory, which Ray removes when it likes.
+            directory, which Ray may remove at any time.
     """
     if SUBMITTED not in os.environ or files.is_s3(uri) or uri.startswith("file://") or Path(uri).is_absolute():
         return
