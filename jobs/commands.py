@@ -77,6 +77,12 @@ EVALUATE = Command(
     "runs/photos --panels 20",
     tuple(one.name for one in fields(settings.EvaluateConfig)),
 )  # fmt: skip
+EXPORT = Command(
+    "export", "export_results", settings.ExportConfig, "results",
+    "results as COCO, YOLO, CVAT and other tools read them",
+    "runs/photos --to coco --output exports/photos",
+    tuple(one.name for one in fields(settings.ExportConfig)),
+)  # fmt: skip
 BUILD = Command(
     "build-training-set", "build_training_set", settings.TrainingSetConfig, "data",
     "annotated images to training windows",
@@ -133,7 +139,9 @@ TRAIN_EDGES = Command(
     tuple(one.name for one in fields(TrainEdgesConfig)),
 )  # fmt: skip
 
-COMMANDS = (SEGMENT, EVALUATE, BUILD, TRAIN, TRAIN_FCN, TRAIN_LITE, CONVERT, INSPECT, ABLATE, TUNE_CRF, TRAIN_EDGES)
+COMMANDS = (
+    SEGMENT, EVALUATE, EXPORT, BUILD, TRAIN, TRAIN_FCN, TRAIN_LITE, CONVERT, INSPECT, ABLATE, TUNE_CRF, TRAIN_EDGES,
+)  # fmt: skip
 
 
 def parse(command: Command, arguments: Sequence[str] | None = None, console: bool = False) -> Any:

@@ -1,0 +1,56 @@
+"""Write a run's results as another tool reads them.
+
+python jobs/export_results.py --results runs/photos --to coco --output exports/photos
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.progress import track
+
+from jobs import commands
+from jobs.common import EXIT_DONE, call, end_process
+from pipeline import storage
+from pipeline.config import ExportConfig
+from pipeline.export.run import Exported, export_results
+from pipeline.inputs.named import check_named
+
+console = Console(soft_wrap=True, markup=False)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Parse, run; returns the exit code."""
+    return call(commands.EXPORT, arguments, run)
+
+
+def run(config: ExportConfig) -> int:
+    """Export, and say what is in it and what not."""
+    check_named("results", config.results)
+    show(export_results(config, _watch), config)
+    return EXIT_DONE
+
+
+def _watch(rows: Iterable[dict[str, Any]], count: int) -> Iterable[dict[str, Any]]:
+    return track(rows, "exporting", count, console=console, transient=True, disable=not console.is_terminal)
+
+
+def show(done: Exported, config: ExportConfig) -> None:
+    """Print what came out."""
+    if done.failed or done.skipped:
+        console.print(f"{done.failed} images of the run failed and {done.skipped} were skipped; they have no mask and "
+                      "are not in the export")  # fmt: skip
+    if done.remote:
+        console.print(f"{done.remote} images are on S3 and were not copied: the export has their labels only; "
+                      "--copy-images copies them")  # fmt: skip
+    if done.missing:
+        console.print(f"{done.missing} images could not be read any more: the export has their labels only "
+                      f"({', '.join(done.missing_sample)}{', ...' if done.missing > len(done.missing_sample) else ''})"
+                      )  # fmt: skip
+    console.print(f"{done.images} images as {config.to}: {storage.absolute(config.output)}")
+
+
+if __name__ == "__main__":
+    end_process(main)

@@ -1,0 +1,36 @@
+"""Settings of the export to other tools."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from pipeline.config.checks import require_choices, require_local
+
+ExportFormat = Literal["coco", "coco-panoptic", "cvat", "hf", "labelstudio", "masks-grey", "yolo"]
+"""What results can be exported to; each is a file in `pipeline/export/formats/`, its hyphens underscores there."""
+
+
+@dataclass(frozen=True)
+class ExportConfig:
+    """Write a run's results as another tool reads them, to a new folder on this machine.
+
+    The connected parts of a class in an image are its objects: semantic segmentation tells classes apart, and not two
+    things of one class that touch. docs/using_results.md has a table of the formats.
+    """
+
+    results: str
+    """Output folder of a run."""
+    to: ExportFormat
+    """The format: `coco`: instance annotations with run lengths; `coco-panoptic`: panoptic PNGs and segments; `cvat`:
+    "CVAT for images 1.1" with masks; `hf`: Parquet for Hugging Face's `datasets`; `labelstudio`: tasks with brush
+    predictions; `masks-grey`: 8-bit grey PNGs and classes.txt, which `build-training-set` reads; `yolo`: polygons and
+    data.yaml."""
+    output: str
+    """Folder for the export, on this machine. Must be new or empty."""
+    copy_images: bool = False
+    """Copy the images into the export. Default: link to those on this machine; `hf` holds their addresses."""
+
+    def __post_init__(self) -> None:
+        require_choices(self)
+        require_local("output", self.output)

@@ -1,0 +1,52 @@
+"""One export: from an output to a folder that is there when it is complete."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pipeline.config.exporting import ExportConfig
+from pipeline.export.folder import whole_folder
+from pipeline.export.formats import load
+from pipeline.export.pictures import Pictures
+from pipeline.export.results import Watch, open_results
+from pipeline.outputs import layout
+from pipeline.outputs.results import ids_in, read_errors
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What an export holds, and what not."""
+
+    images: int
+    failed: int
+    """Images of the run without a mask, which are not in the export; likewise `skipped`."""
+    skipped: int
+    remote: int
+    """Images in a store, of which the export has the labels only."""
+    missing: int
+    """Images that could not be read any more, of which the export has the labels only."""
+    missing_sample: tuple[str, ...]
+
+
+def export_results(config: ExportConfig, watch: Watch | None = None) -> Exported:
+    """Write a run's results in another tool's format.
+
+    Raises:
+        ResultsError: there are no results, or a file is damaged.
+        FolderError: the export's folder is there and not empty.
+        ModuleNotFoundError: the format needs a package that is not installed.
+        OSError: a file cannot be written; the folder is then not there.
+    """
+    export = load(config.to)
+    results = open_results(config.results, watch)
+    with whole_folder(config.output) as folder:
+        pictures = Pictures(folder, copy=config.copy_images)
+        export(results, pictures, folder)
+    return Exported(
+        images=results.count,
+        failed=len(read_errors(config.results)),
+        skipped=len(ids_in(config.results, layout.SKIPPED)),
+        remote=pictures.remote_count,
+        missing=pictures.missing_count,
+        missing_sample=tuple(pictures.missing),
+    )
