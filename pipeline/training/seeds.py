@@ -1,4 +1,4 @@
-"""Seeds: everything that is drawn at random in training can be drawn again."""
+"""Seeds: everything that is drawn at random in training can be reproduced."""
 
 from __future__ import annotations
 

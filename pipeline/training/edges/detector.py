@@ -19,19 +19,19 @@ from pipeline.proposals.detectors.learned import network_input
 FloatArray = NDArray[np.float32]
 
 LINE_WEIGHT = 4.0
-"""The loss of a pixel that all people drew counts this much more than that of one nobody drew: few pixels are lines."""
+"""How much more the loss of a pixel that all people drew counts than that of one nobody drew; lines are rare."""
 SCALES = (0.75, 1.35)
 """Range of the random scale."""
 GAIN, SHIFT = 0.2, 0.1
-"""Widest random change of contrast (a factor) and of each Lab channel (of the network's input)."""
+"""Largest random change of contrast (a factor) and of each Lab channel (on the network's input)."""
 EVERY = 200
 """Steps between two lines of the log."""
 
 
 def target(outlined: Outlined) -> FloatArray:
-    """Share of the people who drew a line within a pixel, 0..1 `[H, W]`: a ridge where they agree.
+    """Share of the people who drew a line within one pixel, 0..1, `[H, W]`: a ridge where they agree.
 
-    People's lines differ by a pixel or two; a map of exact agreement would have holes, and none could be turned.
+    People's lines differ by a pixel or two, so a map of exact agreement would have holes, and rotation would break it.
     """
     near_AHW = [cv2.dilate(one_HW.astype(np.float32), np.ones((3, 3), np.uint8)) for one_HW in outlined.outlines_AHW]
     return np.asarray(np.mean(near_AHW, axis=0), np.float32)
@@ -40,10 +40,17 @@ def target(outlined: Outlined) -> FloatArray:
 def crop(
     image_HW3: NDArray[np.uint8], target_HW: FloatArray, side: int, rng: np.random.Generator
 ) -> tuple[FloatArray, FloatArray]:
-    """A random square, turned by any angle, scaled, mirrored, its colours changed a little.
+    """A random square: rotated by any angle, scaled, maybe mirrored, with slightly changed colours.
+
+    Args:
+        image_HW3: RGB, uint8.
+        target_HW: of `target`, float32, 0..1.
+        side: the square's side, in pixels; even.
+        rng: the randomness.
 
     Returns:
-        The network's input `[12, side/2, side/2]` and the target `[side, side]`; outside of the image is its mirror.
+        The network's input `[12, side/2, side/2]` and the target `[side, side]`, both float32; beyond its border the
+        image is mirrored.
     """
     height, width = image_HW3.shape[:2]
     angle, scale = rng.uniform(0, 2 * np.pi), np.exp(rng.uniform(*np.log(SCALES)))
@@ -63,7 +70,7 @@ def crop(
 
 
 def loss_of(logits_NHW: Tensor, target_NHW: Tensor) -> Tensor:
-    """Mean weighted cross-entropy with the share of people as the target."""
+    """Mean weighted cross-entropy; the target is the share of people, 0..1."""
     return F.binary_cross_entropy_with_logits(logits_NHW, target_NHW, weight=1 + LINE_WEIGHT * target_NHW)
 
 

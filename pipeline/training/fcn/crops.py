@@ -1,4 +1,4 @@
-"""Which crop of which photograph a training step sees: a function of the seed, the step and the place in the batch."""
+"""Which crop of which photograph a training step sees; follows from the seed, the step and the place in the batch."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from pipeline.imaging.classes import VOID
 Image = NDArray[np.uint8]
 
 LONG_SIDE = 320
-"""Scale 1: the photograph at this longer side."""
+"""The photograph's longer side in pixels at scale 1."""
 SCALES = (0.7, 1.7)
 """Range of the random scale."""
 BALANCE = 0.3
-"""A class of n photographs is drawn with a probability as n to this power."""
+"""A class with n photographs is drawn with a probability proportional to n to this power."""
 GAIN, SATURATION, TINT = 0.3, 0.4, 12.0
-"""Widest random changes: of brightness and contrast and of saturation (exponents of factors), and of each channel."""
+"""Largest random changes: of brightness and contrast, of saturation (exponents of factors), and of each channel."""
 GREY = 127
-"""What is around the photograph: 0 to the network."""
+"""Value around the photograph; the network's input is 0 there."""
 
 
 class Choice(NamedTuple):
@@ -42,7 +42,7 @@ class Draw:
     probabilities: NDArray[np.float64]
 
     def __call__(self, rng: np.random.Generator) -> Choice:
-        """One draw."""
+        """Draw one."""
         label = int(rng.choice(len(self.probabilities), p=self.probabilities))
         photographs = self.photographs_of[label]
         return Choice(label, photographs[rng.integers(len(photographs))])
@@ -65,12 +65,18 @@ def draw_of(labels: Sequence[Sequence[int]], num_classes: int) -> Draw:
 
 
 def rng_of(seed: int, step: int, place: int) -> np.random.Generator:
-    """The randomness of one crop; a resumed run, or one with other workers, draws the same."""
+    """The random generator of one crop; a resumed run, or one with another number of workers, draws the same.
+
+    Args:
+        seed: the run's seed.
+        step: number of the step.
+        place: the crop's place in the batch of all workers.
+    """
     return np.random.default_rng([seed, step, place])
 
 
 def cut(image_HW3: Image, mask_HW: Image, label: int, side: int, rng: np.random.Generator) -> tuple[Image, Image]:
-    """A square of a photograph at a random scale that shows a class, maybe mirrored, its colours changed a little.
+    """A square of a photograph at a random scale that shows a class, maybe mirrored, with slightly changed colours.
 
     Args:
         image_HW3: RGB.
@@ -80,7 +86,7 @@ def cut(image_HW3: Image, mask_HW: Image, label: int, side: int, rng: np.random.
         rng: the randomness.
 
     Returns:
-        RGB `[side, side, 3]` and labels `[side, side]`; `VOID` where the photograph has ended.
+        RGB `[side, side, 3]` and labels `[side, side]`; `VOID` outside the photograph.
     """
     scale = float(np.exp(rng.uniform(*np.log(SCALES)))) * LONG_SIDE / max(mask_HW.shape)
     window = side / scale
@@ -92,7 +98,7 @@ def cut(image_HW3: Image, mask_HW: Image, label: int, side: int, rng: np.random.
     matrix_23 = np.array([[1 / scale, 0, 0.5 / scale + left - 0.5], [0, 1 / scale, 0.5 / scale + top - 0.5]])
     if rng.random() < 0.5:
         matrix_23[0] = -1 / scale, 0, left + window - 0.5 / scale - 0.5
-    if scale < 0.75:  # the photograph is made smaller: smooth it first, or it would be full of jags
+    if scale < 0.75:  # smooth before scaling down, against aliasing
         image_HW3 = np.asarray(cv2.GaussianBlur(image_HW3, (0, 0), 0.4 / scale), np.uint8)
     image = cv2.warpAffine(
         image_HW3, matrix_23, (side, side), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
@@ -106,14 +112,14 @@ def cut(image_HW3: Image, mask_HW: Image, label: int, side: int, rng: np.random.
 
 
 def _start(place: int, size: int, window: float, rng: np.random.Generator) -> float:
-    """Where a window starts that holds a place; inside of the photograph if it fits there, around it if not."""
+    """Start of a window that holds a place; the window lies inside the photograph if it fits, around it if not."""
     if window >= size:
         return float(rng.uniform(size - window, 0))
     return float(np.clip(rng.uniform(place - window, place), 0, size - window))
 
 
 def recoloured(image_HW3: Image, rng: np.random.Generator) -> Image:
-    """The same with a little other brightness, contrast, saturation and tint."""
+    """The image with slightly changed brightness, contrast, saturation and tint."""
     brightness, contrast = np.exp(rng.uniform(-GAIN, GAIN, 2))
     saturation = np.exp(rng.uniform(-SATURATION, SATURATION))
     grey_HW1 = (image_HW3 @ np.array([0.299, 0.587, 0.114], np.float32))[..., None]

@@ -26,11 +26,11 @@ from pipeline.training.seeds import seed_of
 WARM_UP = 100
 """Steps over which the learning rate rises."""
 POWER = 0.9
-"""Of its fall to zero."""
+"""Exponent of its fall to zero."""
 CLIP = 5.0
-"""Longest gradient."""
+"""Largest norm of the gradient."""
 MOMENTS = ("exp_avg", "exp_avg_sq")
-"""What AdamW keeps of each parameter, beside the number of steps."""
+"""What AdamW keeps for each parameter, besides the number of steps."""
 
 Config = TrainFcnConfig | TrainLiteConfig
 Batch = tuple[Tensor, Tensor]
@@ -38,21 +38,27 @@ Batch = tuple[Tensor, Tensor]
 
 
 def by_turns(scores_NChw: Tensor, labels_NHW: Tensor, step: int) -> Tensor:
-    """The FCN's loss, `loss_of`, on the other pixels at every step."""
+    """The FCN's loss, `loss_of`, with the phase alternating from step to step.
+
+    Args:
+        scores_NChw: scores before softmax at a quarter of the labels' resolution.
+        labels_NHW: int64; `VOID` does not count.
+        step: number of the step.
+    """
     return loss_of(scores_NChw.float(), labels_NHW, step % 2)
 
 
 @dataclass
 class Training:
-    """All that a run is between two steps."""
+    """The whole state of a run between two steps."""
 
     net: nn.Module
     optimizer: torch.optim.Optimizer
     step: int = 0
     history: list[dict[str, Any]] = field(default_factory=list)
-    """A line for each look at the validation photographs."""
+    """One entry for each validation."""
     since: list[float] = field(default_factory=list)
-    """Losses of the steps after the last of them."""
+    """Losses of the steps since the last validation."""
 
 
 @dataclass(frozen=True)
@@ -64,19 +70,19 @@ class Hooks:
     validate: Callable[[nn.Module], dict[str, Any]]
     """Figures on the validation photographs, over all workers."""
     save: Callable[[], None]
-    """Keeps a checkpoint; all workers must call it."""
+    """Stores a checkpoint; all workers must call it."""
     due: Callable[[bool], bool]
-    """What worker 0 says, for all workers."""
+    """Passes worker 0's decision to all workers."""
     log: Callable[[str], None]
-    """Says a line to people."""
+    """Prints a line for people."""
     loss: Callable[[Any, Tensor, int], Tensor] = by_turns
-    """Of what the network gives for a batch, its labels, int64, and the number of the step."""
+    """From the network's output for a batch, the labels, int64, and the number of the step."""
 
 
 def new_training(net: nn.Module, config: TrainFcnConfig) -> Training:
-    """A run that begins: AdamW on four groups, encoder and head, kernels (which decay) and the rest.
+    """The start of a run: AdamW with four groups: encoder and head, each with kernels (which decay) and the rest.
 
-    An encoder without ImageNet's knowledge learns as fast as the head.
+    An encoder that does not start from ImageNet has the head's learning rate.
     """
     groups = []
     for encoder in (True, False):
@@ -90,16 +96,16 @@ def new_training(net: nn.Module, config: TrainFcnConfig) -> Training:
 
 
 def train(training: Training, model: nn.Module, config: Config, hooks: Hooks) -> None:
-    """Train from where `training` is to the last step.
+    """Train from the step that `training` has reached to the last one.
 
     Args:
-        training: what is carried on; changed in place.
+        training: the state to continue from; changed in place.
         model: its network, or that network as the workers of a distributed run share it.
         config: the settings.
         hooks: where crops come from and checkpoints go to.
 
     Raises:
-        TrainingError: the loss is no number any more.
+        TrainingError: the loss is no longer a finite number.
     """
     saved = told = time.perf_counter()
     batches = hooks.batches(training.step)
@@ -136,7 +142,17 @@ def train_step(
     batch: Batch,
     loss_of_step: Callable[[Any, Tensor, int], Tensor],
 ) -> float:
-    """One step on a batch, or on this worker's share of one; its loss.
+    """Take one step on a batch, or on this worker's share of one.
+
+    Args:
+        training: the run; its step and its network are changed in place.
+        model: its network, or that network as the workers of a distributed run share it.
+        config: the settings.
+        batch: crops and labels.
+        loss_of_step: as `Hooks.loss`.
+
+    Returns:
+        The loss.
 
     Raises:
         TrainingError: the loss is not a finite number.
@@ -147,7 +163,7 @@ def train_step(
     for group in training.optimizer.param_groups:
         group["lr"] = group["rate"] * rate
     x_N3HW = INPUT(images_N3HW).contiguous(memory_format=torch.channels_last)
-    torch.manual_seed(seed_of(config.seed, training.step))  # of what the head drops
+    torch.manual_seed(seed_of(config.seed, training.step))  # for the head's dropout
     lower = torch.autocast(device.type, torch.bfloat16) if config.precision == "bfloat16" else nullcontext()
     with lower:
         found = model(x_N3HW)
@@ -180,7 +196,7 @@ def save_training(folder: Path, training: Training) -> None:
 
 
 def load_training(folder: Path, training: Training) -> None:
-    """Read back what `save_training` wrote, into a run of the same network and settings."""
+    """Read what `save_training` wrote into a run with the same network and settings."""
     training.net.load_state_dict(safetensors.torch.load((folder / NETWORK_FILE).read_bytes()))
     moments = safetensors.torch.load((folder / MOMENTUM_FILE).read_bytes())
     progress = json.loads((folder / PROGRESS_FILE).read_text())

@@ -1,4 +1,4 @@
-"""What the training of the FCN minimises."""
+"""The loss of the FCN's training."""
 
 from __future__ import annotations
 
@@ -9,29 +9,30 @@ from torch import Tensor
 from pipeline.imaging.classes import VOID
 
 JACCARD = 0.5
-"""Weight of `jaccard` beside cross-entropy."""
+"""Weight of `jaccard` relative to cross-entropy."""
 
 
 def loss_of(scores_NChw: Tensor, labels_NHW: Tensor, phase: int) -> Tensor:
     """Cross-entropy at half of the labels' resolution and the Jaccard loss at the scores' own.
 
-    Cross-entropy alone never predicts a class of few and small objects: all that it loses there is a few pixels.
+    With cross-entropy alone, the network never predicts a class of few and small objects: it only costs a few pixels.
 
     Args:
         scores_NChw: scores before softmax at a quarter of the labels' resolution.
         labels_NHW: int64; `VOID` does not count.
-        phase: 0 or 1, by turns: which of every two pixels counts. One alone would teach maps that lie half a pixel off.
+        phase: 0 or 1, alternating: which of every two pixels counts. Only one of them would teach maps that are
+            shifted by half a pixel.
     """
     half_NHW = labels_NHW[:, phase::2, phase::2]
     scores_NCHW = F.interpolate(scores_NChw, half_NHW.shape[1:], mode="bilinear", align_corners=False)
-    # The sum over 1 or more: a batch of nothing but void pixels has loss 0, not 0 / 0.
+    # Divided by at least 1: a batch of only void pixels has loss 0, not 0 / 0.
     entropy = F.cross_entropy(scores_NCHW, half_NHW, ignore_index=VOID, reduction="sum")
     entropy = entropy / (half_NHW != VOID).sum().clamp(min=1)
     return entropy + JACCARD * jaccard(scores_NChw.softmax(dim=1), labels_NHW[:, 1 + phase :: 4, 1 + phase :: 4])
 
 
 def jaccard(probabilities_NCHW: Tensor, labels_NHW: Tensor) -> Tensor:
-    """Lovász extension of 1 - IoU (Berman et al., CVPR 2018), mean over the classes in the labels; 0 if none."""
+    """Lovász extension of 1 - IoU (Berman et al., CVPR 2018), mean over the classes in the labels; 0 without labels."""
     counts_P = labels_NHW.flatten() != VOID
     labels_P = labels_NHW.flatten()[counts_P]
     probabilities_CP = probabilities_NCHW.transpose(0, 1).flatten(1)[:, counts_P]

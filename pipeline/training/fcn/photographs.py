@@ -32,7 +32,7 @@ def labels_of(pair: Pair, num_classes: int) -> list[int]:
     """The labels that a photograph shows, ascending, void left out.
 
     Raises:
-        OSError, ValueError: as `load`, or the mask has labels that are no class.
+        OSError, ValueError: as `load`, or the mask has labels that are not classes.
     """
     labels = np.unique(load(pair)[1])
     labels = labels[labels != VOID]
@@ -45,7 +45,7 @@ def labels_of(pair: Pair, num_classes: int) -> list[int]:
 
 
 def looked_at(pairs: list[Pair], num_classes: int) -> list[list[int] | str]:
-    """`labels_of` each, or what is wrong with it."""
+    """`labels_of` each photograph, or what is wrong with it."""
     found: list[list[int] | str] = []
     for pair in pairs:
         try:

@@ -1,4 +1,4 @@
-"""The training of the light DeconvNet, as far as it is not the FCN's (`training.fcn.loop`)."""
+"""The training of the light DeconvNet, where it differs from the FCN's (`training.fcn.loop`)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from pipeline.training.lite.losses import distance, loss_of
 
 
 class Taught(nn.Module):
-    """A decoder that learns on the maps of an FCN, which stays as it is and is its teacher."""
+    """A decoder that learns on the maps of an FCN; the FCN is fixed and is also its teacher."""
 
     def __init__(self, fcn: LiteFCN) -> None:
         super().__init__()
@@ -27,26 +27,26 @@ class Taught(nn.Module):
         self.train()
 
     def train(self, mode: bool = True) -> Taught:
-        """Switch the decoder; the FCN always evaluates."""
+        """Switch the mode of the decoder; the FCN stays in evaluation mode."""
         super().train(mode)
         self.fcn.eval()
         return self
 
     def forward(self, x_N3HW: Tensor) -> tuple[Tensor, Tensor]:
-        """Scores of the decoder at half, and of the teacher at a quarter of the windows' resolution."""
+        """Scores of the decoder at half, and of the teacher at a quarter, of the windows' resolution."""
         with torch.no_grad():
             maps = features(x_N3HW, self.fcn.encoder, self.fcn.context)
             wanted_NCqq = self.fcn.head(maps)
         return self.decoder(maps), wanted_NCqq
 
     def whole(self) -> LiteDeconvNet:
-        """The network that was trained, in evaluation mode, sharing the weights."""
+        """The trained network in evaluation mode; it shares its weights with this one."""
         net = LiteDeconvNet(self.fcn.num_classes, self.fcn.variant)
         net.encoder, net.context, net.decoder = self.fcn.encoder, self.fcn.context, self.decoder
         return net.eval()
 
     def scores(self, image_3HW: Tensor) -> Tensor:
-        """Scores before softmax, float32 `[C, H, W]`, of an RGB image whole in one square window."""
+        """Scores before softmax, float32 `[C, H, W]`, of a whole RGB image in one square window."""
         height, width = image_3HW.shape[1:]
         square_14 = extend_boxes(np.array([[0, 0, width, height]]), 1.0, "square").astype(np.float64)
         device = image_3HW.device
@@ -58,7 +58,7 @@ class Taught(nn.Module):
 
 
 def new_training(net: Taught, config: TrainLiteConfig) -> Training:
-    """A run that begins: AdamW on the decoder's kernels, which decay, and the rest."""
+    """The start of a run: AdamW with two groups, the decoder's kernels, which decay, and the rest."""
     groups = [
         {
             "params": [p for p in net.decoder.parameters() if (p.ndim > 1) == decays],
@@ -71,9 +71,15 @@ def new_training(net: Taught, config: TrainLiteConfig) -> Training:
 
 
 def loss_of_stage(config: TrainLiteConfig, found: tuple[Tensor, Tensor], labels_NHW: Tensor, step: int) -> Tensor:
-    """What a step minimises: the labels' loss and, in the second stage, the distance from the teacher.
+    """The loss of a step: the labels' loss and, in the second stage, the distance from the teacher.
 
-    In the first stage the teacher knows objects that count as background there.
+    In the first stage the teacher is not used, because it finds objects that count as background there.
+
+    Args:
+        config: the settings.
+        found: scores before softmax of the decoder and of the teacher.
+        labels_NHW: int64; `VOID` does not count.
+        step: number of the step.
     """
     scores_NChw, wanted_NCqq = (scores.float() for scores in found)
     loss = loss_of(scores_NChw, labels_NHW, step % 2)

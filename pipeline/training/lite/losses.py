@@ -1,4 +1,4 @@
-"""What the training of the light DeconvNet minimises."""
+"""The losses of the light DeconvNet's training."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ def loss_of(scores_NChw: Tensor, labels_NHW: Tensor, phase: int) -> Tensor:
     Args:
         scores_NChw: scores before softmax at half of the labels' resolution.
         labels_NHW: int64; `VOID` does not count.
-        phase: 0 or 1, by turns: which of every two pixels counts. One alone would teach maps that lie half a pixel off.
+        phase: 0 or 1, alternating: which of every two pixels counts. Only one of them would teach maps that are
+            shifted by half a pixel.
     """
     half_Nhw = labels_NHW[:, phase::2, phase::2]
     entropy = F.cross_entropy(scores_NChw, half_Nhw, ignore_index=VOID, reduction="sum")
@@ -29,7 +30,7 @@ def distance(scores_NChw: Tensor, teacher_NCqq: Tensor) -> Tensor:
 
     Args:
         scores_NChw: scores before softmax.
-        teacher_NCqq: those of the teacher at half of their resolution.
+        teacher_NCqq: those of the teacher, at half the resolution.
     """
     own = F.avg_pool2d(scores_NChw, 2).log_softmax(dim=1).transpose(0, 1).flatten(1).t()
     wanted = teacher_NCqq.log_softmax(dim=1).transpose(0, 1).flatten(1).t()

@@ -1,6 +1,6 @@
 """Which window of which photograph a training step of the light DeconvNet sees, and with which labels.
 
-No proposals are searched: windows lie around objects at random, over the sizes and places that proposals have.
+There is no search for proposals: windows lie around objects at random, with the sizes and offsets that proposals have.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ from pipeline.imaging.geometry import CROP
 from pipeline.training.fcn.crops import Image, recoloured
 
 EXTEND = 1.2
-"""Side of an object's tight window by its longer side, as at inference."""
+"""Side of an object's tight window relative to the object's longer side, as at inference."""
 SCALES = {1: (0.9, 1.3), 2: (0.8, 2.5)}
-"""Of each stage: range of a window's side by the tight one."""
+"""By stage: range of a window's side relative to the tight one."""
 SHIFT = {1: 0.1, 2: 0.25}
-"""Of each stage: how far an object lies off a window's centre at most, by its side."""
+"""By stage: largest offset of an object from a window's centre, relative to the window's side."""
 WHOLE = 0.2
 """Share of the second stage's windows that show the whole photograph."""
 WHOLE_SCALES = (1.0, 1.25)
-"""Their side by the photograph's longer side."""
+"""Their side relative to the photograph's longer side."""
 SMALLEST = 0.2
-"""Smallest window by the photograph's longer side: proposals below that are skipped at inference."""
+"""Smallest window relative to the photograph's longer side; smaller proposals are skipped at inference."""
 SMALLEST_OBJECT = 0.002
-"""Smaller parts of a class are no object, by the photograph's area; unless nothing else shows the class."""
+"""Smallest part of a class that counts as an object, relative to the photograph's area; if none does, all count."""
 
 
 class Object(NamedTuple):
@@ -40,7 +40,13 @@ class Object(NamedTuple):
 
 
 def object_of(mask_HW: Image, label: int, rng: np.random.Generator) -> Object:
-    """One of the parts of a class in a mask that shows it, drawn at random."""
+    """One of the parts of a class in a mask that shows it, drawn at random.
+
+    Args:
+        mask_HW: labels, uint8.
+        label: a class that the mask shows.
+        rng: the randomness.
+    """
     count, parts_HW, stats, _ = cv2.connectedComponentsWithStats((mask_HW == label).astype(np.uint8))
     areas = stats[1:, cv2.CC_STAT_AREA]
     large = np.flatnonzero(areas >= SMALLEST_OBJECT * mask_HW.size)
@@ -52,10 +58,10 @@ def object_of(mask_HW: Image, label: int, rng: np.random.Generator) -> Object:
 def square_of(
     box_4: tuple[float, ...], shape: tuple[int, int], stage: int, rng: np.random.Generator
 ) -> tuple[float, float, float]:
-    """A square window around an object, or of the second stage sometimes around the photograph.
+    """A square window around an object; in the second stage, sometimes around the whole photograph.
 
     Args:
-        box_4: of the object.
+        box_4: the object's box, in pixels of the photograph.
         shape: height and width of the photograph.
         stage: 1 or 2.
         rng: the randomness.
@@ -79,18 +85,18 @@ def square_of(
 
 
 def cut(image_HW3: Image, mask_HW: Image, label: int, stage: int, rng: np.random.Generator) -> tuple[Image, Image]:
-    """A window with an object of a class, resampled as at inference, maybe mirrored, its colours changed a little.
+    """A window with an object of a class, resampled as at inference, maybe mirrored, with slightly changed colours.
 
     Args:
         image_HW3: RGB.
         mask_HW: labels of the same size.
         label: a class that the mask shows.
-        stage: 1: tight around the object, whose pixels alone keep their label, what else is no void being background;
-            2: anywhere around it, with all labels (paper section 4.2).
+        stage: 1: tight around the object; only its pixels keep their label, and all others become background, except
+            void; 2: anywhere around it, with all labels (paper section 4.2).
         rng: the randomness.
 
     Returns:
-        RGB `[224, 224, 3]`, black outside of the photograph, and labels `[224, 224]`, `VOID` there.
+        RGB `[224, 224, 3]` and labels `[224, 224]`; outside the photograph black and `VOID`.
     """
     found = object_of(mask_HW, label, rng)
     if stage == 1:

@@ -13,17 +13,17 @@ from pipeline.training.loop.steps import Batch, micro_batches, random_crops
 
 
 def recompute_statistics(net: nn.Module, batches: Iterable[Batch], *, feed: Feed, micro_batch: int, seed: int) -> int:
-    """Replace the running means and variances by the mean over the batches, with the weights as they are now.
+    """Replace the running means and variances by the mean over the batches, with the current weights.
 
-    Training keeps averages over its last steps, while the weights still move; these are those of the network that is
-    exported. Each micro-batch counts alike; its variance is the unbiased one.
+    Training keeps averages over its last steps, while the weights still change; these are the statistics of the
+    network that is exported. Each micro-batch has the same weight; its variance is the unbiased one.
 
     Args:
         net: changed in place.
-        batches: training windows; seen through random crops and flips, as in training.
+        batches: training windows; random crops and flips are applied, as in training.
         feed: how the network is fed.
-        micro_batch: windows whose statistics are averaged.
-        seed: of crops and flips.
+        micro_batch: windows that go through the network at once.
+        seed: seed of crops and flips.
 
     Returns:
         How many windows there were.

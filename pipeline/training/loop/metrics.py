@@ -1,4 +1,4 @@
-"""What the network says of a pass over windows: loss and confusion, counted over all workers."""
+"""Loss and confusion of the network on a pass over windows, counted over all workers."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from pipeline.imaging.classes import VOID
 from pipeline.models.checkpoint import Preprocessing
 
 Reduce = Callable[[Tensor], Tensor]
-"""Sums a tensor over all workers, in place; the identity for one."""
+"""Sums a tensor over all workers, in place; the identity with one worker."""
 
 
 @dataclass(frozen=True)
 class Metrics:
-    """What an epoch gave. Accuracies are fractions of the labelled pixels, void left out."""
+    """Figures of an epoch. Accuracies are fractions of the labelled pixels, void left out."""
 
     crops: int
     loss: float
@@ -32,12 +32,12 @@ class Metrics:
 
 @dataclass(frozen=True)
 class Feed:
-    """What training and validation have in common: how the network is fed, and who else works on it."""
+    """What training and validation share: the network's input, its precision, and the other workers."""
 
     preprocessing: Preprocessing
     num_classes: int
     autocast: torch.dtype | None = None
-    """Lower precision of the network's arithmetic, or None for float32."""
+    """The lower precision of the network's arithmetic; None: float32."""
     rank: int = 0
     """Number of this worker."""
     workers: int = 1
@@ -47,7 +47,7 @@ class Feed:
 def window_loss(scores_NCHW: Tensor, labels_NHW: Tensor) -> Tensor:
     """Softmax cross-entropy, the mean over labelled pixels, in float32 at least; label 255 is ignored.
 
-    It is 0 where every pixel is void.
+    It is 0 if every pixel is void.
     """
     scores_NCHW = scores_NCHW.to(torch.promote_types(scores_NCHW.dtype, torch.float32))
     total = F.cross_entropy(scores_NCHW, labels_NHW.long(), ignore_index=VOID, reduction="sum")
@@ -55,12 +55,12 @@ def window_loss(scores_NCHW: Tensor, labels_NHW: Tensor) -> Tensor:
 
 
 class Meter:
-    """Runs the network on crops and keeps count of loss and confusion.
+    """Runs the network on crops, and counts loss and confusion.
 
     Args:
-        net: the network; its parameters say where the counting is done.
+        net: the network; the counts are kept on its device.
         feed: how it is fed.
-        counted: what `totals` gave when an earlier process counted the first part of the pass.
+        counted: `totals` of an earlier process, if it counted the first part of the pass.
     """
 
     def __init__(self, net: nn.Module, feed: Feed, counted: dict[str, Any] | None = None) -> None:
@@ -73,7 +73,13 @@ class Meter:
             self._loss_and_crops += self._loss_and_crops.new_tensor(counted["loss_and_crops"])
 
     def count(self, net: nn.Module, crops_N3HW: Tensor, labels_NHW: Tensor) -> Tensor:
-        """Mean loss of some crops (uint8, RGB), which are added to the counts."""
+        """Mean loss of some crops, which are added to the counts.
+
+        Args:
+            net: the network, or DistributedDataParallel around it.
+            crops_N3HW: RGB, uint8.
+            labels_NHW: uint8, 255 for void.
+        """
         labels_NHW = labels_NHW.to(self._device)
         crops_N3HW = crops_N3HW.to(self._device, memory_format=torch.channels_last)
         autocast = self._feed.autocast
@@ -86,19 +92,19 @@ class Meter:
         return loss
 
     def reset(self) -> None:
-        """Begin to count again from 0."""
+        """Start counting from 0 again."""
         self._confusion.zero_()
         self._loss_and_crops.zero_()
 
     def totals(self) -> dict[str, Any]:
-        """The counts over all workers, as JSON values; every worker must ask."""
+        """The counts over all workers, as JSON values; all workers must call it."""
         return {
             "loss_and_crops": self._feed.reduce(self._loss_and_crops.clone()).tolist(),
             "confusion": self._feed.reduce(self._confusion.clone()).tolist(),
         }
 
     def metrics(self) -> Metrics:
-        """The figures over all workers; every worker must ask.
+        """The figures over all workers; all workers must call it.
 
         Raises:
             TrainingError: nothing was counted, or the loss is not a finite number.
@@ -121,6 +127,6 @@ def confusion_of(scores_NCHW: Tensor, labels_NHW: Tensor) -> Tensor:
     """Confusion matrix int64 `[C, C]` of arg-max labels, truth in rows, void left out."""
     num_classes = scores_NCHW.shape[1]
     known = labels_NHW != VOID
-    predicted_NHW = scores_NCHW.permute(0, 2, 3, 1).contiguous().argmax(-1)  # over neighbours: 10 times faster on CPUs
+    predicted_NHW = scores_NCHW.permute(0, 2, 3, 1).contiguous().argmax(-1)  # 10 times faster on CPUs
     pairs = labels_NHW[known].long() * num_classes + predicted_NHW[known]
     return torch.bincount(pairs, minlength=num_classes**2).view(num_classes, num_classes)

@@ -21,10 +21,18 @@ from pipeline.models.initialise import initialise, load_vgg16
 def first_network(config: TrainConfig, class_names: tuple[str, ...], window_shape: WindowShape) -> bytes:
     """The checkpoint that training starts from: `init`, or random weights with VGG-16 in the encoder if given.
 
-    Its description names what it will be trained on: classes and shape of the training set's windows.
+    Its description has the classes and the shape of the windows that it will be trained on.
+
+    Args:
+        config: the settings.
+        class_names: those of the training set, background first.
+        window_shape: that of the training set's windows.
+
+    Returns:
+        The bytes of the checkpoint.
 
     Raises:
-        CheckpointError: a file cannot be used, or knows other classes.
+        CheckpointError: a file cannot be used, or has other classes.
         OSError: a file cannot be read.
     """
     if config.init is not None:
@@ -34,10 +42,10 @@ def first_network(config: TrainConfig, class_names: tuple[str, ...], window_shap
                 f"{config.init} knows the classes {', '.join(checkpoint.info.class_names)}; the training set has "
                 f"{', '.join(class_names)}"
             )
-        # Training gathers the statistics that a converted training file lacks.
+        # Training computes the statistics that a converted training file lacks.
         info = replace(checkpoint.info, batch_statistics=True, window_shape=window_shape)
         return dump_checkpoint(checkpoint.net, info)
-    # First the file: drawing a full network's random numbers takes seconds.
+    # The file first: drawing the random numbers of a full network takes seconds.
     vgg16 = None if config.vgg16 is None else load_state_dict(storage.read_bytes(config.vgg16), config.vgg16)
     net = DeconvNet(len(class_names), config.width)
     initialise(net, config.seed)
@@ -47,12 +55,12 @@ def first_network(config: TrainConfig, class_names: tuple[str, ...], window_shap
 
 
 def export(config: TrainConfig, network: bytes, best: Mapping[str, Any]) -> bytes:
-    """The checkpoint for users: the best network, with a line that says how it came about.
+    """The checkpoint for users: the best network, with a line that says how it was trained.
 
     Args:
         config: the settings.
         network: the last stage's best network, a checkpoint.
-        best: the history's line of the epoch that gave it.
+        best: the history's entry of the epoch that gave it.
     """
     checkpoint = load_checkpoint(network)
     hold_back_background(checkpoint.net, config.export_background)

@@ -17,14 +17,14 @@ Schedule = ReduceLROnPlateau | StepLR
 def make_optimizer(net: nn.Module, config: TrainConfig) -> torch.optim.SGD:
     """SGD with momentum and weight decay.
 
-    The biases of convolutions and transposed convolutions have their own learning rate and may be spared the decay.
-    Batch normalisation's scale and shift have theirs, and decay as the weights do: a decay is multiplied by the rate,
-    so theirs is divided by what their rate is multiplied by.
+    The biases of convolutions and transposed convolutions have their own learning rate and may be exempt from decay.
+    Batch normalisation's scale and shift have their own rate too, but decay as fast as the weights: SGD multiplies the
+    decay by the rate, so theirs is divided by the factor of their rate.
     """
     convolutions = [m for m in net.modules() if isinstance(m, nn.Conv2d | nn.ConvTranspose2d)]
     biases = [m.bias for m in convolutions if m.bias is not None]
     norms = [p for m in net.modules() if isinstance(m, nn.BatchNorm2d | nn.SyncBatchNorm) for p in m.parameters()]
-    if config.norm_lr_factor == 1:  # as the weights, in one group with them
+    if config.norm_lr_factor == 1:  # in one group with the weights
         norms = []
     apart = {id(p) for p in biases + norms}
     groups: list[dict[str, Any]] = [
@@ -50,7 +50,12 @@ def make_optimizer(net: nn.Module, config: TrainConfig) -> torch.optim.SGD:
 
 
 def make_schedule(optimizer: torch.optim.SGD, config: TrainConfig, stage: TrainingStage) -> Schedule:
-    """Learning rate divided by 10, on a plateau or every so many steps.
+    """A schedule that divides the learning rate by 10, on a plateau or every `lr_steps` steps.
+
+    Args:
+        optimizer: the optimizer whose learning rates it will change.
+        config: the settings.
+        stage: 1 or 2.
 
     Returns:
         ReduceLROnPlateau, to be stepped with the accuracy of each validation (paper), or StepLR, to be

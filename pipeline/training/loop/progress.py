@@ -1,4 +1,4 @@
-"""How far an epoch is, for people."""
+"""Progress of an epoch, for people."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ EVERY_SECONDS = 60.0
 
 
 class ThroughputLog:
-    """Lines about an epoch, at most one a minute.
+    """Lines about an epoch, at most one per minute.
 
     Args:
-        name: of the epoch.
-        examples: in it.
-        seen: of them before now.
-        now: `time.perf_counter()`; None: ask.
+        name: what to call the epoch.
+        examples: how many the epoch has.
+        seen: how many of them were seen before.
+        now: `time.perf_counter()`; None: it is called here.
     """
 
     def __init__(self, name: str, examples: int, seen: int, now: float | None = None) -> None:
@@ -22,7 +22,13 @@ class ThroughputLog:
         self._started = self._told = time.perf_counter() if now is None else now
 
     def line(self, seen: int, loss: float, now: float) -> str | None:
-        """A line if one is due: examples seen, loss of the last step, rate, time left."""
+        """A line if one is due: examples seen, loss of the last step, rate, time left.
+
+        Args:
+            seen: examples of the epoch seen so far.
+            loss: the last step's.
+            now: `time.perf_counter()`.
+        """
         if now - self._told < EVERY_SECONDS:
             return None
         self._told = now

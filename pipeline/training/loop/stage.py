@@ -24,34 +24,34 @@ class Hooks:
     """What the loop needs from outside."""
 
     train: Callable[[int, int], Iterator[Batch]]
-    """This worker's shares of an epoch's batches, from a position on: epoch and examples seen to batches."""
+    """This worker's shares of an epoch's batches, given the epoch and the examples seen before."""
     val: Callable[[], Iterator[Batch]]
     """This worker's share of the validation windows."""
     save: Callable[[], None]
-    """Keeps a checkpoint of the training state."""
+    """Stores a checkpoint of the training state."""
     validated: Callable[[Look], None]
-    """Hears of a validation before its checkpoint is kept."""
+    """Called after a validation, before its checkpoint is stored."""
     log: Callable[[str], None]
-    """Says a line to people."""
+    """Prints a line for people."""
     examples: int
-    """In an epoch, over all workers."""
+    """Examples in an epoch, over all workers."""
 
 
 def train_stage(
     state: TrainState, model: nn.Module, *, config: TrainConfig, stage: TrainingStage, feed: Feed, hooks: Hooks
 ) -> None:
-    """Train until the epochs, the iterations or the learning rate end the stage, from where `state` is.
+    """Train from the position of `state` until the epochs, the iterations or the learning rate end the stage.
 
     Args:
         state: the network and its state; changed in place.
-        model: what runs in training: the network itself or DistributedDataParallel around it.
+        model: the network itself, or DistributedDataParallel around it.
         config: the settings.
         stage: 1 or 2.
         feed: how the network is fed.
         hooks: where windows come from and checkpoints go to.
 
     Raises:
-        TrainingError: the loss is no number any more, or exploded; the same on all workers.
+        TrainingError: the loss is no longer a finite number, or exploded; all workers raise it.
     """
     while not _over(state, config, stage):
         _rest_of_epoch(state, model, config=config, stage=stage, feed=feed, hooks=hooks)
@@ -111,7 +111,7 @@ def _rest_of_epoch(
 
 
 def _look(state: TrainState, meter: Meter, *, feed: Feed, hooks: Hooks) -> None:
-    """Validate, let a plateau's schedule know, and begin to count again from 0."""
+    """Validate, step a plateau's schedule, and start counting from 0 again."""
     progress = state.progress
     trained, rate = meter.metrics(), state.optimizer.param_groups[0]["lr"]
     _share_buffers(state.net)

@@ -1,4 +1,4 @@
-"""What a training checkpoint holds: network, momentum, schedule and history, as safetensors and JSON (no pickle).
+"""Training checkpoints: network, momentum, schedule and history, as safetensors and JSON (no pickle).
 
 Random numbers need no state: crops, flips and order follow from the seed and the position.
 """
@@ -22,48 +22,48 @@ from pipeline.training.loop.optimizer import Schedule
 
 NETWORK_FILE = "network.safetensors"
 MOMENTUM_FILE = "momentum.safetensors"
-"""Of every parameter, and the counters of batch normalisation."""
+"""File for the momentum of every parameter, and the counters of batch normalisation."""
 PROGRESS_FILE = "progress.json"
 
 
 @dataclass(frozen=True)
 class Look:
-    """One line of a stage's history: a validation, and the training since the one before it."""
+    """One entry of a stage's history: a validation, and the training since the one before it."""
 
     epoch: int
-    """In which, or at whose end, it was."""
+    """The epoch during which, or at whose end, it was."""
     steps: int
-    """Since the stage began."""
+    """Steps since the stage began."""
     learning_rate: float
-    """After the last step."""
+    """The learning rate after the last step."""
     seconds: float
-    """Of training, without validation."""
+    """Seconds of training, without validation."""
     train: Metrics
     val: Metrics
 
 
 @dataclass
 class Progress:
-    """How far a stage has come."""
+    """How far a stage is."""
 
     schedule: dict[str, Any] = field(default_factory=dict)
     history: list[dict[str, Any]] = field(default_factory=list)
-    """A line for each validation (`Look`)."""
+    """One entry for each validation (`Look`)."""
     epochs: int = 0
-    """That are over."""
+    """Finished epochs."""
     iterations: int = 0
     """Steps since the stage began."""
     seen: int = 0
-    """Examples seen of the epoch that is not over."""
+    """Examples seen of the current epoch."""
     seconds: float = 0.0
-    """Of training since the last validation."""
+    """Seconds of training since the last validation."""
     counted: dict[str, Any] | None = None
     """Counts of the examples since then (`metrics.Meter.totals`)."""
 
 
 @dataclass
 class TrainState:
-    """A network in training and all that changes with it."""
+    """A network in training, and all state that changes with it."""
 
     net: DeconvNet
     info: CheckpointInfo
@@ -86,13 +86,13 @@ def save_state(folder: Path, state: TrainState) -> None:
 
 
 def load_state(folder: Path, state: TrainState) -> None:
-    """Read back what `save_state` wrote, into a training state of the same shape."""
+    """Read what `save_state` wrote into a training state of the same shape."""
     network = load_checkpoint((folder / NETWORK_FILE).read_bytes()).net.state_dict()
     kept: dict[str, Tensor] = safetensors.torch.load((folder / MOMENTUM_FILE).read_bytes())
     counters = {name: kept[name] for name in _counters(state.net) if name in kept}  # older checkpoints have none
     state.net.load_state_dict(network | counters)
     for name, p in state.net.named_parameters():
-        if name in kept:  # laid out in memory as the weights are, channels last: a step then rounds alike
+        if name in kept:  # in the weights' memory layout, channels last, so that a step rounds the same
             state.optimizer.state[p]["momentum_buffer"] = torch.empty_like(p).copy_(kept[name])
     state.progress = load_progress(folder)
     state.schedule.load_state_dict(state.progress.schedule)
@@ -101,12 +101,12 @@ def load_state(folder: Path, state: TrainState) -> None:
 
 
 def _counters(net: DeconvNet) -> dict[str, Tensor]:
-    """How many batches each batch normalisation has seen, which a network for users does not hold."""
+    """How many batches each batch normalisation has seen; an exported network does not hold these numbers."""
     return {name: t.detach().cpu() for name, t in net.state_dict().items() if name.endswith("num_batches_tracked")}
 
 
 def check_weights(net: DeconvNet) -> None:
-    """Make sure that a checkpoint would be a good one.
+    """Make sure that a checkpoint of the network would be usable.
 
     Raises:
         TrainingError: a weight is not a finite number.
@@ -118,4 +118,4 @@ def check_weights(net: DeconvNet) -> None:
 def load_progress(folder: Path) -> Progress:
     """The progress that `save_state` wrote."""
     progress = json.loads((folder / PROGRESS_FILE).read_text())
-    return Progress(**{"epochs": len(progress["history"]), **progress})  # older ones had a validation an epoch
+    return Progress(**{"epochs": len(progress["history"]), **progress})  # older ones: one validation per epoch

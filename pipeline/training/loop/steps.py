@@ -24,12 +24,12 @@ Batch = tuple[Tensor, Tensor]
 """Windows uint8 `[N, 3, 250, 250]` and their labels uint8 `[N, 250, 250]` (255 is void)."""
 
 EXPLODED = 10.0
-"""Losses above so many times ln(classes), that of a network which knows nothing, are no learning."""
+"""A loss above this many times ln(classes), the loss of an untrained network, counts as exploded."""
 EXPLODED_STEPS = 20
 
 
 def as_batch(windows: tuple[NDArray[np.uint8], NDArray[np.uint8]]) -> Batch:
-    """Windows uint8 `[N, 250, 250, 3]` and their labels as tensors of the same memory."""
+    """Windows uint8 `[N, 250, 250, 3]` and their labels as tensors that share the memory."""
     images_NHW3, labels_NHW = map(torch.from_numpy, windows)
     return images_NHW3.permute(0, 3, 1, 2), labels_NHW
 
@@ -56,15 +56,21 @@ def central_crops(windows: Batch) -> Batch:
 
 
 def share_of_batch(batch_size: int, rank: int, workers: int) -> int:
-    """Examples of each step that fall to a worker; over all workers they add up to the batch."""
+    """How many examples of each step a worker gets; over all workers they add up to the batch.
+
+    Args:
+        batch_size: examples per step, over all workers.
+        rank: number of the worker.
+        workers: how many there are.
+    """
     return batch_size // workers + (rank < batch_size % workers)
 
 
 def micro_batches(batch: Batch, size: int) -> Iterator[tuple[Batch, bool]]:
-    """A batch in pieces of `size` examples, each with whether it is the last.
+    """A batch in pieces of `size` examples, each with a flag that says whether it is the last.
 
-    One example that would be left over goes into the piece before: batch normalisation has no variance of the single
-    value that `fc6` gives for one crop.
+    A single example that would be left over goes into the piece before: for one crop `fc6` gives a single value per
+    channel, which has no variance for batch normalisation.
     """
     examples = len(batch[0])
     start = 0
@@ -74,17 +80,17 @@ def micro_batches(batch: Batch, size: int) -> Iterator[tuple[Batch, bool]]:
 
 
 class Health:
-    """Stops a training that learns no more: the same answer on every worker, since all look at the same losses."""
+    """Stops a training that no longer learns; all workers see the same losses and so decide the same."""
 
     def __init__(self, num_classes: int) -> None:
         self._limit = EXPLODED * math.log(num_classes)
         self._last: deque[float] = deque(maxlen=EXPLODED_STEPS)
 
     def check(self, loss: float) -> None:
-        """Look at the loss of a step, before the weights are changed.
+        """Check the loss of a step, before the weights are changed.
 
         Raises:
-            TrainingError: it is no finite number, or the median of the last steps is above the limit.
+            TrainingError: it is not a finite number, or the median of the last steps is above the limit.
         """
         if not math.isfinite(loss):
             raise TrainingError(f"the loss is {loss}; lower the learning rate")
@@ -101,9 +107,9 @@ class Step:
     """A step that was taken; the same on every worker."""
 
     examples: int
-    """In it, over all workers."""
+    """Examples in the step, over all workers."""
     loss: float
-    """Their mean loss before the step."""
+    """Their mean loss, before the weights changed."""
     due: bool
     """Whether some worker wants a checkpoint now."""
 
@@ -122,19 +128,19 @@ def train_steps(
 ) -> Iterator[Step]:
     """Steps of SGD, one for each element of `batches`, until some worker has none left.
 
-    A batch goes through the network in micro-batches whose gradients add up, so that memory does not set the batch.
-    Every example weighs the same in a step, whichever worker has it: N workers take the step that one worker takes.
-    Crops and flips are drawn anew for each step from `seed`, position and worker, so a position is all that a resumed
-    run must know.
+    A batch goes through the network in micro-batches whose gradients add up, so that memory does not limit its size.
+    Every example has the same weight in a step, whichever worker has it: N workers take the same step as one worker.
+    Crops and flips are drawn for each step from `seed`, position and worker, so a resumed run only has to know its
+    position.
 
     Args:
         net: the network, or DistributedDataParallel around it.
-        optimizer: of its parameters.
+        optimizer: that of its parameters.
         batches: this worker's shares.
         feed: how the network is fed.
-        meter: what counts loss and confusion.
+        meter: counts loss and confusion.
         micro_batch: examples that go through the network at once.
-        seed: of the pass, such as run, stage and epoch.
+        seed: numbers that identify the pass, such as run, stage and epoch.
         seen: examples of this pass that all workers together have seen before.
         due: whether this worker wants a checkpoint.
 
@@ -155,7 +161,7 @@ def train_steps(
         optimizer.zero_grad(set_to_none=True)
         total = torch.zeros(2, dtype=torch.float64, device=device)
         for windows, last in micro_batches(batch, micro_batch):
-            # Workers exchange gradients once a step, with its last micro-batch; they take the mean, hence `workers`.
+            # Workers exchange gradients once per step, with its last micro-batch, and average them, hence `workers`.
             with nullcontext() if last else _without_exchange(net):
                 loss = meter.count(net, *random_crops(windows, generator))
                 (loss * (len(windows[0]) * feed.workers / examples)).backward()
@@ -173,7 +179,7 @@ def validate(net: nn.Module, batches: Iterable[Batch], *, feed: Feed) -> Metrics
     """Loss, pixel accuracy and mean IoU over the central crops of validation windows.
 
     Args:
-        net: the network itself: inside DistributedDataParallel, workers with more batches would wait for the others.
+        net: the network itself; with DistributedDataParallel, workers with more batches would wait for the others.
         batches: this worker's share, which may be empty.
         feed: how the network is fed.
     """

@@ -1,4 +1,4 @@
-"""Some validation windows with truth and prediction beside them, the same ones after every epoch."""
+"""Some validation windows, each beside its truth and prediction; the same ones after every epoch."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ UInt8Array = NDArray[np.uint8]
 
 
 def some_windows(index: pa.Table, stage: TrainingStage) -> Batch | None:
-    """The first window of images spread over an index; None if it has none."""
+    """The first window of some images, spread over an index; None if the index has none."""
     picked = np.unique(np.linspace(0, len(index) - 1, min(WINDOWS, len(index))).round().astype(int))
     firsts = (next(windows_of_row(row, stage)) for row in index.take(picked).to_pylist())
     shown = next(batches_in_order(firsts, WINDOWS), None)
@@ -35,7 +35,16 @@ def some_windows(index: pa.Table, stage: TrainingStage) -> Batch | None:
 
 @torch.inference_mode()
 def predicted_labels(net: nn.Module, windows: Batch, feed: Feed) -> UInt8Array:
-    """Labels uint8 `[N, 224, 224]` of the central crops of some windows."""
+    """Labels of the central crops of some windows.
+
+    Args:
+        net: the network; set to evaluation mode.
+        windows: windows and labels.
+        feed: how the network is fed.
+
+    Returns:
+        uint8 `[N, 224, 224]`.
+    """
     net.eval()
     device = next(net.parameters()).device
     with torch.autocast(device.type, dtype=feed.autocast, enabled=feed.autocast is not None):
@@ -59,7 +68,17 @@ def sheet(images_NHW3: UInt8Array, truths_NHW: UInt8Array, predictions_NHW: UInt
 
 
 def write_sheet(uri: str, net: nn.Module, windows: Batch, feed: Feed) -> None:
-    """Write the sheet of some windows as the network sees them now, as a PNG."""
+    """Write the sheet of some windows with the network's current predictions, as a PNG.
+
+    Args:
+        uri: where to write it.
+        net: the network; set to evaluation mode.
+        windows: windows and labels.
+        feed: how the network is fed.
+
+    Raises:
+        OSError: it cannot be written.
+    """
     crops_N3HW, truths_NHW = central_crops(windows)
     picture = sheet(crops_N3HW.permute(0, 2, 3, 1).numpy(), truths_NHW.numpy(), predicted_labels(net, windows, feed))
     storage.write_atomic(uri, png(picture))

@@ -1,4 +1,4 @@
-"""The light networks' training on Ray Train: workers that read photographs themselves, checkpoints and history out."""
+"""The light networks' training on Ray Train: workers read the photographs; it returns checkpoints and history."""
 
 from __future__ import annotations
 
@@ -51,39 +51,39 @@ from pipeline.training.ray.run import Workers, run_workers
 
 Cut = Callable[[Any, int, NDArray[np.uint8], NDArray[np.uint8], int, np.random.Generator], tuple[Any, Any]]
 LOOKED_AT = 64
-"""Photographs that one task looks through."""
+"""Photographs that one task checks."""
 READERS = 4
-"""Threads of a worker that read its crops; where the store is far, reading is waiting."""
+"""Threads of a worker that read its crops; with a remote store, reading is mostly waiting."""
 
 
 @dataclass(frozen=True)
 class Method:
-    """What is a network's own in its training, as functions of modules, since they go to the workers."""
+    """The parts of a training that depend on the network, as functions of modules, since they are sent to workers."""
 
     network: Callable[[Any, int], nn.Module]
-    """An untrained one, of the settings and the number of classes."""
+    """An untrained network, from the settings and the number of classes."""
     begin: Callable[[Any, Any], Training]
-    """A new run, of a network and the settings."""
+    """A new run, from a network and the settings."""
     cut: Cut
-    """Crop and labels, of the settings, a step, a photograph, its mask, a label and the randomness."""
+    """Crop and labels, from the settings, a step, a photograph, its mask, a label and the randomness."""
     loss: Callable[[Any, Any, Tensor, int], Tensor]
     """As `Hooks.loss`, with the settings first."""
     scorer: Callable[[Any, Any], Callable[[Tensor], Tensor]]
-    """What gives scores `[C, H, W]` of whole photographs with a network and the settings."""
+    """A function from whole photographs to scores `[C, H, W]`, from a network and the settings."""
 
 
 @dataclass(frozen=True)
 class Photographs:
-    """What there is to train on."""
+    """The photographs to train and validate on."""
 
     train: list[Pair]
     labels: list[list[int]]
-    """That each of them shows."""
+    """The labels that each of them shows."""
     val: list[Pair]
 
 
 def look_at(pairs: Sequence[Pair], num_classes: int) -> list[list[int] | str]:
-    """The labels that each photograph shows, or what is wrong with it; on all CPUs of the cluster."""
+    """The labels that each photograph shows, or what is wrong with it; uses all CPUs of the cluster."""
     task = ray.remote(num_cpus=1)(looked_at)
     blocks = [list(pairs[start : start + LOOKED_AT]) for start in range(0, len(pairs), LOOKED_AT)]
     return list(chain.from_iterable(ray.get([task.remote(block, num_classes) for block in blocks])))
@@ -95,9 +95,9 @@ def run_training(
     """Train, write the network to `trained_uri` and return the history; the same call again resumes.
 
     Args:
-        method: of the network.
+        method: the network's.
         config: the settings.
-        photographs: to train on and to look at.
+        photographs: those to train and to validate on.
         start_uri: the state dict of the network that training starts from.
         num_classes: background included.
 
@@ -125,12 +125,12 @@ def run_training(
 
 
 def trained_uri(output: str) -> str:
-    """Where the state dict of a network goes whose training is over."""
+    """Where the state dict of the trained network goes."""
     return storage.join(output, "trained.safetensors")
 
 
 def network(config: TrainFcnConfig, num_classes: int) -> LiteFCN:
-    """A network of the shape that is trained: an encoder from ImageNet keeps its statistics, which are folded in."""
+    """A network in the form that is trained: an encoder from ImageNet has its fixed statistics folded in."""
     net = LiteFCN(num_classes, config.encoder)
     if config.imagenet != "none":
         fold(net.encoder)
@@ -184,7 +184,7 @@ def _worker(loop: dict[str, Any]) -> str | None:
     )
     try:
         train(training, prepare_model(net), config, hooks)
-    except TrainingError as error:  # returned and not raised, since Ray Train would try again
+    except TrainingError as error:  # returned, not raised, because Ray Train would try again
         return str(error)
     return None
 
@@ -196,7 +196,7 @@ def _be_silent(line: str) -> None:
 def _batches(
     config: Config, cut: Cut, photographs: Photographs, draw: Draw, rank: int, workers: int, start: int
 ) -> Iterator[Batch]:
-    """This worker's share of the batches from a step on, each made while the one before is used."""
+    """This worker's share of the batches from a step on; each is made while the one before is in use."""
 
     def crop(step: int, place: int) -> tuple[Any, Any]:
         rng = rng_of(config.seed, step, place)
@@ -216,7 +216,7 @@ def _batches(
 def _validate(
     config: Config, method: Method, num_classes: int, pairs: Sequence[Pair], net: nn.Module
 ) -> dict[str, Any]:
-    """Figures over all workers, each photograph scored whole, at its own size."""
+    """Figures over all workers; each photograph is scored whole, at its own size."""
     device = next(net.parameters()).device
     scores_of = method.scorer(net.eval(), config)
     confusion = torch.zeros(num_classes, num_classes, dtype=torch.int64, device=device)
@@ -232,7 +232,7 @@ def _validate(
 
 
 def _report(config: Config, training: Training, rank: int) -> None:
-    """Keep a checkpoint; returns when all workers are here."""
+    """Store a checkpoint; returns when all workers have called it."""
     with tempfile.TemporaryDirectory() as folder:
         checkpoint = None
         if rank == 0:

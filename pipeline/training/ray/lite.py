@@ -20,7 +20,7 @@ from pipeline.training.ray.fcn import Method
 
 def _network(config: TrainLiteConfig, num_classes: int) -> Taught:
     variant = read_info(storage.read_bytes(config.fcn), config.fcn).encoder
-    assert variant is not None  # the job has seen to it
+    assert variant is not None  # the job has checked it
     return Taught(folded(num_classes, variant))
 
 

@@ -1,4 +1,4 @@
-"""A function on the workers of Ray Train, carried on from checkpoint to checkpoint, whatever it trains."""
+"""Runs any training function on the workers of Ray Train, and resumes it from its last checkpoint after failures."""
 
 from __future__ import annotations
 
@@ -20,43 +20,43 @@ from pipeline.storage.listing import list_files
 from pipeline.training.loop.state import NETWORK_FILE
 
 TRAIN_SETTINGS = {
-    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "600",  # machines may have to be started first
-    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",  # else workers' lines are shown twice
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "600",  # machines may have to start first
+    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",  # otherwise workers' lines are shown twice
 }
-"""Of Ray Train, unless the environment says otherwise."""
+"""Ray Train's settings, unless the environment sets them."""
 
 OF_THE_DATA = frozenset({"FileNotFoundError", *(error.__name__ for error in kinds_of(UserError))})
-"""Errors that come again however often the same is read."""
+"""Errors that reading the same data again raises again."""
 
 
 @dataclass(frozen=True)
 class Workers:
-    """What a run is given and where its checkpoints go."""
+    """The workers and resources of a run, and where its checkpoints go."""
 
     output: str
     """Checkpoints go to OUTPUT/ray."""
     least: int
-    """Workers."""
+    """Fewest workers."""
     most: int
-    """Workers, where there is room."""
+    """Most workers, used if there is room."""
     cpus_left: int
-    """CPUs that the workers leave to others, where they have no GPU."""
+    """CPUs that workers without a GPU leave to other processes."""
     keep_checkpoints: int
     max_failures: int
 
 
 def run_workers(worker: Any, loop: dict[str, Any], name: str, workers: Workers) -> Any:
-    """Run a function on all workers and return its Result, which Ray Train's stubs do not know.
+    """Run a function on all workers and return its Result, for which Ray Train's stubs have no type.
 
-    Ray Train counts all failures of a run together, and a long one on machines that may be taken away has many; and it
-    tries four times to read a file that is not there. So each failure ends a call of Ray Train, and the next call
-    begins at the last checkpoint.
+    Ray Train counts all failures of a run together, and a long run on preemptible machines has many; it also tries
+    four times to read a file that does not exist. So each failure ends a call of Ray Train, and the next call resumes
+    from the last checkpoint.
 
     Args:
-        worker: the function; it is given `loop` and, as `threads`, how many threads it may use.
+        worker: the function; it gets `loop` and, as `threads`, how many threads it may use.
         loop: its settings.
-        name: of the run, and of the folder of its checkpoints.
-        workers: what the run is given.
+        name: name of the run and of the folder of its checkpoints.
+        workers: the workers and resources of the run.
 
     Raises:
         TrainingError: the training set cannot be read, or the workers failed more than `max_failures` times in a row
@@ -95,7 +95,7 @@ def run_workers(worker: Any, loop: dict[str, Any], name: str, workers: Workers) 
             if 0 <= workers.max_failures < fruitless:
                 raise TrainingError(f"the workers failed: {said}") from error
             print(f"training goes on from the last checkpoint; the workers failed: {said}", flush=True)  # noqa: T201
-        finally:  # Ray Train's handler asks a controller that has ended, and then ends the process with 0
+        finally:  # Ray Train's handler calls a controller that has ended, and then ends the process with 0
             signal.signal(signal.SIGINT, on_ctrl_c)
 
 
@@ -114,7 +114,7 @@ def _checkpoint_files(output: str, name: str) -> list[StoredFile]:
 def _checkpoints(output: str) -> dict[str, Any]:
     """Where Ray Train keeps checkpoints.
 
-    On S3 through s3fs: Arrow's client would make a marker object for each folder, which not every store takes.
+    On S3 through s3fs: Arrow's client would make a marker object for each folder, which not every store accepts.
     """
     path = storage.join(output, "ray")
     if not storage.is_s3(path):
@@ -126,6 +126,6 @@ def _checkpoints(output: str) -> dict[str, Any]:
 
 
 def _cpus_each(workers: Workers) -> float:
-    """CPUs and threads of a worker without a GPU."""
+    """CPUs, and so threads, of a worker without a GPU."""
     share = (ray.cluster_resources()["CPU"] - workers.cpus_left) / workers.most
     return int(share) if share >= 1 else max(0.1, round(share, 2))

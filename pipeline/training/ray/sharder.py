@@ -1,6 +1,6 @@
-"""Dealing the windows of a pass out to the training workers.
+"""Distributes the windows of a pass to the training workers.
 
-Needs no torch, as the tasks that cut the windows need none: each would take three seconds more to start.
+Without torch, like the tasks that cut the windows: with it, each would take three seconds longer to start.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from pipeline.training.windows.order import blocks, epoch_rows, examples_of, fir
 from pipeline.training.windows.packing import pack_size, packs_of_rows
 
 CUT_CPUS = 0.5
-"""Of a task that cuts windows: from one block to the next it waits for Ray Data, 0.2 s each time; two fill a CPU."""
+"""CPUs of a task that cuts windows: between two blocks it waits 0.2 s for Ray Data, so two tasks fill a CPU."""
 
 
 @ray.remote(num_cpus=0, max_restarts=-1)
 class Sharder:
     """Makes the data set of each pass and splits it among the workers.
 
-    Ray Train's own data sets run the same plan again each epoch; these start at any epoch and position. The plan runs
-    beside the workers, in an actor that Ray Data starts, and not in a training process.
+    Ray Train's own data sets run the same plan each epoch; these can start at any epoch and position. The plan runs
+    in an actor that Ray Data starts, not in a training process.
     """
 
     def __init__(self, config: TrainConfig, stage: TrainingStage) -> None:
@@ -32,13 +32,13 @@ class Sharder:
         self._dealt: dict[str, tuple[str, list[ray.data.DataIterator]]] = {}
 
     def share(self, call: str, split: str, epoch: int, seen: int, rank: int, nodes: list[str]) -> ray.data.DataIterator:
-        """A worker's share of a pass, of as many packs (`training.packs`) as the others'.
+        """A worker's share of a pass; all shares have the same number of packs (`training.windows.packing`).
 
         Args:
-            call: the same for all workers that share a pass, and another for every pass.
+            call: equal for all workers that share a pass, and different for every pass.
             split: `train` or `val`.
             epoch: number of the epoch.
-            seen: examples of it that were shown before.
+            seen: examples of the epoch that were shown before.
             rank: number of the worker.
             nodes: ids of the machines of all workers; windows made there stay there if they can.
         """
@@ -52,7 +52,7 @@ class Sharder:
 def _packs(
     config: TrainConfig, stage: TrainingStage, split: str, epoch: int, seen: int, workers: int
 ) -> ray.data.Dataset:
-    """Windows of an index in packs, each image decoded once a pass.
+    """Windows of an index in packs; each image is decoded once per pass.
 
     Args:
         config: the settings.
@@ -60,10 +60,10 @@ def _packs(
         split: `train`: an epoch in its own order, from the example `seen` on; `val`: the first windows of the index.
         epoch: number of the epoch (`train` only).
         seen: examples of it that were shown before (`train` only).
-        workers: that share them.
+        workers: how many workers share them.
     """
     index = read_index(index_uri(config.training_set, stage, split))
-    if split == "val":  # a window a pack: shares differ by one at most
+    if split == "val":  # one window per pack, so that shares differ by at most one
         rows = ray.data.from_arrow(blocks(first_rows(index, config.val_windows)))
         return cut_windows(rows, stage, 1).limit(config.val_windows)
     left = epoch_rows(index, seed=config.seed, epoch=epoch, seen=seen)
@@ -71,6 +71,12 @@ def _packs(
 
 
 def cut_windows(rows: ray.data.Dataset, stage: TrainingStage, size: int) -> ray.data.Dataset:
-    """The windows of rows of an index as packs, see `packs.packs_of_rows`; a block of rows is a task."""
+    """The windows of rows of an index as packs, see `windows.packing.packs_of_rows`; each block of rows is one task.
+
+    Args:
+        rows: rows of the index.
+        stage: 1 or 2.
+        size: examples of a pack, repeats counted.
+    """
     cut = partial(packs_of_rows, stage=stage, size=size)
     return rows.map_batches(cut, batch_size=None, batch_format="pyarrow", num_cpus=CUT_CPUS)

@@ -19,10 +19,10 @@ from pipeline.training.windows.packing import Windows, batches_in_order, mixed_b
 
 
 def my_share(sharder: Any, split: str, *, epoch: int = 0, seen: int = 0) -> ray.data.DataIterator:
-    """This worker's share of a pass; every worker must ask. Gone through again, it shows the same windows.
+    """This worker's share of a pass; all workers must call it. A second iteration gives the same windows.
 
     Args:
-        sharder: a handle of a `ray_dealer.Sharder`.
+        sharder: the handle of a `sharder.Sharder` actor.
         split: `train` or `val`.
         epoch: number of the epoch.
         seen: examples of it that were shown before.
@@ -39,7 +39,14 @@ def my_share(sharder: Any, split: str, *, epoch: int = 0, seen: int = 0) -> ray.
 
 
 def training_batches(share: ray.data.DataIterator, batch_size: int, pool: int, seed: int) -> Iterator[Batch]:
-    """Whole batches of a share, drawn at random from `pool` windows at a time; one is made while one is used."""
+    """Whole batches of a share, drawn at random; the next one is made while one is in use.
+
+    Args:
+        share: of packs.
+        batch_size: examples of this worker in each batch.
+        pool: windows to draw from at a time.
+        seed: seed of the draws.
+    """
     batches = mixed_batches(windows_of_share(share), batch_size, pool, seed)
     return map(as_batch, _one_ahead(takewhile(lambda windows: len(windows[0]) == batch_size, batches)))
 

@@ -1,4 +1,4 @@
-"""One training stage on Ray Train: streaming windows in, checkpoints and history out."""
+"""One training stage on Ray Train: it streams windows, and returns the best network and the history."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ def run_stage(config: TrainConfig, stage: TrainingStage, start_uri: str, earlier
         config: the settings.
         stage: 1 or 2.
         start_uri: the network to start from.
-        earlier: history of the stages before, for the curves.
+        earlier: history of the earlier stages, for the curves.
 
     Raises:
-        TrainingError: the workers failed, or the loss exploded; then the last good network is at `lost_uri`.
+        TrainingError: the workers failed, or the loss exploded; in this case the last good network is at `lost_uri`.
     """
     examples = examples_of(read_index(index_uri(config.training_set, stage, "train")))
     loop = {"stage": stage, "start_uri": start_uri, "earlier": earlier, "examples": examples}
@@ -53,7 +53,7 @@ def run_stage(config: TrainConfig, stage: TrainingStage, start_uri: str, earlier
 
 
 def run_statistics(config: TrainConfig, network_uri: str, target_uri: str) -> dict[str, Any]:
-    """Compute batch normalisation's statistics of a network anew, on one worker.
+    """Recompute the batch normalisation statistics of a network, on one worker.
 
     Args:
         config: the settings.
@@ -74,7 +74,7 @@ def run_statistics(config: TrainConfig, network_uri: str, target_uri: str) -> di
 
 
 def lost_uri(output: str, stage: TrainingStage) -> str:
-    """Where the last good network of a stage goes whose loss exploded."""
+    """Where the last good network of a stage goes if the loss explodes."""
     return storage.join(output, f"stage{stage}_last_good.safetensors")
 
 

@@ -37,15 +37,15 @@ from pipeline.training.windows.packing import POOL
 
 
 def best_uri(output: str, stage: TrainingStage) -> str:
-    """Where the best network of a stage so far lies."""
+    """Address of the best network of a stage so far."""
     return storage.join(output, f"stage{stage}_best.safetensors")
 
 
 def train_worker(loop: dict[str, Any]) -> str | None:
-    """Train a stage; the last checkpoint of the same run, if there is one, is where it begins.
+    """Train a stage, from the last checkpoint of the same run if there is one.
 
     Returns:
-        None, or why the training cannot go on. It is returned and not raised, since Ray Train would try again.
+        None, or why the training cannot go on. It is returned, not raised, because Ray Train would try again.
     """
     config: TrainConfig = loop["config"]
     stage: TrainingStage = loop["stage"]
@@ -102,7 +102,7 @@ def _surroundings(loop: dict[str, Any], state: TrainState, feed: Feed) -> Hooks:
     def validated(line: Look) -> None:
         if feed.rank != 0:
             return
-        history = state.progress.history  # this validation is its last line
+        history = state.progress.history  # this validation is its last entry
         if all(line.val.pixel_accuracy > one["val"]["pixel_accuracy"] for one in history[:-1]):
             storage.write_atomic(best_uri(config.output, stage), dump_checkpoint(state.net, state.info))
         write_curves(config.output, {**loop["earlier"], f"stage{stage}": history})
@@ -131,7 +131,7 @@ def _train_batches(loop: dict[str, Any], feed: Feed, epoch: int, seen: int) -> I
 
 
 def _report(state: TrainState, rank: int) -> None:
-    """Keep a checkpoint; returns when all workers are here."""
+    """Store a checkpoint; returns when all workers have called it."""
     progress = state.progress
     position = {"epoch": progress.epochs, "steps": progress.iterations, "seen": progress.seen}
     with tempfile.TemporaryDirectory() as folder:
@@ -143,7 +143,7 @@ def _report(state: TrainState, rank: int) -> None:
 
 
 def renew_statistics(loop: dict[str, Any]) -> dict[str, Any] | None:
-    """Compute batch normalisation's statistics anew; see `ray_stage.run_statistics`."""
+    """Recompute batch normalisation's statistics; see `stage.run_statistics`."""
     config: TrainConfig = loop["config"]
     torch.set_num_threads(loop["threads"])
     start = load_checkpoint(storage.read_bytes(loop["network_uri"]), loop["network_uri"])

@@ -1,7 +1,7 @@
-"""One annotated image to its training windows, and a block of images to a part file of a training set.
+"""From an annotated image to its training windows, and from a block of images to a part file of a training set.
 
-A part is a Parquet file of `ROWS`, a row an image, named after what it was made from (addresses and annotations). So a
-job that was stopped finds what it had done, whoever made it, and a task that Ray repeats writes the same file again.
+A part is a Parquet file of `ROWS`, one row per image. Its name follows from what it was made from (addresses and
+annotations). So a job that was stopped finds the parts that exist, and a task that Ray repeats writes the same file.
 """
 
 from __future__ import annotations
@@ -41,14 +41,14 @@ from pipeline.training.windows.examples import (
 )
 
 IMAGES_A_PART = 16
-"""Some seconds of EdgeBoxes, against a tenth of a second to start a Ray task; 700 files for VOC with SBD."""
+"""Takes EdgeBoxes some seconds, while a Ray task starts in a tenth of one; gives 700 files for VOC with SBD."""
 READERS = 16
 
 _PAIR = pa.struct([(name, pa.string()) for name in ("split", *Pair._fields)])
 PARTS = pa.schema([("part_uri", pa.string()), ("images", pa.list_(_PAIR))])
-"""What is to be done, a row a part."""
+"""The parts to make, one row per part."""
 DONE = pa.schema([("part_uri", pa.string()), ("images", pa.int64()), ("failed", pa.int64())])
-"""What was done, a row a part."""
+"""The parts that were made, one row per part."""
 _WINDOWS = pa.struct([
     ("boxes", pa.list_(pa.float32())), ("class_ids", pa.list_(pa.int32())), ("overlaps", pa.list_(pa.float32()))
 ])  # fmt: skip
@@ -57,20 +57,20 @@ ROWS = pa.schema([
     ("stage1", _WINDOWS), ("stage2", _WINDOWS), ("error_type", pa.string()), ("error_message", pa.string()),
     ("object_mask_uri", pa.string()), ("object_ids", pa.list_(pa.int32())),
 ])  # fmt: skip
-"""What a part holds, a row an image: its windows for both stages, or its error. The object mask and the objects of the
-windows of stage 1 in it where they alone keep their labels."""
+"""A part, one row per image: its windows for both stages, or its error. The object mask, and in it the objects of the
+windows of stage 1, are given if only those objects keep their labels."""
 
 
 @dataclass(frozen=True)
 class MakePart:
-    """The work of a Ray task: makes part files, and says how many images could not be used."""
+    """The work of a Ray task: makes part files, and counts the images that could not be used."""
 
     config: TrainingSetConfig
     num_classes: int
 
     def __call__(self, parts: pa.Table) -> pa.Table:
-        """`PARTS` to `DONE`; each part file appears whole or not at all."""
-        cv2.setNumThreads(1)  # Ray counts a CPU a task
+        """From `PARTS` to `DONE`; each part file appears whole or not at all."""
+        cv2.setNumThreads(1)  # Ray reserves one CPU per task
         done = []
         for part in parts.to_pylist():
             rows = [self._row(**image) for image in part["images"]]
@@ -96,7 +96,7 @@ def _columns(windows: Windows) -> dict[str, Any]:
 
 
 class Found(NamedTuple):
-    """The windows of an image, and the objects of those of stage 1 in its object mask, if it has one."""
+    """The windows of an image and, if it has an object mask, the values in it of the objects of stage 1's windows."""
 
     stage1: Windows
     stage2: Windows
@@ -104,7 +104,12 @@ class Found(NamedTuple):
 
 
 def windows_of_image(pair: Pair, num_classes: int, config: TrainingSetConfig) -> Found:
-    """The windows of an image; writes its masks where they are drawn from annotations.
+    """The windows of an image; masks that are drawn from annotations are also written.
+
+    Args:
+        pair: the image and its masks.
+        num_classes: background included.
+        config: the rules for windows.
 
     Raises:
         OSError: a file cannot be read or written.
@@ -171,7 +176,7 @@ def _name(block: Sequence[dict[str, Any]]) -> str:
 
 
 def unfinished(parts: pa.Table, output: str) -> pa.Table:
-    """The parts that are not there yet, or hold images that failed: those may have been repaired since."""
+    """The parts that do not exist yet, or hold images that failed, which may have been repaired since."""
     folder = storage.join(output, "parts")
     there = {file.uri for file in listing.list_files(folder, (".parquet",))} if storage.is_folder(folder) else set()
     uris = parts["part_uri"].to_pylist()

@@ -1,10 +1,9 @@
 """Training windows to arrays (paper section 6): each box resized to 250x250, with its labels.
 
-A window is cut straight from the full image at the sampling points of `geometry`, so what the network sees in training
-is what it sees at inference: bilinear, no smoothing before shrinking, black outside the image. Labels are those of the
-pixel under each sampling point; outside the image they are void (255), since nobody labelled what is there and
-inference throws scores there away. The random 224x224 crop and the flip come later, in `training.steps`, where a seed
-makes them repeat.
+A window is cut straight from the full image at the sampling points of `geometry`, so the network sees the same in
+training as at inference: bilinear, no smoothing before shrinking, black outside the image. Labels are those of the
+pixel under each sampling point. Outside the image they are void (255), since there are no labels there and inference
+discards the scores. The random 224x224 crop and the flip come later, in `training.loop.steps`, from a seed.
 """
 
 from __future__ import annotations
@@ -33,11 +32,11 @@ class Decoded(NamedTuple):
     image_HW3: UInt8Array
     label_HW: UInt8Array
     object_HW: UInt8Array | None
-    """Object number of each pixel, where it counts which object a pixel belongs to."""
+    """Object number of each pixel, if the stage's labels depend on it."""
 
 
 MIXED_BYTES = 256 * 2**20
-"""Decoded images that a task holds at once, about: 340 of VOC's, 5 of 12 megapixels."""
+"""Bytes of decoded images that a task holds at once: about 340 of VOC's images, or 5 of 12 megapixels."""
 
 
 class Window(NamedTuple):
@@ -63,7 +62,7 @@ def cut_window(image_HW3: UInt8Array, label_HW: UInt8Array, box_4: FloatArray) -
     """
     x0, y0, x1, y1 = np.asarray(box_4, dtype=np.float64)
     step_x, step_y = (x1 - x0) / RESIZED, (y1 - y0) / RESIZED
-    # OpenCV's coordinates have pixel centres at whole numbers, ours at halves.
+    # OpenCV's pixel centres lie at whole coordinates, ours at halves.
     window_to_image = np.array([[step_x, 0, x0 + 0.5 * step_x - 0.5], [0, step_y, y0 + 0.5 * step_y - 0.5]])
     window = cv2.warpAffine(
         image_HW3, window_to_image, (RESIZED, RESIZED), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
@@ -82,7 +81,7 @@ def cut_labels(label_HW: UInt8Array, box_4: FloatArray) -> UInt8Array:
 
 def _labels_at(label_HW: UInt8Array, rows: FloatArray, columns: FloatArray) -> UInt8Array:
     height, width = label_HW.shape
-    # One after the other: both at once, by np.ix_, takes five times as long.
+    # One axis after the other: np.ix_ with both takes five times as long.
     picked = label_HW[rows.clip(0, height - 1).astype(np.intp)][:, columns.clip(0, width - 1).astype(np.intp)]
     picked = np.ascontiguousarray(picked)
     picked[(rows < 0) | (rows >= height)] = VOID
@@ -91,11 +90,11 @@ def _labels_at(label_HW: UInt8Array, rows: FloatArray, columns: FloatArray) -> U
 
 
 def windows_of_row(row: Mapping[str, Any], stage: TrainingStage) -> Iterator[Window]:
-    """All windows of one image of an index (`training.index`), decoded once, one after the other.
+    """All windows of one image of an index (`training.windows.index`), one after the other; it is decoded once.
 
     Args:
         row: a row of the index.
-        stage: whose label rule applies: stage 1 keeps only the class of the centred object, stage 2 keeps all.
+        stage: its label rule applies: stage 1 keeps only the class of the centred object, stage 2 keeps all.
     """
     decoded = _load(row)
     for number in range(len(row["repeats"])):
@@ -103,9 +102,9 @@ def windows_of_row(row: Mapping[str, Any], stage: TrainingStage) -> Iterator[Win
 
 
 def windows_of_rows(rows: Iterable[Mapping[str, Any]], stage: TrainingStage) -> Iterator[Window]:
-    """All windows of some images, each decoded once, in an order that mixes the images.
+    """All windows of some images, in an order that mixes the images; each image is decoded once.
 
-    A batch of windows of few images would be a poor sample. As many images are mixed as fit into `MIXED_BYTES`.
+    A batch with windows from few images would be a poor sample. As many images are mixed as fit into `MIXED_BYTES`.
 
     Args:
         rows: rows of the index.

@@ -1,10 +1,10 @@
 """The rules that turn an annotated image into training windows (paper sections 4 and 6): pure functions, no files.
 
-Stage 1 (easy): one window around every object, labelled with the class of that object alone.
+Stage 1 (easy): one window around every object, labelled with the class of that object only.
 Stage 2 (hard): object proposals that overlap an object enough, labelled with everything in the window.
 Both: windows of rare classes are repeated, so that every class is seen about equally often.
 
-Masks hold class ids, 0 is background and 255 void: pixels nobody labelled, which the loss ignores.
+Masks hold class ids; 0 is background and 255 is void: pixels without a label, which the loss ignores.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from pipeline.imaging.geometry import box_iou, extend_boxes
 
 BACKGROUND = 0
 MIN_PART_PIXELS = 64
-"""Connected parts of a class with fewer pixels are specks of the annotation, not objects (no object mask only)."""
+"""Connected parts of a class with fewer pixels are specks, not objects (only without an object mask)."""
 
 FloatArray = NDArray[np.floating]
 UInt8Array = NDArray[np.uint8]
@@ -37,7 +37,7 @@ class Objects:
     class_ids_N: IntArray
     """Class of each object, 1..254."""
     object_ids_N: IntArray | None = None
-    """Value of each object in the object mask; None where there is none."""
+    """Value of each object in the object mask; None without an object mask."""
 
 
 @dataclass(frozen=True)
@@ -55,13 +55,13 @@ class Windows:
 def find_objects(class_mask_HW: UInt8Array, object_mask_HW: UInt8Array | None) -> Objects:
     """Tight boxes and classes of the objects in an image.
 
-    With an object mask, every value in it but 0 and 255 is an object, whose class is the most frequent one of the
-    class mask there, void left aside; an object that is mostly background or void is dropped. Without one, the
-    8-connected parts of each class are the objects, those under `MIN_PART_PIXELS` left out.
+    With an object mask, every value in it except 0 and 255 is an object. Its class is the most frequent one there in
+    the class mask, void not counted; an object that is mostly background or void is dropped. Without an object mask,
+    the objects are the 8-connected parts of each class, except those under `MIN_PART_PIXELS`.
 
     Args:
         class_mask_HW: class of each pixel, 255 for void.
-        object_mask_HW: object number of each pixel, 0 for none and 255 for void; None where nobody drew it.
+        object_mask_HW: object number of each pixel, 0 for none and 255 for void; None: there is no such mask.
 
     Raises:
         ValueError: the masks differ in size.
@@ -93,7 +93,7 @@ def _connected_parts(class_mask_HW: UInt8Array) -> Objects:
             continue
         of_class = (class_mask_HW == class_id).astype(np.uint8)
         _, _, stats, _ = cv2.connectedComponentsWithStats(of_class, connectivity=8)
-        for x, y, w, h, area in stats[1:].tolist():  # part 0 is everything else
+        for x, y, w, h, area in stats[1:].tolist():  # part 0 is the rest of the image
             if area >= MIN_PART_PIXELS:
                 found.append((x, y, x + w, y + h, int(class_id)))
     return _objects(found)
@@ -105,7 +105,13 @@ def _objects(found: list[tuple[int, int, int, int, int]]) -> Objects:
 
 
 def stage1_windows(objects: Objects, extend: float, shape: WindowShape = "box") -> Windows:
-    """One window per object, in their order: its tight box extended about the centre (paper: 1.2 times)."""
+    """One window per object, in their order: its tight box extended about its centre.
+
+    Args:
+        objects: the objects of the image.
+        extend: factor of the extension, 1.2 in the paper.
+        shape: shape of the windows.
+    """
     return Windows(
         extend_boxes(objects.boxes_N4, extend, shape),
         objects.class_ids_N,
@@ -131,12 +137,12 @@ def stage2_windows(
 
     Args:
         objects: the objects of the image.
-        proposal_boxes_N4: boxes as EdgeBoxes gives them: neither extended nor filtered.
+        proposal_boxes_N4: boxes as EdgeBoxes returns them, neither extended nor filtered.
         scores_N: their scores, higher is better.
-        min_iou: least overlap, inclusive.
+        min_iou: least overlap, 0..1, inclusive.
         windows_per_image: most windows returned.
         extend: factor by which the chosen boxes are extended about their centres.
-        shape: of the windows.
+        shape: shape of the windows.
     """
     iou_NM = box_iou(proposal_boxes_N4, objects.boxes_N4)
     if iou_NM.size == 0:
@@ -162,15 +168,15 @@ def any_windows(
     extend: float,
     shape: WindowShape = "box",
 ) -> Windows:
-    """Some of the windows that inference looks at, whatever they overlap (not in the paper).
+    """Some of the windows that inference would use, whatever they overlap (not in the paper).
 
     Args:
         objects: the objects of the image.
         shown_boxes_N4: the boxes that inference would use, not extended, best first.
         count: how many of them to take, evenly spread over their order.
-        min_iou: a box that overlaps an object's tight box less is of class 0, background.
+        min_iou: a box that overlaps every object's tight box less than this gets class 0, background.
         extend: factor by which the boxes are extended about their centres.
-        shape: of the windows.
+        shape: shape of the windows.
     """
     picked = np.unique(np.linspace(0, len(shown_boxes_N4) - 1, min(count, len(shown_boxes_N4))).round().astype(int))
     boxes_N4 = np.asarray(shown_boxes_N4, dtype=np.float32)[picked]
@@ -182,7 +188,7 @@ def any_windows(
 
 
 def listed_windows(class_mask_HW: UInt8Array, boxes_N4: FloatArray) -> Windows:
-    """Windows that somebody else has chosen; each is for the class that has most of its pixels, background left aside.
+    """Windows from a list; each is for the class with most of its pixels, background not counted.
 
     Args:
         class_mask_HW: class of each pixel, 255 for void.
@@ -192,13 +198,13 @@ def listed_windows(class_mask_HW: UInt8Array, boxes_N4: FloatArray) -> Windows:
     for x0, y0, x1, y1 in np.asarray(boxes_N4, dtype=int).clip(0, None).tolist():
         counts = np.bincount(class_mask_HW[y0:y1, x0:x1].ravel(), minlength=VOID + 1)[:VOID]
         counts[BACKGROUND] = 0
-        class_ids.append(int(counts.argmax()))  # of none, background
+        class_ids.append(int(counts.argmax()))  # background if there is no other class
     boxes_N4 = np.asarray(boxes_N4, dtype=np.float32)
     return Windows(boxes_N4, np.array(class_ids, np.int32), np.ones(len(boxes_N4), np.float32))
 
 
 def join_windows(first: Windows, second: Windows) -> Windows:
-    """Windows of one image, those of `first` before those of `second`."""
+    """The windows of one image from both, those of `first` before those of `second`."""
     return Windows(
         np.concatenate([first.boxes_N4, second.boxes_N4]),
         np.concatenate([first.class_ids_N, second.class_ids_N]).astype(np.int32),
@@ -210,7 +216,7 @@ def balance(class_ids_N: NDArray[np.integer], max_repeats: int) -> IntArray:
     """How often each window is shown in an epoch, so that all classes are shown equally often.
 
     Windows of background are shown once and do not count. Another class with n windows is shown
-    `min(largest class, n * max_repeats)` times, exactly: where that is no multiple of n, some of its windows are shown
+    `min(largest class, n * max_repeats)` times, exactly: if that is not a multiple of n, some of its windows are shown
     once more than others, spread evenly over their order. The largest class's windows are shown once each.
 
     Args:
@@ -245,8 +251,8 @@ def stage1_labels(label_HW: UInt8Array, class_id: int, object_HW: NDArray[np.boo
 
     Args:
         label_HW: class of each pixel, 255 for void.
-        class_id: of the centred object.
-        object_HW: its pixels; None: all pixels of its class keep it.
+        class_id: class of the centred object.
+        object_HW: its pixels; None: all pixels of its class keep their label.
     """
     kept_HW = label_HW == class_id
     if object_HW is not None:

@@ -1,13 +1,13 @@
 """Training sets on disk: the index of windows, and the images and masks that it names.
 
-An index holds no pixels: crops are cut anew, at random, every time they are shown.
+An index holds no pixels: random crops are cut from the images every time that a window is shown.
 
     OUT/stage1/train.parquet, OUT/stage1/val.parquet    centred objects (easy)
     OUT/stage2/train.parquet, OUT/stage2/val.parquet    proposals (hard)
     OUT/training_set.json, OUT/training_set.png         class names, settings, counts, distributions
     OUT/masks/, OUT/object_masks/                       masks drawn from COCO's annotations
-    OUT/settings.json                                   what a later call must agree with
-    OUT/parts/                                          what each block of images gave (`training.build`)
+    OUT/settings.json                                   settings, with which a later call must agree
+    OUT/parts/                                          results of each block of images (`training.windows.build`)
 """
 
 from __future__ import annotations
@@ -37,20 +37,26 @@ INDEX_SCHEMA = pa.schema(
         pa.field("object_ids", pa.list_(pa.int32())),
     ]
 )
-"""One row is one image with at least one window; the list columns run in parallel, one entry a window.
+"""One row is one image with at least one window; the list columns are parallel, with one entry per window.
 
 boxes: x0, y0, x1, y1 of each window in turn, extended, half-open, in pixels of the full image.
 class_ids: class of the object the window is for. overlaps: IoU of the unextended box with that object's tight box.
 repeats: how often the window is shown in an epoch, for class balance; 1 in validation.
-object_mask_uri, object_ids: the window's object is what has this value in this mask; null in stage 2, where there is no
-object mask, and in indexes of earlier versions.
+object_mask_uri, object_ids: the window's object has this value in this mask; null in stage 2, without an object mask,
+and in indexes of earlier versions.
 """
 
 UInt8Array = NDArray[np.uint8]
 
 
 def index_uri(training_set: str, stage: TrainingStage, split: str) -> str:
-    """Address of one index of a training set; `split` is `train` or `val`."""
+    """Address of one index of a training set.
+
+    Args:
+        training_set: its folder.
+        stage: 1 or 2.
+        split: `train` or `val`.
+    """
     return storage.join(training_set, f"stage{stage}", f"{split}.parquet")
 
 
@@ -64,14 +70,14 @@ def write_index(uri: str, images: pa.Table, repeats: NDArray[np.integer]) -> Non
 
     Args:
         uri: the Parquet file.
-        images: the columns of `INDEX_SCHEMA` except `repeats`; those that may be null may be left out.
-        repeats: repeats of all windows of all rows, one after another.
+        images: the columns of `INDEX_SCHEMA` except `repeats`; columns that may be null may be missing.
+        repeats: repeats of all windows of all rows, concatenated.
     """
     lengths = pc.list_value_length(images["class_ids"]).to_numpy()
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
     column = pa.ListArray.from_arrays(offsets, pa.array(repeats, pa.int32()))
     table = _complete(images.append_column("repeats", column))
-    storage.write_parquet(uri, table.combine_chunks())  # how it came in pieces does not show in the file
+    storage.write_parquet(uri, table.combine_chunks())  # so that the file does not depend on the table's chunks
 
 
 def read_index(uri: str) -> pa.Table:
@@ -79,7 +85,7 @@ def read_index(uri: str) -> pa.Table:
 
     Raises:
         FileNotFoundError: there is no such file.
-        DatasetError: it is no index of windows.
+        DatasetError: it is not an index of windows.
     """
     try:
         table = pq.ParquetFile(pa.BufferReader(storage.read_bytes(uri))).read(use_threads=False)
@@ -89,7 +95,7 @@ def read_index(uri: str) -> pa.Table:
 
 
 def _complete(table: pa.Table) -> pa.Table:
-    """With nulls for columns that may be null and are not there."""
+    """The table with nulls for missing columns that may be null."""
     for field in INDEX_SCHEMA:
         if field.nullable and field.name not in table.column_names:
             table = table.append_column(field, pa.nulls(len(table), field.type))

@@ -1,4 +1,4 @@
-"""Which images an epoch shows, in which order, and what is left of it after a stop."""
+"""Which images an epoch shows, in which order, and which are left after a stop."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from pipeline.training.seeds import seed_of
 
 IMAGES_A_BLOCK = 16
-"""Images that a task cuts into windows. Small, so that blocks are used up nearly in order: what an epoch has shown is
-then the first part of its order, give or take the blocks in work."""
+"""Images that one task cuts into windows. Blocks are small so that they are used nearly in order: the examples shown
+so far are then the first part of the epoch's order, except for the blocks in progress."""
 
 
 def examples_of(index: pa.Table) -> int:
@@ -23,7 +23,13 @@ def epoch_rows(index: pa.Table, *, seed: int, epoch: int, seen: int) -> pa.Table
     """The rows of an index in the order of an epoch, without those whose examples were seen.
 
     The order is a permutation that follows from seed and epoch. The first rows whose examples add up to no more than
-    `seen` are left out; nothing of them has to be read.
+    `seen` are left out and need not be read.
+
+    Args:
+        index: an index (`index.INDEX_SCHEMA`).
+        seed: the run's seed.
+        epoch: number of the epoch.
+        seen: examples of the epoch that were shown before.
     """
     order = np.random.default_rng(seed_of(seed, epoch)).permutation(len(index))
     rows = index.take(order)
@@ -33,12 +39,12 @@ def epoch_rows(index: pa.Table, *, seed: int, epoch: int, seen: int) -> pa.Table
 
 
 def first_rows(index: pa.Table, windows: int) -> pa.Table:
-    """The first rows of an index that have so many windows together, if there are so many."""
+    """The first rows of an index that together have at least `windows` windows; all rows if they have fewer."""
     return index.slice(0, int(np.searchsorted(_last_windows(index) + 1, windows)) + 1)
 
 
 def blocks(rows: pa.Table) -> list[pa.Table]:
-    """Rows in pieces of `IMAGES_A_BLOCK`, at least one, each with its own memory."""
+    """Rows in pieces of `IMAGES_A_BLOCK`, at least one piece, each with its own memory."""
     starts = range(0, max(len(rows), 1), IMAGES_A_BLOCK)
     return [rows.slice(start, IMAGES_A_BLOCK).combine_chunks() for start in starts]
 

@@ -1,7 +1,7 @@
-"""Training windows on their way to the trainer: each once, beside how often it is shown, and mixed where it arrives.
+"""Training windows on their way to the trainer: each is sent once, with its number of repeats, and mixed there.
 
-A window is 250 KB, so copying its repeats from process to process would cost more than cutting it does. Windows travel
-in packs of equally many examples, so that workers who get equally many packs get equally many examples.
+A window has 250 KB, so copying its repeats from process to process would cost more than cutting it. Windows travel in
+packs of equally many examples, so that workers with equally many packs get equally many examples.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ PACK_SCHEMA = pa.schema(
 Windows = tuple[NDArray[np.uint8], NDArray[np.uint8]]
 """Windows `[N, 250, 250, 3]` and their labels `[N, 250, 250]`."""
 LARGEST = 64
-"""Examples of a pack at most: 16 MB if no window repeats."""
+"""Most examples in a pack: 16 MB if no window repeats."""
 PARCELS_A_WORKER = 64
-"""Packs that a worker gets at least in a pass, if there are examples enough: workers may differ by one."""
+"""Fewest packs per worker in a pass, if there are enough examples; workers may differ by one pack."""
 POOL = 1024
 """Windows that a trainer draws its batches from: 256 MB."""
 TABLE = 64
-"""Windows handed over at once: what Ray Data costs, it costs for each table."""
+"""Windows in one table: Ray Data's overhead is per table."""
 
 
 def pack_size(examples: int, workers: int) -> int:
-    """Examples of each pack, when so many are dealt out to so many workers."""
+    """Examples in each pack, if `examples` are distributed to `workers`."""
     return min(LARGEST, max(1, examples // (workers * PARCELS_A_WORKER)))
 
 
@@ -47,8 +47,8 @@ def packs_of_rows(rows: pa.Table, stage: TrainingStage, size: int) -> Iterator[p
     """The windows of some images, in packs of `size` examples; the last pack may hold fewer.
 
     Args:
-        rows: rows of an index (`training.index`).
-        stage: whose label rule applies, see `windows.windows_of_row`.
+        rows: rows of an index (`training.windows.index`).
+        stage: its label rule applies, see `windows.cut.windows_of_row`.
         size: examples of a pack, repeats counted.
 
     Yields:
@@ -92,7 +92,7 @@ def _table(packs: Sequence[Sequence[Window]]) -> pa.Table:
 
 
 def _binary(pixels: NDArray[np.uint8], starts: NDArray[np.int32]) -> pa.Array:
-    """An array as one value a pack, not copied."""
+    """An array as one value per pack, not copied."""
     offsets = starts * np.int32(pixels[0].nbytes)
     buffers = [None, pa.py_buffer(offsets), pa.py_buffer(pixels)]
     return pa.Array.from_buffers(pa.binary(), len(offsets) - 1, buffers)
@@ -107,13 +107,13 @@ def windows_of_packs(packs: pa.Table) -> Iterator[Window]:
 
 
 def mixed_batches(windows: Iterable[Window], batch_size: int, pool: int, seed: int) -> Iterator[Windows]:
-    """Each window as often as it is to be shown, in batches drawn at random from a pool; the last may be smaller.
+    """Each window as often as it repeats, in batches drawn at random from a pool; the last batch may be smaller.
 
     Args:
         windows: in any order.
         batch_size: examples of a batch.
-        pool: windows to draw from, held in memory (250 KB each) until they have been shown as often as they should.
-        seed: of the draws.
+        pool: number of windows to draw from, held in memory (250 KB each) until all their repeats were shown.
+        seed: seed of the draws.
     """
     images_PHW3 = np.empty((pool, RESIZED, RESIZED, 3), np.uint8)
     labels_PHW = np.empty((pool, RESIZED, RESIZED), np.uint8)
@@ -133,7 +133,7 @@ def mixed_batches(windows: Iterable[Window], batch_size: int, pool: int, seed: i
 
 
 def batches_in_order(windows: Iterable[Window], batch_size: int) -> Iterator[Windows]:
-    """Each window once, in batches of which the last may be smaller."""
+    """Each window once, in batches; the last may be smaller."""
     arriving = iter(windows)
     while some := list(islice(arriving, batch_size)):
         yield np.stack([one.image_HW3 for one in some]), np.stack([one.label_HW for one in some])

@@ -1,4 +1,4 @@
-"""What a training set holds: counts of classes before and after balance, overlaps and sizes of its windows."""
+"""Figures of a training set: counts of classes before and after balance, overlaps and sizes of its windows."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 OVERLAP_EDGES = np.linspace(0, 1, 21)
-SIDE_EDGES = np.geomspace(8, 2048, 17)  # half an octave each; what lies outside counts in the first or last
+SIDE_EDGES = np.geomspace(8, 2048, 17)  # half an octave each; values outside count in the first or last
 QUANTILES = (0, 0.05, 0.25, 0.5, 0.75, 0.95, 1)
 
 
@@ -20,13 +20,13 @@ def describe(images: pa.Table, repeats_N: NDArray[np.integer], class_names: Sequ
 
     Args:
         images: an index (`index.INDEX_SCHEMA`; `repeats` is not needed).
-        repeats_N: repeats of all windows of all rows, one after another.
+        repeats_N: repeats of all windows of all rows, concatenated.
         class_names: background first.
 
     Returns:
         `images`, `windows` and `examples` (windows times repeats); `per_class` with the latter two; `overlap` (IoU) and
         `side` (square root of the window's area, in pixels of the image), each with `quantiles` and a `histogram` over
-        the windows, repeats left aside.
+        the windows, without repeats.
     """
     class_ids_N = pc.list_flatten(images["class_ids"]).to_numpy()
     boxes_N4 = pc.list_flatten(images["boxes"]).to_numpy().reshape(-1, 4)
