@@ -26,6 +26,7 @@ PATHS = (
     "a/b/c.png",  # tools that go by the name without ending would mix them up
     "a/b.png/c.JPG",  # a folder of a name that the mask of another image has
     "a/b.jpg",
+    "set/images/x.jpg",  # the YOLO tools look for the label of the last folder of that name
     ".hidden/100% & more.webp",
     "4711",  # ids of a manifest may have no ending
     "noise.png",

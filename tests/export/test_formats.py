@@ -173,8 +173,8 @@ def polygons(text: str, height: int, width: int) -> Iterator[tuple[int, NDArray[
 def yolo_masks(folder: Path) -> Iterator[tuple[str, str]]:
     """Text of each label, and the path of its image below images."""
     for image in sorted((folder / "images").rglob("*")):
-        if image.is_file():
-            label = Path(str(image).replace("/images/", "/labels/", 1)).with_suffix(".txt")  # as the YOLO tools do
+        if image.is_file() and image.suffix != ".txt":
+            label = Path("/labels/".join(str(image).rsplit("/images/", 1)).rsplit(".", 1)[0] + ".txt")  # as ultralytics
             yield label.read_text(), str(image.relative_to(folder / "images"))
 
 
@@ -316,11 +316,22 @@ def test_datasets_opens_images_and_masks(copy, exported, masks_by_id, counts, ma
     assert json.loads((folder / "id2label.json").read_text()) == {str(i): name for i, name in enumerate(CLASSES)}
 
 
+def test_parquet_files_end_at_a_size(masks, tmp_path, monkeypatch):
+    datasets = pytest.importorskip("datasets")
+    monkeypatch.setattr("pipeline.export.formats.hf.ROWS_IN_A_GROUP", 2)
+    monkeypatch.setattr("pipeline.export.formats.hf.BYTES_IN_A_FILE", 2500)
+    export_results(ExportConfig(str(masks[0] / "run"), "hf", str(tmp_path / "hf")))
+    files = sorted((tmp_path / "hf" / "data").iterdir())
+    assert 2 < len(files) < len(PATHS) / 2
+    loaded = datasets.load_dataset(str(tmp_path / "hf"), split="train", cache_dir=str(tmp_path / "cache"))
+    assert sorted(loaded["image_id"]) == sorted(IDS)
+
+
 @pytest.mark.parametrize("to", ["coco", "coco-panoptic", "cvat", "labelstudio", "masks-grey", "yolo"])
 def test_images_are_linked_and_if_asked_copied(to, exported, masks):
     for copy in (False, True):
         folder = exported(to, copy=copy)
-        files = [path for path in (folder / "images").rglob("*") if path.is_file()]
+        files = [path for path in (folder / "images").rglob("*") if path.is_file() and path.suffix != ".txt"]
         assert len(files) == len(IDS)
         assert all(path.is_symlink() != copy for path in files)
     contents = sorted(path.read_bytes() for path in files)

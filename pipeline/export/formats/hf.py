@@ -22,7 +22,8 @@ from pipeline.imaging.images import encode_mask
 
 ROWS_IN_A_GROUP = 100
 """Rows that wait in memory, with their images where these are copied; `datasets` itself writes as many."""
-GROUPS_IN_A_FILE = 20
+BYTES_IN_A_FILE = 500_000_000
+"""After which another file begins; those of `datasets` are as large."""
 
 _FILE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 SCHEMA = pa.schema([
@@ -40,12 +41,13 @@ def export(results: Results, pictures: Pictures, folder: Path) -> None:
     schema = SCHEMA.with_metadata({"huggingface": json.dumps({"info": {"features": features()}})})
     rows = (row_of(image, pictures) for image in results)
     number = 0
-    while (first := _table(rows, schema)) is not None:
-        with pq.ParquetWriter(folder / "data" / f"train-{number:05d}.parquet", schema) as file:
-            file.write_table(first)
-            for _ in range(GROUPS_IN_A_FILE - 1):
-                if (table := _table(rows, schema)) is not None:
-                    file.write_table(table)
+    table = _table(rows, schema)
+    while table is not None:
+        path = folder / "data" / f"train-{number:05d}.parquet"
+        with pq.ParquetWriter(path, schema) as file:
+            while table is not None and path.stat().st_size < BYTES_IN_A_FILE:
+                file.write_table(table)
+                table = _table(rows, schema)
         number += 1
 
 

@@ -27,7 +27,13 @@ def export(results: Results, pictures: Pictures, folder: Path) -> None:
     (folder / FOLDER).mkdir()
     for image in results:
         pictures.place(image)
-        write(folder / "labels" / f"{image.name}.txt", lines(image.labels_HW, len(results.class_names)).encode())
+        write(folder / label_path(image.name), lines(image.labels_HW, len(results.class_names)).encode())
+
+
+def label_path(name: str) -> str:
+    """Where the tools look for an image's label: in the last folder `images` above it, called `labels` instead."""
+    above, _, below = f"/{FOLDER}/{name}".rpartition(f"/{FOLDER}/")
+    return f"{above}/labels/{below}.txt".removeprefix("/")
 
 
 def lines(labels_HW: NDArray[np.uint8], classes: int) -> str:
