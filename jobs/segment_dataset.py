@@ -13,9 +13,6 @@ from collections import Counter
 from collections.abc import Sequence
 from functools import partial
 
-import pyarrow as pa
-import pyarrow.compute as pc
-
 from jobs import commands
 from jobs.common import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, call, end_process
 from jobs.segment_report import classes, console, report, show_plan
@@ -28,9 +25,8 @@ from pipeline.errors import LeaseError, ResultsError, TooManyErrors
 from pipeline.inputs.manifest import build_manifest, describe
 from pipeline.inputs.named import check_named
 from pipeline.models.checkpoint_header import CheckpointInfo
-from pipeline.outputs.results import finished_ids
 from pipeline.run.prepare import check_networks, with_absolute_paths, with_shape_of
-from pipeline.run.record import RunRecord, Summary, check_run, open_run, recorded_settings
+from pipeline.run.record import RunRecord, Summary, check_run, open_run, recorded_settings, unfinished
 from pipeline.storage import listing
 
 COMMAND = commands.SEGMENT
@@ -56,8 +52,8 @@ def run(options: SegmentConfig) -> int:
     if left_aside:
         console.print(describe(left_aside))
     if config.dry_run:
-        return show_plan(config, info, manifest, unfinished(config, manifest))
-    if config.overwrite or config.retry_failed or unfinished(config, manifest):
+        return show_plan(config, info, manifest, unfinished(config.output, manifest))
+    if config.overwrite or config.retry_failed or len(unfinished(config.output, manifest)):
         check_cluster(config)
     record = open_run(config, networks, info.class_names, manifest, console.print)
     try:
@@ -66,12 +62,6 @@ def run(options: SegmentConfig) -> int:
     except KeyboardInterrupt:  # again, while the first was followed
         console.print("stopped at once; the same command goes on from here")
         return EXIT_STOPPED
-
-
-def unfinished(config: SegmentConfig, manifest: pa.Table) -> int:
-    """How many images of the manifest are not done: not in results, errors or skipped."""
-    done = pc.sum(pc.is_in(manifest["image_id"], value_set=finished_ids(config.output))).as_py() or 0
-    return len(manifest) - int(done)
 
 
 def check_cluster(config: SegmentConfig) -> None:

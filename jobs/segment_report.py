@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Mapping, Sequence
 
 import pyarrow as pa
 from rich.console import Console
@@ -12,7 +13,7 @@ from jobs import commands
 from jobs.common import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED
 from pipeline import storage
 from pipeline.config import SegmentConfig
-from pipeline.config.stages import stages_of
+from pipeline.config.stages import Stage, stages_of
 from pipeline.models.checkpoint_header import CheckpointInfo
 from pipeline.outputs.layout import ERRORS, MASKS, RESULTS, SKIPPED
 from pipeline.outputs.results import images_per_class, read_errors, read_skipped
@@ -32,33 +33,49 @@ def classes(info: CheckpointInfo) -> str:
     return f"{info.num_classes} classes ({', '.join(info.class_names[:SHOWN])}{more})"
 
 
-def show_plan(config: SegmentConfig, info: CheckpointInfo, manifest: pa.Table, left: int) -> int:
-    """What a run would do; writes nothing.
+def show_plan(config: SegmentConfig, info: CheckpointInfo, manifest: pa.Table, left: pa.Table) -> int:
+    """What a run would do and how long it would take, timed on a few of its images; writes nothing.
 
     Args:
         config: its settings.
         info: of its network.
         manifest: all of its images.
-        left: how many of them are not done.
+        left: those that are not done.
 
     Raises:
         ClusterError: there is no cluster.
         PoolError: the processes do not fit it.
     """
     from pipeline.cluster import connect
-    from pipeline.cluster.plan import plan
+    from pipeline.cluster.graph import real_stages
+    from pipeline.cluster.plan import plan, timed_plan
 
     connect.start_ray()
     pools = plan(config)
-    console.print(f"{len(manifest)} images, {len(manifest) - left} done before; {classes(info)}")
+    console.print(f"{len(manifest)} images, {len(manifest) - len(left)} done before; {classes(info)}")
     console.print(f"first ids: {', '.join(manifest['image_id'][:5].to_pylist())}")
     stages = stages_of(config)
+    if len(left) and config.plan == "auto":
+        loads = real_stages(config, info.num_classes, pools)
+        pools, seconds = timed_plan(config, loads, pools, left, console.print)
+        show_stages(stages, seconds)
     console.print(f"stages: {' -> '.join(stage.name for stage in stages)} -> write; {pools.describe(stages)}")
-    rows = rows_in_a_file(left, config.rows_per_file)
-    files = -(-left // rows)
+    rows = rows_in_a_file(len(left), config.rows_per_file)
+    files = -(-len(left) // rows)
     console.print(f"about {files} files of {rows} rows, more in a slow run, in {config.output}, with columns:")
     console.print(", ".join(RESULTS_SCHEMA.names))
     return EXIT_DONE
+
+
+def show_stages(stages: Sequence[Stage], seconds: Mapping[str, float]) -> None:
+    """Print what each stage takes where it runs alone; nothing where the stages could not be timed."""
+    if not seconds:
+        return
+    table = Table("stage", "seconds an image", "images/s of a process", box=None)
+    for stage in stages:
+        each = seconds[stage.name]
+        table.add_row(stage.name, f"{each:.3f}", f"{1 / each:.1f}" if each else "")
+    console.print(table)
 
 
 def report(config: SegmentConfig, run: RunRecord, summary: Summary, code: int) -> int:

@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
-from datetime import timedelta
 from types import FrameType
 from typing import Any, NoReturn
 
@@ -20,9 +19,8 @@ from ray.data import Dataset
 from pipeline import storage
 from pipeline.cluster import connect
 from pipeline.cluster.graph import RemoteAttemptLog, RemoteSink, build_dataset, real_stages
-from pipeline.cluster.plan import plan, profile_stages
-from pipeline.cluster.pools import Estimate, Pools, estimate, machines_in_short
-from pipeline.cluster.profile import PROBED
+from pipeline.cluster.plan import plan, timed_plan
+from pipeline.cluster.pools import Pools, machines_in_short
 from pipeline.cluster.ray_private import run_to_the_end
 from pipeline.config import SegmentConfig
 from pipeline.errors import PoolError, WorkBrokenError
@@ -77,7 +75,7 @@ class Driver:
         pools = plan(self.config)
         loads = real_stages(self.config, self.info.num_classes, pools)
         if self.config.plan == "auto" and len(todo) >= PROBE_FROM:
-            pools = self._timed_plan(loads, pools, todo)
+            pools, self.summary.seconds_alone = timed_plan(self.config, loads, pools, todo, self.log)
         try:
             self.run_graphs(todo, loads, pools)
         finally:
@@ -173,17 +171,6 @@ class Driver:
             _end_this_process,
         )
 
-    def _timed_plan(self, loads: Loads, pools: Pools, todo: pa.Table) -> Pools:
-        """The pools for stages that were timed on a few images; `pools` where that cannot be done."""
-        self.log(f"timing the stages on {PROBED} images")
-        seconds = profile_stages(todo, loads, pools, self.config.stall_timeout, self.log)
-        if seconds is None:
-            return pools
-        self.summary.seconds_alone = seconds
-        pools = plan(self.config, seconds)
-        self.log(_in_words(estimate(pools, connect.total("CPU"), seconds), len(todo), self.config.price))
-        return pools
-
     def _plan_again(self, before: Pools) -> Pools:
         """The pools for the cluster as it is now; where it lacks the GPUs or the room, `before`: they may come back."""
         config = replace(self.config, predict_gpus=before.predict_gpus, refine_gpus=before.refine_gpus)
@@ -192,16 +179,6 @@ class Driver:
         except PoolError as error:
             self.log(f"waiting for machines: {error}")
             return before
-
-
-def _in_words(expected: Estimate, images: int, price: float | None) -> str:
-    """How long a run will take, and what it will cost."""
-    hours = images / expected.images_per_second / 3600
-    cost = f", cost {price * hours:.2f}" if price is not None else ""
-    return (
-        f"bound by {expected.bound}: about {expected.images_per_second:.2f} images/s, "
-        f"{timedelta(seconds=round(hours * 3600))} for {images} images{cost}"
-    )
 
 
 def _work_through(graph: Dataset) -> None:

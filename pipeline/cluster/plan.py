@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import timedelta
 
 import pyarrow as pa
 import ray
 import ray.data
 
 from pipeline.cluster.connect import machines, total
-from pipeline.cluster.pools import REFINE_GPUS, Pools, check_placement, plan_pools
-from pipeline.cluster.profile import probe, sample
+from pipeline.cluster.pools import REFINE_GPUS, Estimate, Pools, check_placement, estimate, plan_pools
+from pipeline.cluster.profile import PROBED, probe, sample
 from pipeline.cluster.ray_private import autoscaler_limits
 from pipeline.config import SegmentConfig
 from pipeline.config.stages import GPU_CRFS
@@ -43,6 +44,42 @@ def profile_stages(
         log(f"the stages could not be timed, so the plan is a guess: {in_short(error)}")
         return None
     return seconds
+
+
+def timed_plan(
+    config: SegmentConfig, loads: Loads, pools: Pools, images: pa.Table, log: Callable[[str], None]
+) -> tuple[Pools, dict[str, float]]:
+    """The pools for stages that were timed on a few images, and what the run will take with them, in a line.
+
+    Args:
+        config: the job's settings.
+        loads: the stages.
+        pools: a guess; what the process that times them gets.
+        images: of the run, those that are left.
+        log: prints a line.
+
+    Returns:
+        The pools, and the seconds of an image in each stage; `pools` and no seconds where they could not be timed.
+    """
+    log(f"timing the stages on {PROBED} images")
+    seconds = profile_stages(images, loads, pools, config.stall_timeout, log)
+    if seconds is None:
+        return pools, {}
+    timed = plan(config, seconds)
+    gpus = total("GPU") if timed.predict_gpus else 0.0
+    log(_in_words(estimate(timed, total("CPU"), seconds), len(images), gpus, config.price))
+    return timed, seconds
+
+
+def _in_words(expected: Estimate, images: int, gpus: float, price: float | None) -> str:
+    """How long a run of so many images will take on so many GPUs, and what it will cost."""
+    hours = images / expected.images_per_second / 3600
+    on_gpus = f", {hours * gpus:.2f} GPU-hours" if gpus else ""
+    cost = f", cost {price * hours:.2f}" if price is not None else ""
+    return (
+        f"bound by {expected.bound}: about {expected.images_per_second:.2f} images/s, "
+        f"{timedelta(seconds=round(hours * 3600))} for {images} images{on_gpus}{cost}"
+    )
 
 
 def plan(config: SegmentConfig, seconds: dict[str, float] | None = None) -> Pools:

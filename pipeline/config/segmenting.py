@@ -55,7 +55,7 @@ class SegmentConfig:
     retry_failed: bool = False
     """Try the images again that failed in earlier runs."""
     dry_run: bool = False
-    """Print the plan (images, pools, stages, columns) and end; writes nothing."""
+    """Print the plan (images, processes, stages, columns, time, cost) and end; writes nothing."""
     max_error_rate: float | None = None
     """Stop with exit code 4 as soon as more than this share of all images has failed, skipped ones not counted; 0
     allows none.

@@ -114,9 +114,8 @@ class RunRecord:
     """The right to write into it."""
 
     def todo(self) -> pa.Table:
-        """The rows of the manifest that are not done yet: not in results, errors or skipped."""
-        done = pc.is_in(self.manifest["image_id"], value_set=finished_ids(self.output))
-        return self.manifest.filter(pc.invert(done))
+        """The images that are not done."""
+        return unfinished(self.output, self.manifest)
 
     def audit(self) -> Audit:
         """Compare the output with the manifest."""
@@ -187,6 +186,11 @@ def open_run(
     storage.write_atomic(storage.join(config.output, RUN, "classes.json"), table)
     storage.write_parquet(storage.join(config.output, MANIFEST), manifest)
     return RunRecord(storage.absolute(config.output), manifest, _earlier_calls(config.output), lease)
+
+
+def unfinished(output: str, manifest: pa.Table) -> pa.Table:
+    """The part of a manifest that is not done: not in results, errors or skipped."""
+    return manifest.filter(pc.invert(pc.is_in(manifest["image_id"], value_set=finished_ids(output))))
 
 
 def recorded_settings(output: str) -> dict[str, Any]:

@@ -48,7 +48,7 @@ def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, st
 
 
 def test_a_gpu_of_the_cluster_gets_a_predict_actor(in_cluster, photos, tmp_path, capsys):
-    code, said = run(capsys, "--input", photos, "--output", tmp_path / "out", "--dry-run", *FAST)
+    code, said = run(capsys, "--input", photos, "--output", tmp_path / "out", "--dry-run", "--plan", "guess", *FAST)
     assert code == 0, said
     assert "predict: 1 actor(s) of 1 CPU and 1 GPU; " in said
 

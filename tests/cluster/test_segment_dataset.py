@@ -358,7 +358,8 @@ def test_a_run_that_makes_no_progress_ends_as_resumable(photos, tmp_path):
 def test_a_dry_run_prints_the_plan_and_writes_nothing(photos, tmp_path, in_ray, capsys):
     assert segment_here("--input", photos / "odd", "--output", tmp_path / "out", "--dry-run") == 0
     told = capsys.readouterr().out
-    for said in ("9 images, 0 done before", "16bit.png", "decode -> propose -> predict -> refine -> write", "1 actor",
+    for said in ("9 images, 0 done before", "16bit.png", "timing the stages on 4 images", "bound by ",
+                 " for 9 images", "decode -> propose -> predict -> refine -> write", "1 actor",
                  "mean_probability"):  # fmt: skip
         assert said in told
     assert not (tmp_path / "out").exists()
