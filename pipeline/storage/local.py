@@ -36,6 +36,15 @@ _BATCH = 1000
 _LEADS_NOWHERE = {errno.ENOENT, errno.ELOOP, errno.ENOTDIR, errno.ENAMETOOLONG}
 
 
+def _without_dots(path: Path) -> str:
+    """An absolute path without `..`, which of a linked folder is where the link leads, as the system takes it."""
+    up = [number for number, part in enumerate(path.parts) if part == ".."]
+    if not up:
+        return str(path)
+    folder, rest = path.parts[: up[-1] + 1], path.parts[up[-1] + 1 :]
+    return str(Path(os.path.realpath(Path(*folder)), *rest))
+
+
 class LocalStore:
     """Local paths and percent-encoded `file://` URIs (a `Store`)."""
 
@@ -46,10 +55,10 @@ class LocalStore:
             if not path.startswith("/"):
                 raise StorageError(f"{redact(uri)}: a file address has three slashes and an absolute path, "
                                    "file:///folder")  # fmt: skip
-            return str(Path(path))
+            return _without_dots(Path(path))
         if not uri:
             raise StorageError("an address is empty; use a local path, file:// or s3://")
-        return str(Path(os.path.expanduser(uri)).absolute())  # noqa: PTH111  (it leaves unknown users' names unchanged)
+        return _without_dots(Path(os.path.expanduser(uri)).absolute())  # noqa: PTH111  (unknown users stay)
 
     def read(self, address: str) -> bytes:
         """Return a file's content."""

@@ -72,7 +72,7 @@ def test_shared_gpus_and_a_device_that_is_told_to_be_the_cpu(in_cluster, photos,
         "--predict-workers", "1", "--limit", "8", *FAST,
     )  # fmt: skip
     assert code == 0, said
-    assert "1 actor(s) of 1 CPU and 0.5 GPU" in said
+    assert "1 process(es) for the network with 0.5 GPU each, " in said
 
 
 def works_for_a_job(raylet: psutil.Process) -> bool:

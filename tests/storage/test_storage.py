@@ -41,6 +41,19 @@ def test_a_relative_path_becomes_absolute(tmp_path: Path, monkeypatch: pytest.Mo
     assert storage.absolute("images/a.jpg") == str(tmp_path / "images" / "a.jpg")
 
 
+def test_a_path_with_dots_is_the_one_without(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """So that `../set` from one folder and the same set from another are one; a link's `..` is where the link leads."""
+    (tmp_path / "far" / "deep").mkdir(parents=True)
+    (tmp_path / "near").mkdir()
+    (tmp_path / "near" / "link").symlink_to(tmp_path / "far" / "deep")
+    monkeypatch.chdir(tmp_path / "near")
+    for uri in ("../a.jpg", "./.././a.jpg", "../near/../a.jpg", (tmp_path / "near").as_uri() + "/../a.jpg"):
+        assert storage.absolute(uri) == str(tmp_path / "a.jpg")
+    assert storage.absolute("link/../a.jpg") == str(tmp_path / "far" / "a.jpg")
+    assert storage.absolute("link/a.jpg") == str(tmp_path / "near" / "link" / "a.jpg")
+    assert storage.absolute("../../../../../../../../../../..") == "/"
+
+
 def test_a_file_address_is_decoded_once(tmp_path: Path):
     path = tmp_path / "100% a b#c?.txt"
     path.write_bytes(b"here")
