@@ -115,7 +115,7 @@ def start_job(machines: Machines, environment: dict[str, str], output: str) -> s
     )  # fmt: skip
     assert process.stdout is not None
     for line in process.stdout:
-        if line.startswith("predict:"):
+        if "process(es) for the network" in line:
             break
     return process
 
