@@ -1,8 +1,8 @@
 """Semantic segmentation with DeconvNet, proposal by proposal, on Ray.
 
-What Python code outside of the project uses is here and in `pipeline.config` and `pipeline.errors`;
-`docs/from_python.md` shows it. Importing this package loads none of it: each name is loaded when it is first used,
-torch and Ray only behind those that need them.
+The interface for other Python code is here, in `pipeline.config` and in `pipeline.errors`; `docs/from_python.md` shows
+it. Importing this package loads nothing: each name is loaded when it is first used, and torch and Ray only for the
+names that need them.
 """
 
 from __future__ import annotations

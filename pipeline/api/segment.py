@@ -1,4 +1,4 @@
-"""Photographs to masks in this process: the stages of the main job without Ray, and without files."""
+"""Photographs to masks in this process: the stages of the main job, without Ray and without files."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from pipeline.stages.refine import labels_of, marginals_of
 from pipeline.stages.rows import Row, Work, start_rows, to_table, unpack
 
 AT_ONCE = 4
-"""Images whose crops share micro-batches, as in the job."""
+"""Images whose crops go through the network in the same micro-batches, as in the job."""
 
 PNG_MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")
 
@@ -36,13 +36,13 @@ Photograph = str | PathLike[str] | Image | NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class Segmentation:
-    """What an image holds.
+    """The result for one image.
 
     Attributes:
         mask_HW: labels, uint8 `[H, W]`, at the image's size.
-        class_names: of all labels, background first.
-        class_ids_K: the labels that could still win when the CRF began, int64 `[K]`.
-        probabilities_KHW: theirs after the CRF, float32 `[K, h, w]`, 0..1, at working size (`--max-side`).
+        class_names: names of all labels, background first.
+        class_ids_K: the labels that could still win before the CRF, int64 `[K]`.
+        probabilities_KHW: their probabilities after the CRF, float32 `[K, h, w]`, 0..1, at working size (`--max-side`).
     """
 
     mask_HW: NDArray[np.uint8]
@@ -54,22 +54,22 @@ class Segmentation:
 def segment(
     images: Iterable[Photograph], weights: str = "voc", config: SegmentConfig | None = None
 ) -> Iterator[Segmentation]:
-    """Segment images one after the other, as the main job does: the masks are the same, bit by bit.
+    """Segment images one after the other, as the main job does; the masks are the same, bit by bit.
 
-    Torch works with one thread meanwhile, as in the job; for many images the job is the faster way.
+    As in the job, torch uses one thread meanwhile; for many images the job is faster.
 
     Args:
         images: paths and addresses; Pillow's images; arrays, RGB, uint8 `[H, W, 3]`. The first two are turned upright.
-        weights: a checkpoint, or the name of one that comes with the project: `voc`, `voc-fcn`, `demo`.
-        config: settings; None: the recipe that the bundled checkpoint is made for, or the defaults. Its `input`,
-            `output`, `weights` and what concerns Ray are not used.
+        weights: a checkpoint, or the name of a bundled one: `voc`, `voc-fcn`, `demo`.
+        config: settings; None: the recipe of the bundled checkpoint, or the defaults. Its `input`, `output`, `weights`
+            and settings for Ray are not used.
 
     Yields:
-        One for each image, in order.
+        A result for each image, in order.
 
     Raises:
         UserError: settings, weights or an image cannot be used.
-        SegmentError: a stage failed on an image, or left it out.
+        SegmentError: a stage failed on an image, or skipped it.
         OSError: a file cannot be read.
     """
     if isinstance(images, str | PathLike):
@@ -81,7 +81,7 @@ def segment(
 
 
 def _loaded(weights: str, config: SegmentConfig | None) -> tuple[SegmentConfig, tuple[str, ...], list[Work]]:
-    """The settings as a run has them, the classes, and what the stages before the CRF do."""
+    """The settings as in a run, the classes, and the functions of the stages before the CRF."""
     if config is None:
         recipe = BUNDLED[weights].recipe if weights in BUNDLED else SegmentConfig.recipe
         config = SEGMENT_RECIPES[recipe](SegmentConfig("", ""))
@@ -103,7 +103,7 @@ def _segmented(
     table = to_table([row | image_columns(_pixels(image, config), config.decode)
                       for row, image in zip(rows, images, strict=True)])  # fmt: skip
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # sums in another order would be other numbers
+    torch.set_num_threads(1)  # more threads would sum in another order, with other results
     try:
         for stage in stages:
             table = stage(table)

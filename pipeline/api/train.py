@@ -1,4 +1,4 @@
-"""Training windows to a network: the stages one after the other, each carried on where it was stopped."""
+"""From training windows to a network: the stages one after the other, each resumed where it was stopped."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ History = dict[str, list[dict[str, Any]]]
 
 @dataclass(frozen=True)
 class Trained:
-    """What a training leaves behind.
+    """The result of a training.
 
     Attributes:
         network: the address of the checkpoint.
         curves: the address of a picture of the losses and accuracies.
-        best: the figures of the epoch that the network comes from; `best["val"]["mean_iou"]` is one.
+        best: the figures of the epoch that the network comes from, such as `best["val"]["mean_iou"]`.
     """
 
     network: str
@@ -38,17 +38,17 @@ class Trained:
 
 
 def train(config: TrainConfig, log: Callable[[str], None] = print) -> Trained:
-    """Train a network on Ray, which is joined or started; the same call again goes on where one was stopped.
+    """Train a network on a Ray cluster, which is joined or started; the same call resumes a training that was stopped.
 
     Args:
         config: the settings.
-        log: gets a line for people before the training starts.
+        log: prints a line for people, before the training starts.
 
     Raises:
         UserError: the settings, the training set or a file cannot be used; nothing was written.
         ClusterError: no cluster could be reached or started.
         TrainingError: the workers failed, or the loss exploded.
-        StoppedError: a store that does not answer; the same call goes on.
+        StoppedError: the store gives no answer; the same call resumes later.
         KeyboardInterrupt: Ctrl-C.
     """
     config = _with_absolute_paths(config)
@@ -75,7 +75,7 @@ def train(config: TrainConfig, log: Callable[[str], None] = print) -> Trained:
 
 
 def _with_absolute_paths(config: TrainConfig) -> TrainConfig:
-    """Paths that mean the same in every worker, wherever it runs."""
+    """The settings with absolute paths, which mean the same in every worker."""
     return replace(
         config,
         training_set=storage.absolute(config.training_set),
@@ -91,7 +91,7 @@ def _train_stages(config: TrainConfig, start: bytes, history: History) -> tuple[
     Args:
         config: the settings.
         start: the checkpoint that the first stage starts from.
-        history: every epoch's figures by stage; those of a stage that ends are added.
+        history: every epoch's figures by stage; those of each finished stage are added.
 
     Returns:
         The last stage's best network, and the figures of the epoch that it comes from.
@@ -110,7 +110,7 @@ def _train_stages(config: TrainConfig, start: bytes, history: History) -> tuple[
 
 
 def _check_windows(config: TrainConfig, info: dict[str, Any]) -> None:
-    """Make sure that each stage has something to learn from, and something to choose its best network by.
+    """Make sure that each stage has enough examples to learn from, and windows to choose its best network by.
 
     Raises:
         ConfigError: a stage has no validation windows, or fewer training examples than a batch takes.
@@ -132,7 +132,7 @@ def _check_windows(config: TrainConfig, info: dict[str, Any]) -> None:
 
 
 def _network_of_stage(config: TrainConfig, stage: TrainingStage, start: bytes, history: History) -> bytes:
-    """The best network of a stage: trained now from `start`, or read where an earlier call finished the stage."""
+    """The best network of a stage: trained from `start`, or read if an earlier call finished the stage."""
     done_uri = storage.join(config.output, f"stage{stage}.safetensors")
     if storage.exists(done_uri):
         return storage.read_bytes(done_uri)
@@ -154,10 +154,10 @@ def _statistics_uri(config: TrainConfig) -> str:
 
 
 def _renew_statistics(config: TrainConfig) -> dict[str, Any] | None:
-    """Compute batch normalisation's statistics of the last stage's network anew, unless that is done or not wanted.
+    """Recompute batch normalisation's statistics of the last stage's network, unless that is done or not wanted.
 
     Returns:
-        What it changed on the validation windows; None if it is not wanted.
+        The figures on the validation windows before and after; None if it is not wanted.
     """
     if not config.bn_statistics:
         return None
@@ -173,6 +173,6 @@ def _renew_statistics(config: TrainConfig) -> dict[str, Any] | None:
 
 
 def _write_record(config: TrainConfig, history: History, effect: dict[str, Any] | None = None) -> None:
-    """Write the settings, every epoch's figures and what new statistics of batch normalisation changed."""
+    """Write the settings, every epoch's figures, and the effect of recomputed batch normalisation statistics."""
     record = {"config": asdict(config), "history": history, "bn_statistics": effect}
     storage.write_atomic(storage.join(config.output, RECORD), json.dumps(record, indent=1).encode())

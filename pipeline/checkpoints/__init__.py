@@ -1,1 +1,1 @@
-"""The checkpoints that come with the project."""
+"""The bundled checkpoints."""

@@ -1,4 +1,4 @@
-"""The checkpoints that come with the project, and what each of them knows."""
+"""The bundled checkpoints, and which classes each of them has."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ DEMO, VOC, VOC_FCN = "demo", "voc", "voc-fcn"
 
 @dataclass(frozen=True)
 class Bundled:
-    """A checkpoint that comes with the project."""
+    """A bundled checkpoint."""
 
     recipe: str
-    """What it is made for."""
+    """The recipe that it is made for."""
     knows: str
-    """What a run with it says first, in one line."""
+    """One line about its classes, which a run with it prints first."""
 
 
 BUNDLED = {
@@ -30,5 +30,5 @@ BUNDLED = {
 
 
 def weights_uri(weights: str) -> str:
-    """Where a `--weights` or `--fcn` setting lies: a path or URI as given, or the bundled file of a name."""
+    """The address that a `--weights` or `--fcn` setting means: a path or URI as given, or a bundled file by name."""
     return str(Path(__file__).parent / f"{weights.replace('-', '_')}.safetensors") if weights in BUNDLED else weights
