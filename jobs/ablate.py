@@ -3,9 +3,9 @@
     python jobs/ablate.py --data data/demo --split val --output runs/ablation
     python jobs/ablate.py ... --also structured='--edges structured --edge-model model.yml.gz' --only base structured
 
-Each variant is a run of jobs/segment_dataset.py of its own, OUTPUT/<variant>, in one Ray; the same command again
-finishes what is left. Writes OUTPUT/ablation.json, ablation.csv and, where variants differ in the number of proposals
-only, proposals.png. Where a run of a variant does not end well, its exit code is this job's.
+Each variant is its own run of jobs/segment_dataset.py, OUTPUT/<variant>, all on one Ray; the same command again
+finishes what is left. Writes OUTPUT/ablation.json, ablation.csv and, if variants differ only in the number of
+proposals, proposals.png. If the run of a variant fails, its exit code becomes this job's.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def run(config: AblateConfig) -> int:
     check_named("weights", weights_uri(config.weights))
     images = storage.join(config.output, "images.parquet")
     calls = {name: main_arguments(config, images, name, options) for name, options in config.variants().items()}
-    for one in calls.values():  # a wrong option of the last one should end the job now
+    for one in calls.values():  # a wrong option of the last variant should end the job now
         segment_dataset.parse(one)
     storage.write_parquet(images, images_of(config))
     rows: list[Row] = []
@@ -66,7 +66,14 @@ def run(config: AblateConfig) -> int:
 
 
 def main_arguments(config: AblateConfig, images: str, name: str, options: list[str]) -> list[str]:
-    """The main job's command line for one variant."""
+    """The main job's command line for one variant.
+
+    Args:
+        config: the settings.
+        images: address of the manifest.
+        name: the variant's name.
+        options: the options that it changes.
+    """
     output = storage.join(config.output, name)
     return ["--input", images, "--output", output, "--weights", config.weights, "--no-masks", *options]
 
@@ -75,7 +82,7 @@ def images_of(config: AblateConfig) -> pa.Table:
     """The split's images as a manifest for the main job.
 
     Raises:
-        EvaluationError: the data set has no masks, no such split, or no image for a mask.
+        EvaluationError: the data set has no masks or no such split, or a mask has no image.
     """
     names = sorted(list_truths(config.data, config.split).wanted)[: config.limit]
     photographs = build_manifest(storage.join(config.data, voc.IMAGES), None)
@@ -98,7 +105,7 @@ def score(config: AblateConfig, name: str) -> Row:
         "mean_iou": evaluation["mean_iou"],
         "pixel_accuracy": evaluation["pixel_accuracy"],
         "mean_iou_near_boundaries": evaluation["trimap"][-1]["mean_iou"],
-        # Of one process, all stages; not the run's time, most of which is Ray's start when the images are few.
+        # All stages in one process; with few images, most of the run's own time is Ray's start.
         "seconds_an_image": sum(stage["seconds"] / stage["rows"] for stage in stages if stage["rows"]),
         "images": evaluation["images"],
         "settings": settings,

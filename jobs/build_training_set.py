@@ -2,7 +2,7 @@
 
     python jobs/build_training_set.py --data VOC2012 SBD/dataset --output data/voc_windows
 
-The same command again goes on where it was stopped, and tries again the images that failed.
+The same command again resumes where it was stopped, and tries the images again that failed.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ PROGRESS_SECONDS = 30
 
 Work = Callable[[pa.Table], pa.Table]
 Runner = Callable[[Work, pa.Table], None]
-"""Applies work that goes part by part to a table of parts, in any order."""
+"""Applies work to a table of parts, part by part, in any order."""
 
 
 def main(arguments: Sequence[str] | None = None, runner: Runner | None = None) -> int:
@@ -88,21 +88,21 @@ def run(config: TrainingSetConfig, runner: Runner | None = None) -> int:
 
 
 def as_folder_was_begun(config: TrainingSetConfig) -> TrainingSetConfig:
-    """Settings that did not exist when the output folder was begun are what they were then."""
+    """The settings, with earlier values for those that did not exist when the output folder was started."""
     uri = storage.join(config.output, RECORD)
     before = flat(json.loads(storage.read_bytes(uri))) if storage.exists(uri) else {}
     return as_begun(config, before, TRAINING_SETS, TrainingSetConfig(config.data, config.output), print)
 
 
 def start_ray() -> None:
-    """Connect to the cluster that RAY_ADDRESS names, or start one of this machine's CPUs."""
+    """Connect to the cluster that RAY_ADDRESS names, or start one with this machine's CPUs."""
     from pipeline.cluster import connect
 
     connect.start_ray()
 
 
 def on_ray(work: Work, parts: pa.Table) -> None:
-    """Run over the cluster that Ray is connected to; prints how far it is.
+    """Do the work on the cluster that Ray is connected to; prints progress.
 
     Raises:
         WorkBrokenError: the cluster lost a part of the work.
@@ -123,16 +123,27 @@ def _on_ray(work: Work, parts: pa.Table) -> None:
     dataset.set_name("build_training_set")
     done, told = 0, time.monotonic()
     for counts in dataset.iter_batches(batch_size=None, batch_format="pyarrow"):
-        done += len(counts)  # three numbers a part; the windows are in the files
+        done += len(counts)  # three numbers per part; the windows are in the files
         if time.monotonic() - told > PROGRESS_SECONDS:
             told = time.monotonic()
             print(f"{done} of {len(parts)} blocks of images done", flush=True)
 
 
 def write_training_set(rows: pa.Table, class_names: Sequence[str], config: TrainingSetConfig) -> dict[str, Any]:
-    """Balance the windows of all images, write the four indexes and their description, and return the latter.
+    """Balance the windows of all images, and write the four indexes and their description.
 
-    Only training windows are repeated: validation measures the images as they are.
+    Only training windows are repeated; validation uses each window once.
+
+    Args:
+        rows: those of all parts (`build.ROWS`).
+        class_names: background first.
+        config: the settings.
+
+    Returns:
+        The description.
+
+    Raises:
+        OSError: a file cannot be written.
     """
     failed = failures(rows).slice(0, ERRORS_LISTED)
     info: dict[str, Any] = {
@@ -183,7 +194,7 @@ def windows_of(info: dict[str, Any], split: str) -> int:
 
 
 def remarks(info: dict[str, Any]) -> list[str]:
-    """What a user should know before the training, and could miss in the tables."""
+    """Remarks on what a user should know before training and could miss in the tables."""
     first = info["class_names"][0]
     found = {
         f"label 0 is background in training and results, and the list of classes calls it {first}": (

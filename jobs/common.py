@@ -1,4 +1,4 @@
-"""What every job does around its work: read the command line, turn an error into a line and an exit code.
+"""The frame of every job: reads the command line, and turns an error into one line and an exit code.
 
 exit code   error (pipeline/errors)   meaning
 0           -                         done
@@ -34,7 +34,7 @@ EXIT_CODES: tuple[tuple[type[BaseException], int], ...] = (
     (UserError, EXIT_ARGUMENTS),
     (OSError, EXIT_ARGUMENTS),
 )
-"""The first that fits counts."""
+"""The first entry that fits counts."""
 
 OUR_PACKAGES = ("pipeline", "jobs")
 Run = Callable[[Any], int]
@@ -52,7 +52,7 @@ def call(
         console: whether the arguments are those of `deconvnet`.
 
     Raises:
-        SystemExit: after the help, or where the command line is wrong.
+        SystemExit: after the help, or if the command line is wrong.
     """
     try:
         config = parse(command, arguments, console)
@@ -69,8 +69,8 @@ def call(
 
 
 def _check_outputs(config: Any) -> None:
-    """Make sure that a submitted job writes to a place that stays; see `storage.check_kept`."""
-    from pipeline.storage import check_kept  # not before the command line is read: it brings pyarrow
+    """Make sure that a submitted job writes to a place that Ray does not remove; see `storage.check_kept`."""
+    from pipeline.storage import check_kept  # only after the command line is read: it imports pyarrow
 
     for option in ("output", "json", "submission"):
         if (uri := getattr(config, option, None)) is not None:
@@ -79,7 +79,7 @@ def _check_outputs(config: Any) -> None:
 
 def told(command: Command, error: BaseException) -> int:
     """Say on stderr what ended a job; returns the exit code."""
-    from pipeline.storage import redact  # not before the command line is read: it brings pyarrow
+    from pipeline.storage import redact  # only after the command line is read: it imports pyarrow
 
     code = next((code for kind, code in EXIT_CODES if isinstance(error, kind)), EXIT_FAULT)
     if isinstance(error, KeyboardInterrupt):
@@ -98,21 +98,21 @@ def told(command: Command, error: BaseException) -> int:
 
 
 def _ray_logs() -> str | None:
-    """Where Ray's log files are; None where this process has not started Ray."""
+    """Folder of Ray's log files; None if this process has not started Ray."""
     ray_private = sys.modules.get("pipeline.cluster.ray_private")
     return ray_private.log_folder() if ray_private is not None else None
 
 
 def end_process(main: Callable[[], int]) -> NoReturn:
-    """Run a job's `main` as the process that it is, and end the process with its exit code."""
+    """Run a job's `main` as this process, and end the process with its exit code."""
     last_longer_than_the_terminal()
     signal.signal(signal.SIGTERM, _interrupt)
     code: int | str | None
     try:
         code = main()
-    except SystemExit as end:  # after a help, after a wrong command line
+    except SystemExit as end:  # after the help or a wrong command line
         code = end.code
-    for asked in (signal.SIGINT, signal.SIGTERM):  # all is said and done; Ray ends what it started
+    for asked in (signal.SIGINT, signal.SIGTERM):  # the work is done; only Ray still ends its processes
         signal.signal(asked, signal.SIG_IGN)
     with suppress(OSError):
         sys.stdout.flush()
@@ -125,7 +125,7 @@ def _interrupt(_signal: int, _frame: FrameType | None) -> NoReturn:
 
 
 class _Pipe(io.FileIO):
-    """Output that nobody may be reading any more: what is written then is lost, and the work goes on."""
+    """Output whose reader may be gone: what is written then is lost, and the job continues."""
 
     def write(self, data: Any, /) -> int:
         try:
@@ -135,10 +135,10 @@ class _Pipe(io.FileIO):
 
 
 def last_longer_than_the_terminal() -> None:
-    """Let no closed pipe (`| head`) and no encoding without some letter end a job that does its work."""
+    """Keep a closed pipe (`| head`), or an encoding that lacks a character, from ending a job."""
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
-        if not isinstance(stream, io.TextIOWrapper):  # of a test, of a notebook
+        if not isinstance(stream, io.TextIOWrapper):  # in a test or a notebook
             continue
         stream.flush()
         raw = io.BufferedWriter(_Pipe(stream.fileno(), "wb", closefd=False))

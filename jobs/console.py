@@ -1,4 +1,4 @@
-"""The console command `deconvnet`: its list of commands, and the way to each. Fast: it imports nothing heavy."""
+"""The console command `deconvnet`: lists the commands and calls them. It imports nothing heavy, to start fast."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def script() -> None:
-    """`deconvnet`, as installed."""
+    """The entry point of the installed `deconvnet`."""
     end_process(main)
 
 

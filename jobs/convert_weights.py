@@ -42,7 +42,7 @@ def run(config: ConvertConfig) -> int:
 
 
 def what_for(config: ConvertConfig, info: CheckpointInfo) -> str:
-    """One line that says what the checkpoint is good for."""
+    """One line that says what the checkpoint can be used for."""
     if config.kind == "fcn8s":
         return f"ensemble: {commands.SEGMENT.line('...', '--recipe edeconvnet+crf --fcn', config.output)}"
     if config.kind == "deconvnet" and info.batch_statistics:

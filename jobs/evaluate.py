@@ -26,7 +26,7 @@ from pipeline.inputs.named import check_named
 from pipeline.outputs.results import read_errors
 from pipeline.report.panels import write_panels
 
-SHOWN_DISTANCES = (1, 2, 3, 5, 10, 20, 50, 100)  # of the bands around boundaries; the JSON has all
+SHOWN_DISTANCES = (1, 2, 3, 5, 10, 20, 50, 100)  # widths of the bands around boundaries; the JSON has all
 
 console = Console(soft_wrap=True, markup=False)
 
@@ -67,7 +67,7 @@ def compare(config: EvaluateConfig, ground_truth: str) -> int:
 
 
 def draw_panels(config: EvaluateConfig) -> None:
-    """Draw the pictures that are asked for; says where they are."""
+    """Draw the pictures that were asked for, and print where they are."""
     if not config.panels:
         return
     panels = write_panels(config.results, config.ground_truth, config.split, config.panels)
@@ -76,7 +76,7 @@ def draw_panels(config: EvaluateConfig) -> None:
 
 
 def draw_trimap(evaluation: Evaluation, folder: str) -> str:
-    """Draw mean IoU against the distance from a boundary; returns where."""
+    """Draw mean IoU over the distance from a boundary; returns the picture's address."""
     from pipeline.report.figures import line_figure
 
     near = [(one["pixels"], one["mean_iou"]) for one in evaluation.summary()["trimap"] if one["mean_iou"] is not None]
@@ -86,7 +86,7 @@ def draw_trimap(evaluation: Evaluation, folder: str) -> str:
 
 
 def submit(results: str, target: str) -> None:
-    """Write the masks for the VOC server and say what to do with them."""
+    """Write the masks for the VOC server, and print what to do with them."""
     names = write_submission(results, target)
     console.print(f"{len(names)} masks for the VOC server; its archive: tar -czf results.tgz -C {target} results")
     if failed := len(read_errors(results)):
@@ -124,7 +124,7 @@ def show(evaluation: Evaluation, target: str) -> None:
 
 
 def show_published(content: dict[str, Any]) -> None:
-    """Print the paper's table beside the figures of VOC's classes."""
+    """Print the paper's figures for VOC's classes beside the run's."""
     table = Table("class", box=None, padding=(0, 1, 0, 0), caption="the paper's are of VOC 2012 test")
     for heading in ("here", *PUBLISHED):
         table.add_column(heading, justify="right")

@@ -1,9 +1,9 @@
-"""Look at what the network does with one image: two pictures. No Ray here.
+"""Draw what the network does with one image, as two pictures. No Ray here.
 
     python jobs/inspect_network.py --image data/demo/JPEGImages/val_000000.jpg --weights demo --output runs/inspected
     python jobs/inspect_network.py ... --box 40 30 260 220 --truth data/demo/SegmentationClass/val_000000.png
 
-Writes OUTPUT/<name>_activations.png: the decoder's maps from coarse to fine for the image or the box, one channel a
+Writes OUTPUT/<name>_activations.png: the decoder's maps from coarse to fine for the image or the box, one channel per
 layer (the paper's figure 4); and OUTPUT/<name>_panels.png: the photograph, the truth if given, and the results of the
 main job's stages without and with the CRF, side by side.
 """
@@ -32,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def run(config: InspectConfig) -> int:
     """Draw, write."""
-    from pipeline.models.checkpoint import load_checkpoint  # these bring torch, which the help does without
+    from pipeline.models.checkpoint import load_checkpoint  # imports torch, which the help does not need
     from pipeline.report.network_pictures import activations, read_truth, segmented
 
     uri = weights_uri(config.weights)

@@ -3,8 +3,7 @@
     python jobs/segment_dataset.py --input photos --output runs/photos --weights my.safetensors
     ray job submit --working-dir . -- python jobs/segment_dataset.py --input ... --output ...
 
-Everything that was given is checked before the output folder is claimed: a call that ends with exit code 2 or 5 has
-written nothing.
+All input is checked before the output folder is claimed: a call that ends with exit code 2 or 5 has written nothing.
 """
 
 from __future__ import annotations
@@ -59,7 +58,7 @@ def run(options: SegmentConfig) -> int:
     try:
         with record.lease.kept_alive():
             return work(config, info, record)
-    except KeyboardInterrupt:  # again, while the first was followed
+    except KeyboardInterrupt:  # a second one, while the first was handled
         console.print("stopped at once; the same command goes on from here")
         return EXIT_STOPPED
 
@@ -68,8 +67,8 @@ def check_cluster(config: SegmentConfig) -> None:
     """Connect to Ray, and make sure that the processes of the run fit it.
 
     Raises:
-        ClusterError: there is none.
-        PoolError: they do not fit.
+        ClusterError: there is no cluster.
+        PoolError: the processes do not fit it.
     """
     from pipeline.cluster import connect
     from pipeline.cluster.plan import plan
@@ -79,14 +78,23 @@ def check_cluster(config: SegmentConfig) -> None:
 
 
 def as_output_was_begun(config: SegmentConfig) -> SegmentConfig:
-    """Settings that did not exist when the output was begun are what they were then."""
+    """The settings, with earlier values for those that did not exist when the output was started."""
     recorded = {} if config.overwrite else recorded_settings(config.output)
     default: SegmentConfig = SEGMENT_RECIPES[config.recipe](SegmentConfig(config.input, config.output))
     return as_begun(config, recorded, RUNS, default, console.print)
 
 
 def work(config: SegmentConfig, info: CheckpointInfo, run: RunRecord) -> int:
-    """Do what is left of a run that this process owns; returns the exit code."""
+    """Do what is left of a run that this process owns.
+
+    Args:
+        config: the job's settings.
+        info: the network's description.
+        run: the output folder.
+
+    Returns:
+        The exit code.
+    """
     summary = Summary.of(stages_of(config))
     code = EXIT_DONE
     try:
@@ -113,7 +121,7 @@ def work(config: SegmentConfig, info: CheckpointInfo, run: RunRecord) -> int:
     try:
         run.lease.check()
         return report(config, run, summary, code)
-    except LeaseError as error:  # what is in the output is the other run's business now
+    except LeaseError as error:  # the output belongs to the other run now
         console.print(f"stopped: {error}")
         return EXIT_STOPPED
     except (OSError, ResultsError) as error:  # a store in trouble

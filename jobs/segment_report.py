@@ -1,4 +1,4 @@
-"""What the main job says: its plan, and at its end what came of it."""
+"""What the main job prints: its plan, and its results at the end."""
 
 from __future__ import annotations
 
@@ -22,25 +22,28 @@ from pipeline.run.record import RunRecord, Summary, too_many
 from pipeline.stages.write import rows_in_a_file
 
 SHOWN = 8  # class names in a line, kinds of failures in a list
-PANELS = "20"  # pictures that the last line offers
+PANELS = "20"  # pictures in the command that the last lines suggest
 
 console = Console(soft_wrap=True, markup=False)
 
 
 def classes(info: CheckpointInfo) -> str:
-    """What the network tells apart: a network that was not meant shows at once."""
+    """The network's classes in one line, so that a wrong network is noticed at once."""
     more = ", ..." if info.num_classes > SHOWN else ""
     return f"{info.num_classes} classes ({', '.join(info.class_names[:SHOWN])}{more})"
 
 
 def show_plan(config: SegmentConfig, info: CheckpointInfo, manifest: pa.Table, left: pa.Table) -> int:
-    """What a run would do and how long it would take, timed on a few of its images; writes nothing.
+    """Print what a run would do and how long it would take, timed on a few of its images; writes nothing.
 
     Args:
-        config: its settings.
-        info: of its network.
-        manifest: all of its images.
+        config: the run's settings.
+        info: the network's description.
+        manifest: all images of the run.
         left: those that are not done.
+
+    Returns:
+        The exit code.
 
     Raises:
         ClusterError: there is no cluster.
@@ -68,7 +71,7 @@ def show_plan(config: SegmentConfig, info: CheckpointInfo, manifest: pa.Table, l
 
 
 def show_stages(stages: Sequence[Stage], seconds: Mapping[str, float]) -> None:
-    """Print what each stage takes where it runs alone; nothing where the stages could not be timed."""
+    """Print the seconds of each stage when it runs alone; nothing if the stages could not be timed."""
     if not seconds:
         return
     table = Table("stage", "seconds an image", "images/s of a process", box=None)
@@ -79,9 +82,22 @@ def show_stages(stages: Sequence[Stage], seconds: Mapping[str, float]) -> None:
 
 
 def report(config: SegmentConfig, run: RunRecord, summary: Summary, code: int) -> int:
-    """Audit the output, write and print the summary; returns the exit code.
+    """Audit the output, and write and print the summary.
 
-    The last line has the numbers, those of the images that failed included: who calls this from a script looks there.
+    The last line has the numbers, also that of failed images: scripts that call the job look there.
+
+    Args:
+        config: the run's settings.
+        run: the output folder.
+        summary: what this call did.
+        code: the exit code so far.
+
+    Returns:
+        The exit code, after the audit.
+
+    Raises:
+        OSError: the summary cannot be written.
+        ResultsError: the output cannot be read.
     """
     allowed, found = config.max_error_rate, run.audit()
     content = run.write_summary(summary, found)
@@ -116,7 +132,7 @@ def report(config: SegmentConfig, run: RunRecord, summary: Summary, code: int) -
 
 
 def show_failures(output: str) -> None:
-    """Print why images failed: how many of each kind, and one of them."""
+    """Print why images failed: their number by kind, with one example each."""
     console.print(f"why they failed, image by image: {storage.join(output, ERRORS)}")
     kinds = read_errors(output).group_by(["error_stage", "error_type"], use_threads=False)
     table = kinds.aggregate([("image_id", "count"), ("image_id", "first"), ("error_message", "first")])
@@ -128,7 +144,7 @@ def show_failures(output: str) -> None:
 
 
 def show_skipped(output: str) -> None:
-    """Print how many images each stage left out, and why it left out one of them."""
+    """Print how many images each stage skipped, with the reason for one of them."""
     console.print(f"why images were skipped, image by image: {storage.join(output, SKIPPED)}")
     stages = read_skipped(output).group_by("skip_stage", use_threads=False)
     table = stages.aggregate([("image_id", "count"), ("image_id", "first"), ("skip_reason", "first")])
@@ -139,7 +155,7 @@ def show_skipped(output: str) -> None:
 
 
 def show_results(config: SegmentConfig, output: str) -> None:
-    """Say where the results are, what was found in them, and how to look at them."""
+    """Print where the results are, what was found in them, and how to view them."""
     found = images_per_class(output)
     objects = sorted(list(found.items())[1:], key=lambda one: -one[1])  # without the background
     top = ", ".join(f"{name} in {images}" for name, images in objects[:SHOWN] if images)

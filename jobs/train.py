@@ -2,7 +2,7 @@
 
     python jobs/train.py --training-set data/training_set --output runs/train --epochs 10 10
 
-A stopped training goes on from its last checkpoint when it is called again.
+Called again, a training that was stopped resumes from its last checkpoint.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def run(options: TrainConfig) -> int:
-    """Check, train the stages one after the other, say what came of it."""
+    """Check, train the stages one after the other, print the result."""
     for option in ("training_set", "init", "vgg16"):
         check_named(option.replace("_", "-"), getattr(options, option))
     trained = train(options, partial(print, flush=True))

@@ -2,7 +2,7 @@
 
     python jobs/train_edges.py --data BSDS500 --output pipeline/checkpoints/edges.safetensors
 
-Writes the network's weights, halves to save space, and a .json beside them: settings, parameters, F-measures. The
+Writes the network's weights, as float16 to save space, and a .json beside them: settings, parameters, F-measures. The
 same data, settings and machine give the same file.
 """
 
@@ -33,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def run(config: TrainEdgesConfig) -> int:
     """Check, train, write, score."""
-    import cv2  # these bring torch, which the help does without
+    import cv2  # these import torch, which the help does not need
     import safetensors.torch
     import torch
 
@@ -64,7 +64,7 @@ def run(config: TrainEdgesConfig) -> int:
 
 
 def score(weights: dict[str, Tensor], held_out: list[Outlined]) -> dict[str, Any]:
-    """F-measures of the weights as they are written, by the form that proposes."""
+    """F-measures of the weights as written, in the numpy form that workers run."""
     from pipeline.evaluation.edges import edge_score, match_counts
     from pipeline.proposals.detectors.learned import learned_edges
 

@@ -3,8 +3,8 @@
     python jobs/train_fcn.py --data VOC2012 SBD/dataset --output runs/fcn
 
 It writes OUTPUT/fcn.safetensors, the network for `segment_dataset.py --recipe fcn+crf --weights`, or `--fcn` in an
-ensemble; OUTPUT/train.json with settings and figures; and on the way OUTPUT/curves.csv and curves.png. Run again, a
-stopped training goes on from its last checkpoint. The encoder starts from ImageNet (`--imagenet`).
+ensemble; OUTPUT/train.json with settings and figures; and during training OUTPUT/curves.csv and curves.png. Called
+again, a training that was stopped resumes from its last checkpoint. The encoder starts from ImageNet (`--imagenet`).
 """
 
 from __future__ import annotations
@@ -71,16 +71,16 @@ def run(options: TrainFcnConfig) -> int:
 def train_photographs(
     method: Method, config: Config, images: Images, first: Callable[[], bytes]
 ) -> tuple[State, list[dict[str, Any]]]:
-    """Claim the output and train, or go on, or find that it is done.
+    """Claim the output, and train, resume, or read a finished training.
 
     Args:
-        method: of the network.
+        method: the network's.
         config: the settings, with absolute paths.
-        images: to train on.
+        images: those to train on.
         first: makes the state dict that training starts from.
 
     Returns:
-        The trained state dict, and the figures of every look at the validation photographs.
+        The trained state dict, and the figures of every validation.
     """
     record = check_folder(config.output, RECORD, asdict(config), below="config", neutral=AT_WORK | {"output"})
     start_uri = storage.join(config.output, "start.safetensors")
@@ -102,10 +102,10 @@ def train_photographs(
 
 
 def with_absolute_paths(config: AnyConfig) -> AnyConfig:
-    """Data and output as paths that mean the same in every worker.
+    """The settings with absolute paths, which mean the same in every worker.
 
     Raises:
-        ConfigError: data, or the file of classes, are not there.
+        ConfigError: data, or the file of classes, does not exist.
     """
     data = tuple(storage.absolute(root) for root in config.data)
     for root in data:
@@ -115,7 +115,7 @@ def with_absolute_paths(config: AnyConfig) -> AnyConfig:
 
 
 def data_names(config: Config) -> str:
-    """What a checkpoint says of the data that its network was trained on."""
+    """The names of the data that a network was trained on, for its checkpoint."""
     return ", ".join(storage.absolute(root).rpartition("/")[2] for root in config.data)
 
 
@@ -134,7 +134,7 @@ def listed(config: Config) -> Images:
 
 
 def write_record(config: Config, history: list[dict[str, Any]]) -> None:
-    """Write the settings and the figures of every look at the validation photographs."""
+    """Write the settings and the figures of every validation."""
     record = {"config": asdict(config), "torch": torch.__version__, "history": history}
     storage.write_atomic(storage.join(config.output, RECORD), json.dumps(record, indent=1).encode())
 
@@ -143,7 +143,7 @@ def first_network(config: TrainFcnConfig, num_classes: int) -> bytes:
     """The state dict that training starts from: random weights, and ImageNet's in the encoder.
 
     Raises:
-        CheckpointError, OSError, ConfigError: ImageNet's file cannot be used or found.
+        CheckpointError, OSError, ConfigError: the file with ImageNet's weights cannot be used or found.
     """
     torch.manual_seed(config.seed)
     net = LiteFCN(num_classes, config.encoder)
@@ -158,7 +158,7 @@ def first_network(config: TrainFcnConfig, num_classes: int) -> bytes:
 
 
 def package_file(encoder: str) -> str:
-    """The file in the package of ImageNet's weights (the extra `train` brings lite0's); no code of the package is run.
+    """The file in the package with ImageNet's weights (the extra `train` installs lite0's); none of its code is run.
 
     Raises:
         ConfigError: the package is not installed.
@@ -174,7 +174,17 @@ def package_file(encoder: str) -> str:
 
 
 def trained(method: Method, config: Config, images: Images, start_uri: str) -> list[dict[str, Any]]:
-    """The history of the training, which is done now unless an earlier call has finished it."""
+    """Train, unless an earlier call has finished, and return the history.
+
+    Args:
+        method: the network's.
+        config: the settings, with absolute paths.
+        images: those to train on; photographs that cannot be used are left out and reported.
+        start_uri: address of the state dict that training starts from.
+
+    Raises:
+        TrainingError: no photograph shows an object, the workers failed, or the loss exploded.
+    """
     record_uri = storage.join(config.output, RECORD)
     if storage.exists(storage.join(config.output, "trained.safetensors")):
         history: list[dict[str, Any]] = json.loads(storage.read_bytes(record_uri))["history"]
@@ -198,7 +208,14 @@ def trained(method: Method, config: Config, images: Images, start_uri: str) -> l
 def export(
     config: TrainFcnConfig, state: dict[str, torch.Tensor], class_names: tuple[str, ...], history: list[dict[str, Any]]
 ) -> bytes:
-    """The checkpoint for users: batch normalisation folded in, halves, and a line that says how it came about."""
+    """The checkpoint for users: float16, with batch normalisation folded in and a line that says how it was trained.
+
+    Args:
+        config: the settings.
+        state: the trained state dict.
+        class_names: background first.
+        history: the figures of every validation.
+    """
     net = LiteFCN(len(class_names), config.encoder)
     if config.imagenet != "none":
         fold(net.encoder)

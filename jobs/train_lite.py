@@ -3,7 +3,8 @@
     python jobs/train_lite.py --data VOC2012 SBD/dataset --fcn runs/fcn/fcn.safetensors --output runs/lite
 
 It writes OUTPUT/deconvnet.safetensors, the network for `segment_dataset.py --weights`, alone or in an ensemble with the
-FCN (`--recipe voc --fcn`); the rest of OUTPUT is as of `train_fcn.py`. Run again, a stopped training goes on.
+FCN (`--recipe voc --fcn`); the rest of OUTPUT is as for `train_fcn.py`. Called again, a training that was stopped
+resumes.
 """
 
 from __future__ import annotations
@@ -56,10 +57,10 @@ def run(options: TrainLiteConfig) -> int:
 
 
 def first_network(config: TrainLiteConfig, class_names: tuple[str, ...]) -> Taught:
-    """The network that training starts from: the FCN as it is, a random decoder.
+    """The network that training starts from: the FCN unchanged, and a random decoder.
 
     Raises:
-        CheckpointError: the FCN cannot be used, or knows other classes.
+        CheckpointError: the FCN cannot be used, or has other classes.
     """
     member = load_member(storage.read_bytes(config.fcn), config.fcn, "litefcn")
     assert isinstance(member.net, LiteFCN)
@@ -75,7 +76,14 @@ def first_network(config: TrainLiteConfig, class_names: tuple[str, ...]) -> Taug
 
 
 def export(config: TrainLiteConfig, net: Taught, class_names: tuple[str, ...], history: list[dict[str, Any]]) -> bytes:
-    """The checkpoint for users, in halves, with a line that says how it came about."""
+    """The checkpoint for users, in float16, with a line that says how it was trained.
+
+    Args:
+        config: the settings.
+        net: the trained network.
+        class_names: background first.
+        history: the figures of every validation.
+    """
     whole = net.whole()
     info = CheckpointInfo(
         class_names,

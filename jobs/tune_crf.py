@@ -5,7 +5,7 @@
 
 Prints mean IoU without a CRF, with the default parameters and with the best that were found for each normalisation of
 the kernels, and these as options for segment_dataset.py. Choose on one part of the data and report on another. The
-network is not run again, so a trial takes the CRF's time alone.
+network is not run again, so a trial takes only the CRF's time.
 """
 
 from __future__ import annotations
