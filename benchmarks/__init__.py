@@ -1,1 +1,1 @@
-"""What `-m benchmarks` measures."""
+"""The benchmarks of `python -m benchmarks`."""

@@ -1,4 +1,4 @@
-"""Measure parts of the pipeline; every figure in the docs names the call that gave it.
+"""Measure parts of the pipeline; every figure in the docs names the command that measured it.
 
     python -m benchmarks decode --input VOC2012/JPEGImages
     python -m benchmarks proposals --data VOC2012 --split train
@@ -13,9 +13,9 @@
     python -m benchmarks ingest --training-set data/voc_windows
     python -m benchmarks scale --images 1000000
 
-Prints a table; `--json FILE` keeps it. On a CPU one thread works: the seconds are those of one core. `network`,
-`crops`, `aggregate`, `step` and `crf` without `--input` need torch, numpy and safetensors, and this command line tyro
-and rich; without those:
+Prints a table; `--json FILE` writes it to a file. On a CPU one thread works, so the seconds are those of one core.
+`network`, `crops`, `aggregate`, `step`, and `crf` without `--input` need torch, numpy and safetensors; this command
+line also needs tyro and rich. Without those two:
 
     python -c "from benchmarks.network import *; [print(row) for row in run(Network(width=1, micro_batch=64))]"
 
@@ -64,11 +64,11 @@ def main() -> int:
         description=__doc__,
         config=(tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes),
     )
-    # Only the packages that this one needs: those of the network run where there is no Ray, OpenCV or Arrow.
+    # Imports only what this benchmark needs: those of the network run without Ray, OpenCV or Arrow.
     benchmark = importlib.import_module(f"benchmarks.{type(config).__name__.lower()}")
     try:
         rows = benchmark.run(config)
-    except (OSError, ValueError) as error:  # wrong paths, foreign files, settings out of their range
+    except (OSError, ValueError) as error:  # wrong paths, unusable files, settings out of their range
         print(f"benchmark: {error}", file=sys.stderr)
         return 2
     show(rows)
@@ -81,7 +81,7 @@ def main() -> int:
 
 
 def machine() -> str:
-    """What it ran on, and with which libraries."""
+    """The machine, and the versions of the libraries."""
     device = [torch.cuda.get_device_name()] if torch.cuda.is_available() else []
     versions = [f"{name} {version(name)}" for name in ("torch", "numpy")]
     return ", ".join([*device, f"{os.cpu_count()} cores of {platform.processor() or platform.machine()}", *versions])

@@ -1,4 +1,4 @@
-"""Aggregation against a plain copy of as many bytes on the same device."""
+"""Aggregation compared with a plain copy of as many bytes on the same device."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from pipeline.inference.predictor import choose_device
 
 
 def run(config: Aggregate) -> list[dict[str, Any]]:
-    """The maximum over 50 proposals of a 500x375 image; counted are each map once read and the canvas once written."""
+    """The maximum over 50 proposals of a 500x375 image; bytes: each map read once, the canvas written once."""
     device = choose_device(config.device)
     rectangles_N4 = fed_rectangles(some_boxes(), "250-224")
     maps_NCSS = torch.randn(PROPOSALS, config.classes, CROP, CROP, device=device).to(DTYPES[config.precision])

@@ -1,4 +1,4 @@
-"""Settings of the benchmarks; each is run by the module of its name in `benchmarks`."""
+"""Settings of the benchmarks; the module of the same name in `benchmarks` runs each."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from pipeline.config.stages import Precision, PredictConfig, ProposeConfig, Refi
 
 @dataclass(frozen=True)
 class Decode:
-    """JPEG decoding against torchvision and OpenCV alone."""
+    """JPEG decoding compared with torchvision and OpenCV alone."""
 
     input: str
     """JPEG images, as for segment_dataset.py."""
     limit: int = 100
     """Images to decode."""
     seconds: float = 3.0
-    """To measure each for."""
+    """Seconds to measure each for."""
     json: str | None = None
     """File for the figures."""
 
@@ -28,18 +28,18 @@ class Decode:
 
 @dataclass(frozen=True)
 class Network:
-    """Forward passes against the processor's own matrix rate in the same run."""
+    """Forward passes compared with the processor's own matrix rate in the same run."""
 
     width: float = 1.0
-    """Of the network; 1 is the paper's."""
+    """Width of the network; 1 is the paper's."""
     classes: int = 21
-    """Background included."""
+    """Classes, background included."""
     micro_batch: int = 4
     """Crops at once."""
     seconds: float = 10.0
-    """To measure each form for."""
+    """Seconds to measure each form for."""
     device: Literal["auto", "cuda", "cpu"] = "auto"
-    """As for segment_dataset.py."""
+    """Device, as for segment_dataset.py."""
     json: str | None = None
     """File for the figures."""
 
@@ -51,34 +51,34 @@ class Network:
 
 @dataclass(frozen=True)
 class Step(Network):
-    """A training step (forward, backward, SGD) against the processor's own matrix rate in the same run."""
+    """A training step (forward, backward, SGD) compared with the processor's own matrix rate in the same run."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        # As in training: batch normalisation has no variance of the one value that fc6 gives for one crop.
+        # As in training: for one crop fc6 gives one value per channel, which has no variance for batch normalisation.
         require(self.micro_batch >= 2, "micro_batch", self.micro_batch, "must be at least 2")
 
 
 @dataclass(frozen=True)
 class Crops(Network):
-    """Crops, network and aggregation of an image's 50 proposals against the network alone."""
+    """Crops, network and aggregation of an image's 50 proposals compared with the network alone."""
 
     precision: Precision = "float32"
-    """As for segment_dataset.py."""
+    """Precision, as for segment_dataset.py."""
 
 
 @dataclass(frozen=True)
 class Aggregate:
-    """Aggregation of the score maps of an image's 50 proposals against a copy of as many bytes."""
+    """Aggregation of the score maps of an image's 50 proposals compared with a copy of as many bytes."""
 
     classes: int = 21
-    """Background included."""
+    """Classes, background included."""
     precision: Precision = "float32"
-    """Of the score maps."""
+    """Precision of the score maps."""
     seconds: float = 5.0
-    """To measure each way for."""
+    """Seconds to measure each way for."""
     device: Literal["auto", "cuda", "cpu"] = "auto"
-    """As for segment_dataset.py."""
+    """Device, as for segment_dataset.py."""
     json: str | None = None
     """File for the figures."""
 
@@ -88,16 +88,16 @@ class Aggregate:
 
 @dataclass(frozen=True)
 class Crf:
-    """The CRF's backends, and what leaving improbable classes out of it changes and saves."""
+    """The CRF's backends, and the effect of leaving out improbable classes on labels and time."""
 
     input: str | None = None
-    """Images, as for segment_dataset.py. Default: made-up images and scores of VOC's size, without a network."""
+    """Images, as for segment_dataset.py. Default: synthetic images and scores of VOC's size, without a network."""
     weights: str = "demo"
     """The network whose scores are used."""
     limit: int = 12
     """Images to measure."""
     batch: int = 4
-    """Images that `torch` is given at once."""
+    """Images that `torch` computes at once."""
     json: str | None = None
     """File for the figures."""
     propose: ProposeConfig = field(default_factory=ProposeConfig)
@@ -110,7 +110,7 @@ class Crf:
 
 @dataclass(frozen=True)
 class Proposals:
-    """Recall of the objects of a folder in VOC's layout by the best-scored boxes, and their time."""
+    """Recall of objects by the best-scored boxes, on a folder in VOC's layout, and the time of the boxes."""
 
     data: str
     """Folder with JPEGImages, SegmentationClass, SegmentationObject and ImageSets."""
@@ -128,25 +128,25 @@ class Proposals:
 
 @dataclass(frozen=True)
 class Ingest:
-    """Ray Data's delivery of training windows against the same transforms in plain processes on the same cores."""
+    """Training windows from Ray Data compared with the same transforms in plain processes on the same cores."""
 
     training_set: str
-    """Folder made by jobs/build_training_set.py. An epoch of its training windows is measured: some ten thousand
-    examples are needed, or the start of Ray's graph is most of it."""
+    """Folder made by jobs/build_training_set.py. One epoch of its training windows is measured; with fewer than some
+    ten thousand examples, the start of Ray's graph takes most of the time."""
     stage: Literal[1, 2] = 2
-    """Whose windows."""
+    """Stage whose windows are used."""
     json: str | None = None
     """File for the figures."""
 
 
 @dataclass(frozen=True)
 class Edges:
-    """Agreement of the edge detectors with people's outlines (BSDS500's F-measure), and their time."""
+    """Agreement of the edge detectors with outlines that people drew (BSDS500's F-measure), and their time."""
 
     data: str
     """Folder of BSDS500: images/SPLIT/*.jpg and groundTruth/SPLIT/*.mat."""
     split: str = "val"
-    """Part of it."""
+    """Which part of it."""
     limit: int | None = None
     """Images to measure."""
     json: str | None = None
@@ -158,14 +158,14 @@ class Edges:
 
 @dataclass(frozen=True)
 class Scale:
-    """A run of very many images that is nearly done, resumed; no pixels are moved."""
+    """Resumes a run of very many images that is nearly done; no pixels are moved."""
 
     images: int = 1_000_000
     """Rows of the manifest."""
     done: float = 0.99
-    """Part of them that is in the results before."""
+    """Share of them that is in the results before."""
     output: str | None = None
-    """Folder, local or s3://, that is used and emptied. Default: a temporary one."""
+    """Folder, local or s3://, that is emptied and used. Default: a temporary one."""
     json: str | None = None
     """File for the figures."""
 
@@ -176,14 +176,14 @@ class Scale:
 
 @dataclass(frozen=True)
 class Pipeline:
-    """The main job against the same stage functions in plain processes on the same cores."""
+    """The main job compared with the same stage functions in plain processes on the same cores."""
 
     input: str
     """Images, as for segment_dataset.py."""
     weights: str = "demo"
     """The network."""
     limit: int = 48
-    """Images to do; a few dozen, or the start and the end of the graph are most of what is measured."""
+    """Images to segment; with fewer than a few dozen, the start and the end of the graph take most of the time."""
     json: str | None = None
     """File for the figures."""
 

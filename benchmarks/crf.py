@@ -1,6 +1,6 @@
-"""The CRF: its backends, and what leaving improbable classes out of it changes and saves.
+"""The CRF: its backends, and the effect of leaving out improbable classes on labels and time.
 
-On a network's own scores, or on made-up ones, for which torch and numpy are enough.
+On a network's scores, or on synthetic ones, which need only torch and numpy.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from pipeline.inference.predictor import Prediction, prune
 
 THRESHOLDS = (0.0, 0.003, 0.01, 0.03, 0.1, 0.2, 0.3, 0.5)
 MADE_UP = (21, 375, 500)
-"""Classes, height and width of made-up scores: VOC's."""
+"""Classes, height and width of synthetic scores: VOC's."""
 
 Image = NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
 class _Form:
-    """A backend, where it computes and how many images it is given at once."""
+    """A backend, its device, and how many images it computes at once."""
 
     crf: Literal["native", "pydensecrf", "torch"]
     device: str = "cpu"
@@ -42,12 +42,12 @@ class _Form:
 
 
 def run(config: Crf) -> list[dict[str, Any]]:
-    """Each backend with all classes and with those of the threshold, one backend with every threshold.
+    """Each backend with all classes and with those that reach the threshold, and one backend with every threshold.
 
-    The first row, pydensecrf with all classes where it is installed, is what the others are held against.
+    The others are compared with the first row: pydensecrf with all classes, if it is installed.
     """
     images, scores = zip(*(_made_up(config.limit) if config.input is None else _predicted(config)), strict=True)
-    torch.set_num_threads(1)  # of the CRF; the scores may have been made with more
+    torch.set_num_threads(1)  # for the CRF; the scores may have been computed with more
     forms = list(_installed(config))
     plans = [(form, threshold) for form in forms for threshold in (0.0, config.refine.label_threshold)]
     ours = next((form for form in forms if form.crf == config.refine.crf), forms[0])
@@ -86,7 +86,7 @@ def _installed(config: Crf) -> Iterator[_Form]:
 def _measure(
     images: Sequence[Image], kept: Sequence[Prediction], config: RefineConfig, form: _Form
 ) -> tuple[list[NDArray[np.int64]], list[float]]:
-    """Labels of all images, and seconds for an image in each batch, from and to the CPU's memory."""
+    """Labels of all images, and seconds per image for each batch, from and to the CPU's memory."""
     labels, seconds = [], []
     for start in range(0, len(images), form.batch):
         part = slice(start, start + form.batch)
@@ -122,7 +122,7 @@ def _made_up(count: int) -> Iterator[tuple[Image, Tensor]]:
         scores_CHW = 2 * smooth(classes, 8) - 12 * torch.rand(classes, 1, 1, generator=random)
         scores_CHW[0] = 2 + smooth(1, 8)
         colours_C3 = 255 * torch.rand(classes, 3, generator=random)
-        sharp_CHW = (scores_CHW + smooth(classes, 40) / 2).mul(4).softmax(dim=0)  # its edges are not the scores' own
+        sharp_CHW = (scores_CHW + smooth(classes, 40) / 2).mul(4).softmax(dim=0)  # with other edges than the scores
         image_HW3 = torch.einsum("chw,cn->hwn", sharp_CHW, colours_C3) + 20 * smooth(3, 90).permute(1, 2, 0)
         noisy_HW3 = image_HW3 + 3 * torch.randn(height, width, 3, generator=random)
         yield noisy_HW3.clamp(0, 255).byte().numpy(), scores_CHW

@@ -1,4 +1,4 @@
-"""The way from boxes to score maps against the network alone."""
+"""From boxes to aggregated score maps, compared with the network alone."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ HEIGHT, WIDTH = 375, 500
 
 
 def run(config: Crops) -> list[dict[str, Any]]:
-    """50 proposals of an image cut, through the network and aggregated, against the network alone on as many crops."""
+    """Crops, network and aggregation for an image's 50 proposals, and the network alone on as many crops."""
     device, micro_batch = choose_device(config.device), config.micro_batch
     net = random_network(config.width, config.classes)
     info = CheckpointInfo(tuple(str(i) for i in range(config.classes)), config.width)
@@ -48,7 +48,7 @@ def run(config: Crops) -> list[dict[str, Any]]:
 
 
 def some_boxes() -> NDArray[np.float64]:
-    """50 boxes inside a 500x375 image with sides of 112 pixels and more, `[50, 4]`."""
+    """50 boxes inside a 500x375 image, with sides of 112 pixels or more, `[50, 4]`."""
     random = np.random.default_rng(0)
     sides_N2 = random.uniform(112, HEIGHT, (PROPOSALS, 2))
     corners_N2 = random.uniform(0, 1, (PROPOSALS, 2)) * (np.array([WIDTH, HEIGHT]) - sides_N2)

@@ -1,4 +1,4 @@
-"""Decoding against the libraries that do nothing else."""
+"""Decoding, with the checks of the job, compared with the libraries alone."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The edge detectors against people's outlines."""
+"""The edge detectors compared with outlines that people drew."""
 
 from __future__ import annotations
 

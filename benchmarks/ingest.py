@@ -1,4 +1,4 @@
-"""Training windows through Ray Data against the same transforms in plain processes: what Ray costs."""
+"""Training windows through Ray Data compared with the same transforms in plain processes: the overhead of Ray."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ BATCH = 64
 
 
 def run(config: Ingest) -> list[dict[str, Any]]:
-    """Examples a second and a core, over the same windows on the same cores; start-up of neither is counted."""
+    """Examples per second and core, for the same windows on the same cores; start-up is not counted."""
     cores = os.cpu_count() or 1
     results = {f"plain loops, {cores} processes": _plain(config, cores), "Ray Data": _ray(config)}
     plain_seconds, plain_cpu = next(iter(results.values()))[1:]
@@ -43,7 +43,7 @@ def _plain(config: Ingest, cores: int) -> tuple[int, float, float]:
 
     index = read_index(index_uri(config.training_set, config.stage, "train"))
     parts = [index.take(np.arange(first, len(index), cores)) for first in range(cores)]
-    # A worker's settings, so that both have the same; what is set in the environment wins, as there.
+    # A worker's settings, so that both have the same; variables in the environment win, as there.
     os.environ.update({name: os.environ.get(name, value) for name, value in WORKER_SETTINGS.items()})
     with ProcessPoolExecutor(cores, multiprocessing.get_context("spawn")) as pool:
         list(pool.map(time.sleep, [1.0] * cores))  # each process has started
@@ -92,7 +92,7 @@ class _Trainer:
 
 
 def _cpu_seconds() -> float:
-    """What this process and all below it have used so far."""
+    """CPU seconds that this process and all processes below it have used so far."""
     here = psutil.Process()
     times = [process.cpu_times() for process in (here, *here.children(recursive=True))]
     return float(sum(taken.user + taken.system for taken in times))

@@ -1,4 +1,4 @@
-"""The network against the processor's own matrix rate."""
+"""The network compared with the processor's own matrix rate."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from pipeline.models.initialise import initialise
 
 
 def run(config: Network) -> list[dict[str, Any]]:
-    """Forward passes of one micro-batch in several forms; labels are held against the first form's.
+    """Forward passes of one micro-batch in several forms; labels are compared with the first form's.
 
-    The floor is the time that a large matrix product of the same type takes for as many operations, in the same run.
+    The floor is the time of a large matrix product of the same type for as many operations, in the same run.
     """
     device, crops = choose_device(config.device), config.micro_batch
     net = random_network(config.width, config.classes)
@@ -64,14 +64,14 @@ def _forms(net: DeconvNet, device: torch.device, x_NCHW: Tensor) -> dict[str, Ca
 
 
 def forward_flops(net: DeconvNet, crops: int) -> float:
-    """Floating-point operations of a forward pass, counted without doing them."""
+    """Floating-point operations of a forward pass, counted without computing them."""
     with torch.device("meta"), FlopCounterMode(display=False) as counter:
         DeconvNet(net.num_classes, net.width).eval()(torch.empty(crops, 3, CROP, CROP))
     return float(counter.get_total_flops())
 
 
 def random_network(width: float, classes: int) -> DeconvNet:
-    """A network in evaluation mode, with scores that differ from class to class."""
+    """A random network in evaluation mode whose scores differ between classes."""
     net = DeconvNet(classes, width)
     initialise(net, seed=0)
     torch.nn.init.normal_(net.seg_score.weight, generator=torch.Generator().manual_seed(0))

@@ -1,4 +1,4 @@
-"""The main job against the same stage functions in plain processes: what Ray costs."""
+"""The main job compared with the same stage functions in plain processes: the overhead of Ray."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ _predict: PredictStage
 
 
 def run(config: Pipeline) -> list[dict[str, Any]]:
-    """Images a second of plain processes, one a core, and of the job.
+    """Images per second of plain processes, one per core, and of the job.
 
-    Neither counts the start of Python and Ray; the job counts the start of its graph.
+    The start of Python and Ray is not counted for either; the job's time includes the start of its graph.
     """
     with tempfile.TemporaryDirectory() as temporary:
         settings = SegmentConfig(config.input, f"{temporary}/plain", weights_uri(config.weights), limit=config.limit)
@@ -76,7 +76,7 @@ def _load(config: SegmentConfig) -> None:
 
 def _all_stages(part: pa.Table, config: SegmentConfig, lease: Lease) -> dict[str, Any]:
     table = propose_stage(decode_stage(start_rows(part), config.decode), config.propose)
-    names = tuple(str(number) for number in range(_predict.num_classes))  # nobody reads these results
+    names = tuple(str(number) for number in range(_predict.num_classes))  # these results are not read
     refined = refine_stage(_predict(table), config.refine, len(names))
     write_files(refined, lease, masks=True)
     return stage_rows(refined.to_pylist(), lease, names)

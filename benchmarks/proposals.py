@@ -1,4 +1,4 @@
-"""Recall of objects by EdgeBoxes, and its time."""
+"""Recall of objects by EdgeBoxes, and its time per image."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from pipeline.proposals.edgeboxes import keep, raw_boxes
 from pipeline.training.windows.examples import find_objects
 
 LARGE = 0.05
-"""Part of the image that the box of a large object covers at least."""
+"""Least share of the image that the box of a large object covers."""
 LONG = 2.0
-"""A long object's box is more than so many times as long in one direction as in the other."""
+"""Least aspect ratio of a long object's box."""
 
 
 def run(config: Proposals) -> list[dict[str, Any]]:
-    """Recall at IoU 0.5 and 0.7 of the top k boxes, as EdgeBoxes gives them and as the network gets them.
+    """Recall at IoU 0.5 and 0.7 of the top k boxes, as EdgeBoxes returns them and as the network gets them.
 
     Raises:
         ConfigError: no image of the split has an object mask.
@@ -49,7 +49,7 @@ def run(config: Proposals) -> list[dict[str, Any]]:
         started = time.perf_counter()
         raw = raw_boxes(image_HW3, config.propose)
         seconds.append(time.perf_counter() - started)
-        # Held against objects before they are extended.
+        # Compared with objects before they are extended.
         kept_N4 = keep(raw, image_HW3.shape[0], image_HW3.shape[1], config.propose).boxes_N4
         for k in (10, 50, 200, 2000):
             best_N = box_iou(objects.boxes_N4, raw.boxes_N4[:k]).max(axis=1, initial=0)

@@ -1,7 +1,7 @@
-"""A manifest of a million images through the main job's own graph, without a pixel: what the bookkeeping costs.
+"""A manifest of a million images through the main job's own graph, without pixels: the cost of the bookkeeping.
 
-Manifest, resume filter, graph, attempt log, sink, commit and audit are the job's; only the work of the stages is left
-out.
+Manifest, resume filter, graph, attempt log, sink, commit and audit are the job's; only the work of the stages is
+missing.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ ROWS_PER_FILE = 10_000
 
 
 def run(config: Scale) -> list[dict[str, Any]]:
-    """Seconds and memory of each step of resuming a run, a part of which is in the results."""
+    """Seconds and memory of each step of resuming a run that is partly in the results."""
     with tempfile.TemporaryDirectory() as temporary:
         return _Steps(config.images, int(config.images * config.done), config.output or temporary).rows
 
@@ -80,7 +80,7 @@ class _Steps:
 
 
 def _work_through(run: RunRecord, todo: pa.Table, settings: SegmentConfig) -> list[tuple[float, int]]:
-    """Do what is left; returns when each file was in its place, and how many images were in it."""
+    """Do what is left; returns for each file when it was in place, and how many images it holds."""
     saved: list[tuple[float, int]] = []
 
     def save(counts: Counts) -> None:

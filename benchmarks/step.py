@@ -1,4 +1,4 @@
-"""A training step against the processor's own matrix rate."""
+"""A training step compared with the processor's own matrix rate."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from pipeline.inference.predictor import choose_device
 
 
 def run(config: Step) -> list[dict[str, Any]]:
-    """Forward, backward and SGD on one micro-batch, channels last, in float32 and, where there is one, a fast bfloat16.
+    """Forward, backward and SGD on one micro-batch, channels last, in float32, and in bfloat16 if that is fast here.
 
-    The backward pass counts as two forward ones.
+    The backward pass counts as two forward passes.
     """
     device = choose_device(config.device)
     net = random_network(config.width, config.classes).train().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    # As in `training.steps`, which needs packages that this benchmark does without.
+    # As in `training.loop.steps`, which needs packages that this benchmark does not use.
     optimizer = torch.optim.SGD(net.parameters(), lr=1e-6, momentum=0.9, weight_decay=0.0005)
     crops_N3HW = torch.randn(config.micro_batch, 3, CROP, CROP, device=device)
     crops_N3HW = crops_N3HW.contiguous(memory_format=torch.channels_last)

@@ -1,4 +1,4 @@
-"""Timing several works against each other on a machine that may do other things."""
+"""Timing several functions against each other on a machine that may be doing other work."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from torch import Tensor
 
 MATRIX_SIDE = {"cpu": 2048, "cuda": 8192}
 SHORTEST = 0.01
-"""Seconds that a timing lasts at least; shorter works are repeated."""
+"""Least seconds of one timing; shorter functions are repeated."""
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 BFLOAT16_INSTRUCTIONS = ("amx_bf16", "avx512_bf16", "bf16", "sve_bf16", "arm_bf16")
 
 
 @dataclass(frozen=True)
 class Taken:
-    """Seconds of a call: the median, and the interquartile range as a part of it."""
+    """Seconds per call: the median, and the interquartile range relative to it."""
 
     median: float
     spread: float
 
 
 def measure(works: Mapping[str, Callable[[], Any]], seconds: float) -> dict[str, Taken]:
-    """Time works in turns, so that what else the machine does falls on all alike; waits for the device.
+    """Time functions in turns, so that other work on the machine affects all of them equally; waits for the device.
 
     Args:
-        works: called once before they are timed.
-        seconds: for each of them; each is timed at least three times.
+        works: the functions by name; each is called once before it is timed.
+        seconds: to spend on each of them; each is timed at least three times.
     """
     calls, taken = {}, {}
     for name, work in works.items():
@@ -61,16 +61,16 @@ def _wait() -> None:
 
 
 def fast_dtypes(device: torch.device) -> dict[str, torch.dtype]:
-    """The types to compare, by name: bfloat16 only where the device multiplies in it.
+    """The types to compare, by name: bfloat16 only if the device has instructions for it.
 
-    A processor without such instructions computes it many times slower than float32, in minutes where it is seconds.
+    Without them, a processor is many times slower in bfloat16 than in float32: minutes instead of seconds.
     """
     fast = device.type != "cpu" or any(torch.cpu.get_capabilities().get(name) for name in BFLOAT16_INSTRUCTIONS)
     return DTYPES if fast else {"float32": torch.float32}
 
 
 def matrix_product(device: torch.device, dtype: torch.dtype) -> tuple[Callable[[], Tensor], float]:
-    """A large matrix product to hold networks against, and its floating-point operations."""
+    """A large matrix product to compare networks with, and its floating-point operations."""
     side = MATRIX_SIDE[device.type]
     a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
     return lambda: a @ b, 2.0 * side**3
