@@ -1,1 +1,1 @@
-"""Examples: data to try the project with. Not installed with it."""
+"""Examples: data to try the project with. Not installed with the package."""

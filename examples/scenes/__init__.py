@@ -1,1 +1,1 @@
-"""Synthetic scenes in VOC's layout: data to train and show the project with on a machine that has none."""
+"""Synthetic scenes in VOC's layout: data for training and demos on a machine without a data set."""

@@ -2,7 +2,7 @@
 
     python -m examples.scenes --output data/scenes --train 400 --val 24
 
-Each image depends only on the seed, its split and its number. Run again, it makes only what is missing.
+Each image depends only on the seed, its split and its number. Called again, it makes only the images that are missing.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pipeline.errors import UserError
 
 
 def main() -> int:
-    """Parse, write what is missing, say what was done; exit code 2 for a directory that can't be used."""
+    """Parse, write missing images, print the result; exit code 2 for a directory that cannot be used."""
     config = tyro.cli(ScenesConfig, description=__doc__)
     started = time.monotonic()
     made = 0

@@ -1,4 +1,8 @@
-"""Natural-looking backgrounds and the clutter on them: everything that is class 0."""
+"""Natural-looking backgrounds and the clutter on them: everything of class 0.
+
+A background function takes the random generator and a height and width in pixels, and returns RGB, float32
+`[height, width, 3]`, 0..1.
+"""
 
 from __future__ import annotations
 
@@ -11,11 +15,11 @@ from examples.scenes.objects import Light, Sprite, crop_to, lay, shade
 from examples.scenes.textures import Float, cells, coverage, fractal, hsv, object_colours, ramp, surface, unit, vary
 
 NATURAL_HUES = ((0.04, 0.12), (0.08, 0.16), (0.2, 0.4), (0.5, 0.65))
-"""Earth, sand, plants, water and sky, in turns."""
+"""Hues of earth, sand, plants, water and sky."""
 
 
 def ground_colours(rng: np.random.Generator, hue: float | None = None) -> Float:
-    """A ramp of four kindred colours, dark to light, `[4, 3]`."""
+    """A ramp of four similar colours, dark to light, `[4, 3]`, 0..1."""
     if hue is None:
         hue = rng.uniform(*NATURAL_HUES[int(rng.integers(4))]) if rng.random() < 0.7 else rng.random()
     saturation, value = rng.uniform(0.02, 0.6), rng.uniform(0.3, 0.8)
@@ -87,7 +91,7 @@ def stones(rng: np.random.Generator, height: int, width: int) -> Float:
 
 
 def wood(rng: np.random.Generator, height: int, width: int) -> Float:
-    """Floor boards: drawn-out grain with growth rings, board by board."""
+    """Floor boards: stretched grain with growth rings, board by board."""
     upright = rng.random() < 0.5
     rows, columns = (width, height) if upright else (height, width)
     board = int(rng.uniform(30, 110))
@@ -116,7 +120,7 @@ GROUNDS: tuple[Callable[[np.random.Generator, int, int], Float], ...] = (terrain
 
 
 def background(rng: np.random.Generator, height: int, width: int) -> Float:
-    """A random background `[H, W, 3]`, RGB 0..1, uneven in light; sometimes two meet along a wavy border."""
+    """A random background with uneven light; sometimes two of them meet along a wavy border."""
     first, second, kind = int(rng.integers(len(GROUNDS))), int(rng.integers(len(GROUNDS))), rng.random()
     picture = sky(rng, height, width) if kind < 0.15 else GROUNDS[first](rng, height, width)
     if kind > 0.75:
@@ -128,7 +132,7 @@ def background(rng: np.random.Generator, height: int, width: int) -> Float:
 
 
 def _blob(rng: np.random.Generator, size: float) -> Float:
-    """Coverage of a smooth irregular blob about `size` pixels across, in a tile of its own."""
+    """Coverage of a smooth irregular blob about `size` pixels across, in its own tile."""
     side = int(size * 1.3) + 4
     angle = np.linspace(0, 2 * np.pi, 48, endpoint=False)
     waves = np.arange(2, 7)[:, None]
@@ -148,7 +152,7 @@ def _somewhere(rng: np.random.Generator, picture_HW3: Float, side: int) -> tuple
 
 
 def _colour(rng: np.random.Generator, picture_HW3: Float) -> Float:
-    """A colour of the picture, or any."""
+    """A colour of the picture, or a random one."""
     if rng.random() < 0.6:
         height, width = picture_HW3.shape[:2]
         return vary(rng, picture_HW3[int(rng.integers(height)), int(rng.integers(width))], 0.4)
@@ -195,7 +199,13 @@ def _line(rng: np.random.Generator, picture_HW3: Float, light: Light) -> None:
 
 
 def clutter(rng: np.random.Generator, picture_HW3: Float, light: Light) -> None:
-    """Scatter lines, stains and pebbles over a picture, in place; none of them is an object."""
+    """Scatter lines, stains and pebbles over a picture, none of which is an object.
+
+    Args:
+        rng: the randomness.
+        picture_HW3: RGB, 0..1; changed in place.
+        light: the scene's lamp.
+    """
     for draw, most in ((_flat_blob, 5), (_line, 4), (_pebble, 14)):
         for _ in range(int(rng.integers(0, most + 1))):
             draw(rng, picture_HW3, light)

@@ -1,4 +1,4 @@
-"""A whole scene: background, clutter, objects over one another, camera; and its exact masks."""
+"""A whole scene: background, clutter, overlapping objects, camera; and its exact masks."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ CLASSES = ("background", *FORMS)
 
 LONGER_SIDE, SHORTEST_SIDE = 320, 200
 SMALLEST, LARGEST = 45.0, 190.0
-"""Extent of objects in pixels."""
+"""Range of the objects' extent, in pixels."""
 MOST_OBJECTS = 6
 PLACE_TRIES = 10
 LEAST_VISIBLE = 0.4
-"""Share of an object that border and later objects must leave visible."""
+"""Share of an object that the border and later objects must leave visible."""
 CAMOUFLAGED = 0.25
-"""Share of objects in a colour of their surroundings."""
+"""Share of objects that take a colour of their surroundings."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class _Placed:
 
 
 def render_scene(rng: np.random.Generator) -> Scene:
-    """Draw a random scene of one to six objects; all that is random comes from `rng`."""
+    """Draw a random scene of one to six objects; all randomness comes from `rng`."""
     short = int(rng.integers(SHORTEST_SIDE, LONGER_SIDE + 1))
     height, width = (short, LONGER_SIDE) if rng.random() < 0.6 else (LONGER_SIDE, short)
     light = random_light(rng)
@@ -65,7 +65,7 @@ def render_scene(rng: np.random.Generator) -> Scene:
 def _place(
     rng: np.random.Generator, picture_HW3: Float, ids_HW: NDArray[np.uint8], placed: list[_Placed], light: Light
 ) -> None:
-    """Draw a random object where enough of it and of those below stays visible; nothing if no such place is found."""
+    """Draw a random object where enough of it and of earlier ones stays visible; nothing if no such place is found."""
     class_number = int(rng.integers(1, len(CLASSES)))
     size = float(np.exp(rng.uniform(np.log(SMALLEST), np.log(LARGEST))))
     colours = object_colours(rng)
@@ -91,7 +91,7 @@ def _place(
 
 
 def _masks(ids_HW: NDArray[np.uint8], placed: list[_Placed]) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """Class and object masks: the contours void, the objects that are not all contour numbered from 1."""
+    """Class and object masks: contours are void; objects that are more than contour are numbered from 1."""
     void_HW = _contour(ids_HW)
     present = np.bincount(ids_HW[~void_HW], minlength=len(placed)) > 0
     present[0] = False
@@ -103,13 +103,13 @@ def _masks(ids_HW: NDArray[np.uint8], placed: list[_Placed]) -> tuple[NDArray[np
 
 
 def _contour(ids_HW: NDArray[np.uint8]) -> NDArray[np.bool_]:
-    """Pixels with a pixel of another object, or of none, among their eight neighbours."""
+    """Pixels that have a pixel of another object, or of none, among their eight neighbours."""
     edge: NDArray[np.uint8] = cv2.morphologyEx(ids_HW, cv2.MORPH_GRADIENT, np.ones((3, 3), np.uint8))
     return edge > 0
 
 
 def _camera(rng: np.random.Generator, picture_HW3: Float) -> NDArray[np.uint8]:
-    """What a camera makes of the scene: exposure, tint, vignette, slight blur, sensor noise, 8 bits."""
+    """The scene as a camera sees it: exposure, tint, vignette, slight blur, sensor noise, 8 bits."""
     height, width = picture_HW3.shape[:2]
     if rng.random() < 0.7:
         picture_HW3 = cv2.GaussianBlur(picture_HW3, (0, 0), rng.uniform(0.3, 0.9))

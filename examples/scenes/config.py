@@ -18,7 +18,7 @@ class ScenesConfig:
     val: int = 24
     """Validation images."""
     seed: int = 0
-    """Scenes depend on this, the split and the image's number, and on nothing else."""
+    """Seed; scenes depend only on it, the split and the image's number."""
 
     def __post_init__(self) -> None:
         require_local("output", self.output)

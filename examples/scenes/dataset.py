@@ -1,4 +1,4 @@
-"""Scenes on disk: VOC's directory layout, written image by image so that a stopped run goes on where it was."""
+"""Scenes on disk in VOC's directory layout, written image by image so that a stopped run can resume."""
 
 from __future__ import annotations
 
@@ -25,17 +25,23 @@ from pipeline.imaging.images import encode_mask
 from pipeline.outputs.folder import check_folder
 
 RENDERER = 1
-"""Raise this when the same seed gives other scenes than before: older datasets are then refused, not mixed."""
+"""Increase this when a change makes the same seed give other scenes: older datasets are then refused, not mixed."""
 
 SPLITS = ("train", "val")
 JPEG_QUALITY = 92
 CONFIG_FILE = "scenes.json"
 IMAGES_A_WORKER = 16
-"""Fewer missing images than this do not pay for starting another process."""
+"""With fewer missing images than this, another process is not worth its start."""
 
 
 def scene_of(seed: int, split: str, index: int) -> Scene:
-    """Image `index` of a split (`train` or `val`); the same arguments give the same scene, bit for bit."""
+    """One scene; the same arguments give the same scene, bit for bit.
+
+    Args:
+        seed: the dataset's seed.
+        split: `train` or `val`.
+        index: number of the image in its split, from 0.
+    """
     return render_scene(np.random.default_rng([seed, SPLITS.index(split), index]))
 
 
@@ -46,7 +52,13 @@ def image_names(config: ScenesConfig) -> dict[str, list[str]]:
 
 
 def write_image(root: Path, seed: int, name: str) -> None:
-    """Render one image by name and write it and its two masks; the image comes last, so it says all three are there."""
+    """Render one image and write it and its two masks; the image comes last, so that it implies the masks.
+
+    Args:
+        root: directory of the dataset.
+        seed: the dataset's seed.
+        name: the image's name, such as `train_000000`.
+    """
     cv2.setNumThreads(1)
     split, index = name.split("_")
     scene = scene_of(seed, split, int(index))
@@ -58,7 +70,7 @@ def write_image(root: Path, seed: int, name: str) -> None:
 
 
 def write_dataset(config: ScenesConfig) -> Iterator[str]:
-    """Write what is missing of a dataset, on all CPUs; yields the name of each image when it is there.
+    """Write the missing images of a dataset, on all CPUs; yields the name of each image once it is written.
 
     Yields nothing for a complete dataset. Raises FolderError if the directory holds anything else.
     """
@@ -94,7 +106,7 @@ def _claim(root: Path, config: ScenesConfig) -> None:
 
 
 def _write(path: Path, data: bytes) -> None:
-    """A file appears whole or not at all."""
+    """Write a file that appears whole or not at all."""
     aside = path.with_name(f".{path.name}.{os.getpid()}")
     aside.write_bytes(data)
     aside.replace(path)

@@ -1,7 +1,10 @@
 """The six object classes as forms: outline, relief and paint in a square tile, before pose and light.
 
 A tile covers -1..1 in u (right) and v (down). Relief is in units of half a tile, so that after posing it is as
-deep as the object is wide. Classes differ by outline and relief only; colours and patterns are drawn alike for all.
+deep as the object is wide. Classes differ only by outline and relief; colours and patterns are drawn in the same way
+for all.
+
+A form's function takes the random generator, the tile's side S in pixels and a ramp of colours `[K, 3]`, 0..1.
 """
 
 from __future__ import annotations
@@ -49,7 +52,7 @@ def _depth(alpha_SS: Float, side: int) -> Float:
 
 
 def ball(rng: np.random.Generator, side: int, colours_K3: Float) -> Form:
-    """A sphere; its pattern is bent around it."""
+    """A sphere with its pattern bent around it."""
     u, v = tile_grid(side)
     radius = 0.97
     rho = np.sqrt(u * u + v * v)
@@ -65,7 +68,7 @@ def ball(rng: np.random.Generator, side: int, colours_K3: Float) -> Form:
 
 
 def ring(rng: np.random.Generator, side: int, colours_K3: Float) -> Form:
-    """A torus; what shows through its hole is not part of it."""
+    """A torus; its hole is not part of it."""
     u, v = tile_grid(side)
     tube = rng.uniform(0.15, 0.25)
     offset = np.abs(np.sqrt(u * u + v * v) - (0.97 - tube))
@@ -155,7 +158,7 @@ def _planks(rng: np.random.Generator, side: int, colours_K3: Float) -> Float:
 
 
 CUBE_FACES = (((1, 0, 0), (0, 1, 0), (0, 0, 1)), ((0, 1, 0), (1, 0, 0), (0, 0, 1)), ((0, 0, 1), (1, 0, 0), (0, 1, 0)))
-"""Normal and the two edges of the faces that look at the viewer (up to sign)."""
+"""Normal and the two edges of the faces that point to the viewer (up to sign)."""
 
 
 def crate(rng: np.random.Generator, side: int, colours_K3: Float) -> Form:

@@ -1,4 +1,4 @@
-"""From form to sprite: pose a tile, light it by its relief, and lay it on a picture with its shadow."""
+"""From form to sprite: pose a tile, light it by its relief, and draw it on a picture with its shadow."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from examples.scenes.forms import FORMS, Form
 from examples.scenes.textures import Float, unit
 
 MOST_SQUEEZED = {"ball": 0.88}
-"""How far a class may be squeezed without becoming another thing, where that is less than for the rest."""
+"""How far a class may be squeezed without looking like something else, if that is less than for the others."""
 
 UPRIGHT = ("bottle", "crate")
-"""Classes that lean about their upright pose; the others turn freely."""
+"""Classes that lean only slightly from their upright pose; the others rotate freely."""
 
 STEEPEST = 3.0
-"""Relief gradients are cut here, so that an outline isn't a black line."""
+"""Relief gradients are clipped here, so that an outline is not a black line."""
 
 
 @dataclass(frozen=True)
 class Light:
-    """One distant lamp over a whole scene."""
+    """One distant lamp for a whole scene."""
 
     direction_3: Float
     """Unit vector towards the lamp: x right, y down, z to the viewer."""
@@ -38,7 +38,7 @@ class Light:
 
 @dataclass(frozen=True)
 class Sprite:
-    """A lit object, cut to its own pixels."""
+    """A lit object, cropped to its own pixels."""
 
     rgb_HW3: Float
     alpha_HW: Float
@@ -55,15 +55,26 @@ def random_light(rng: np.random.Generator) -> Light:
 
 
 def shade(rgb_HW3: Float, relief_HW: Float, light: Light, *, gloss: float, hardness: float) -> Float:
-    """Light a surface by its relief in pixels: Lambert, and Blinn's highlight of strength `gloss`; RGB 0..1."""
+    """Light a surface by its relief: Lambert's diffuse light, and Blinn's highlight.
+
+    Args:
+        rgb_HW3: reflectance, 0..1.
+        relief_HW: height in pixels.
+        light: the scene's lamp.
+        gloss: strength of the highlight.
+        hardness: its exponent; a larger one makes a smaller highlight.
+
+    Returns:
+        RGB `[H, W, 3]`, 0..1.
+    """
     slope_x = np.clip(cv2.Scharr(relief_HW, cv2.CV_32F, 1, 0, scale=1 / 32), -STEEPEST, STEEPEST)
     slope_y = np.clip(cv2.Scharr(relief_HW, cv2.CV_32F, 0, 1, scale=1 / 32), -STEEPEST, STEEPEST)
     lx, ly, lz = (float(c) for c in light.direction_3)
     norm = 1 / np.sqrt(slope_x**2 + slope_y**2 + 1)
     facing = np.maximum((lz - lx * slope_x - ly * slope_y) * norm, 0)
-    # The half vector of lamp and viewer, (lx, ly, lz + 1), is as long as sqrt(2 + 2 lz).
+    # The half vector of lamp and viewer, (lx, ly, lz + 1), has length sqrt(2 + 2 lz).
     mirror = np.maximum((lz + 1 - lx * slope_x - ly * slope_y) * norm, 0) / math.sqrt(2 + 2 * lz)
-    # Facets that look away from the viewer see less of the sky.
+    # Facets that point away from the viewer get less light from the sky.
     ambient = light.ambient * (0.55 + 0.45 * norm)
     lit = rgb_HW3 * (ambient + (1 - light.ambient) * facing / max(lz, 0.5))[..., None]
     lit += (gloss * mirror**hardness)[..., None]
@@ -88,7 +99,15 @@ def _rotation(angle: float) -> NDArray[np.float64]:
 
 
 def lit_sprite(rng: np.random.Generator, name: str, size: float, colours_K3: Float, light: Light) -> Sprite:
-    """Make, pose and light an object of a class; `size` is about its longest extent in pixels."""
+    """Make, pose and light an object of a class.
+
+    Args:
+        rng: the randomness.
+        name: the class.
+        size: about its longest extent, in pixels.
+        colours_K3: ramp of its colours, 0..1.
+        light: the scene's lamp.
+    """
     tile = int(np.clip(1.3 * size, 96, 224))
     form: Form = FORMS[name](rng, tile, colours_K3)
     warp, side = _pose(rng, name, tile, size)
@@ -110,7 +129,17 @@ def lit_sprite(rng: np.random.Generator, name: str, size: float, colours_K3: Flo
 def crop_to(
     canvas_hw: tuple[int, int], sprite_hw: tuple[int, int], left: int, top: int
 ) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
-    """Where a sprite at (left, top) lies on a canvas, and which part of the sprite that is."""
+    """The part of a canvas that a sprite covers, and the part of the sprite that lies on the canvas.
+
+    Args:
+        canvas_hw: height and width of the canvas.
+        sprite_hw: height and width of the sprite.
+        left: column of the sprite's left edge on the canvas; may be negative.
+        top: row of the sprite's top edge on the canvas; may be negative.
+
+    Returns:
+        Rows and columns of the canvas, and rows and columns of the sprite.
+    """
     y0, x0 = max(top, 0), max(left, 0)
     y1, x1 = min(top + sprite_hw[0], canvas_hw[0]), min(left + sprite_hw[1], canvas_hw[1])
     y1, x1 = max(y0, y1), max(x0, x1)
@@ -118,7 +147,15 @@ def crop_to(
 
 
 def lay(picture_HW3: Float, sprite: Sprite, left: int, top: int, light: Light) -> None:
-    """Draw a sprite and its soft shadow onto a picture, in place."""
+    """Draw a sprite and its soft shadow on a picture.
+
+    Args:
+        picture_HW3: RGB, 0..1; changed in place.
+        sprite: the lit object.
+        left: column of its left edge; may be negative.
+        top: row of its top edge; may be negative.
+        light: the scene's lamp.
+    """
     canvas = picture_HW3.shape[:2]
     extent = max(sprite.alpha_HW.shape)
     sigma = max(1.0, light.softness * extent)

@@ -1,4 +1,4 @@
-"""Noise, colours and surface patterns: what objects, clutter and backgrounds are painted with.
+"""Noise, colours and surface patterns for objects, clutter and backgrounds.
 
 Letters in names: H and W pixels, 3 the channels R, G, B. All maps are float32; colours and patterns lie in 0..1.
 """
@@ -16,19 +16,27 @@ Float = NDArray[np.float32]
 
 
 def unit(values: NDArray[np.floating]) -> Float:
-    """Cut values to 0..1."""
+    """Clip values to 0..1."""
     cut: Float = np.clip(values, 0, 1).astype(np.float32, copy=False)
     return cut
 
 
 def coverage(canvas_HW: NDArray[np.uint8]) -> Float:
-    """What antialiased drawing in 255 on 0 covers, 0..1."""
+    """Coverage, 0..1, from an antialiased drawing in 255 on 0."""
     covered: Float = np.multiply(canvas_HW, np.float32(1 / 255), dtype=np.float32)
     return covered
 
 
 def cells(rng: np.random.Generator, height: int, width: int, cell_h: float, cell_w: float) -> Float:
-    """Random values on a grid of the given cell size in pixels, interpolated: about uniform 0..1, `[H, W]`."""
+    """Random values on a grid, interpolated: about uniform in 0..1, `[H, W]`.
+
+    Args:
+        rng: the randomness.
+        height: of the map, in pixels.
+        width: of the map, in pixels.
+        cell_h: height of a grid cell, in pixels.
+        cell_w: width of a grid cell, in pixels.
+    """
     rows, columns = max(2, round(height / cell_h) + 2), max(2, round(width / cell_w) + 2)
     grid = rng.random((rows, columns), dtype=np.float32)
     noise: Float = cv2.resize(grid, (width, height), interpolation=cv2.INTER_CUBIC)
@@ -45,7 +53,17 @@ def fractal(
     stretch: float = 1.0,
     gain: float = 0.55,
 ) -> Float:
-    """Multi-octave value noise scaled to exactly 0..1, `[H, W]`; `stretch` above 1 draws it out along x."""
+    """Multi-octave value noise, scaled to exactly 0..1, `[H, W]`.
+
+    Args:
+        rng: the randomness.
+        height: of the map, in pixels.
+        width: of the map, in pixels.
+        cell: cell size of the first octave, in pixels.
+        octaves: at most how many; each has half the cell size of the one before.
+        stretch: above 1, the noise is stretched along x.
+        gain: amplitude of an octave relative to the one before.
+    """
     total = np.zeros((height, width), np.float32)
     for octave in range(octaves):
         size = cell / 2**octave
@@ -63,7 +81,7 @@ def hsv(hue: float, saturation: float, value: float) -> Float:
 
 
 def vary(rng: np.random.Generator, colour: Float, amount: float) -> Float:
-    """A colour near another: each channel moved by up to `amount`, half of it alike for all three."""
+    """A colour near another, `[3]`, 0..1: each channel moves by up to `amount`, half of it equally for all three."""
     shift = rng.uniform(-amount, amount) + rng.uniform(-amount, amount, 3)
     return np.clip(colour + 0.5 * shift, 0.02, 0.98).astype(np.float32)
 
@@ -95,7 +113,7 @@ def tile_grid(side: int) -> tuple[Float, Float]:
 
 
 def _soft_step(wave: Float, edge: float, side: int, frequency: float) -> Float:
-    """0 or 1 with an edge of about a pixel, for a wave of -1..1 that has `frequency` radians a half-tile."""
+    """0 or 1 with an edge of about a pixel, for a wave of -1..1 that has `frequency` radians per half-tile."""
     return unit((wave - edge) * side / (2 * frequency) + 0.5)
 
 
@@ -142,18 +160,18 @@ PATTERNS: tuple[Callable[[np.random.Generator, int], Float], ...] = (
     _mottle,
     _spots,
 )
-"""Surface patterns of every object class and of clutter alike, so that a pattern names no class."""
+"""Surface patterns, the same for every object class and for clutter, so that a pattern does not reveal the class."""
 
 
 def surface(rng: np.random.Generator, side: int, colours_K3: Float) -> Float:
-    """A square tile `[side, side, 3]` in a random pattern of the given colours, with fine grain."""
+    """A square tile `[side, side, 3]`, 0..1, in a random pattern of the given colours, with fine grain."""
     pattern = PATTERNS[int(rng.integers(len(PATTERNS)))](rng, side)
     grain = 0.9 + 0.2 * fractal(rng, side, side, max(4.0, side / 16), octaves=3)
     return unit(ramp(pattern, colours_K3) * grain[..., None])
 
 
 def object_colours(rng: np.random.Generator) -> Float:
-    """Two colours `[2, 3]` of a random hue, the second a contrast to the first."""
+    """Two colours `[2, 3]` of a random hue; the second contrasts with the first."""
     hue, saturation, value = rng.random(), rng.uniform(0.1, 0.9), rng.uniform(0.3, 0.95)
     other = value - 0.4 if value > 0.6 else value + 0.4
     first = hsv(hue, saturation, value)
@@ -162,6 +180,6 @@ def object_colours(rng: np.random.Generator) -> Float:
 
 
 def accent_colours(rng: np.random.Generator, colours_K3: Float) -> Float:
-    """The colours in reverse, washed out towards black or white: for parts that contrast with the rest."""
+    """The colours in reverse order, faded towards black or white, for parts that contrast with the rest."""
     towards = rng.choice([0.05, 0.95])
     return unit(colours_K3[::-1] * 0.45 + 0.55 * towards)
