@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import pyarrow.compute as pc
+
 from pipeline.config.exporting import ExportConfig
 from pipeline.export.folder import whole_folder
 from pipeline.export.formats import load
 from pipeline.export.pictures import Pictures
 from pipeline.export.results import Watch, open_results
 from pipeline.outputs import layout
-from pipeline.outputs.results import ids_in, read_errors
+from pipeline.outputs.results import ids_in
 
 
 @dataclass(frozen=True)
@@ -44,9 +46,16 @@ def export_results(config: ExportConfig, watch: Watch | None = None) -> Exported
         export(results, pictures, folder)
     return Exported(
         images=results.count,
-        failed=len(read_errors(config.results)),
+        failed=_failed(config.results),
         skipped=len(ids_in(config.results, layout.SKIPPED)),
         remote=pictures.remote_count,
         missing=pictures.missing_count,
         missing_sample=tuple(pictures.missing),
     )
+
+
+def _failed(output_uri: str) -> int:
+    """How many images are in the errors only; of their messages nothing is read."""
+    errors = ids_in(output_uri, layout.ERRORS)
+    done = pc.is_in(errors, value_set=ids_in(output_uri, layout.RESULTS))
+    return int(done.to_pylist().count(False))
