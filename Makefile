@@ -8,7 +8,7 @@ export RAY_AUTH_MODE ?= disabled
 # Threads of processes that share a core must sleep, not spin, while they wait for each other.
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: setup demo variants test quick chaos lint format train-demo train-voc-fcn train-voc clean
+.PHONY: setup demo variants test test-all quick chaos lint format train-demo train-voc-fcn train-voc clean
 
 setup: $(READY)
 
@@ -34,6 +34,10 @@ demo: $(READY)
 	@echo "masks: runs/demo/masks, every figure: runs/demo/run"
 
 test: $(READY)
+	$(BIN)/python -m pytest -m "not slow"
+
+# Also those that take long and are near to one of the others: more ways to lose a process, more pages of the docs.
+test-all: $(READY)
 	$(BIN)/python -m pytest
 
 # The tests that start neither Ray nor an S3 server.

@@ -18,6 +18,7 @@ input()
 """
 
 
+@pytest.mark.slow
 def test_two_jobs_on_one_machine_have_a_ray_each():
     """The second would end with the first, if it joined the Ray that the first started for itself."""
     environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}

@@ -85,6 +85,7 @@ def test_a_graph_that_breaks_is_started_again_with_what_is_left(in_ray, photos, 
     assert json.loads((output / "run" / "summary.json").read_text())["faults"]["graphs_broken"] == 1
 
 
+@pytest.mark.slow
 def test_an_output_that_fails_ends_the_call_and_the_same_command_goes_on(in_ray, photos, tmp_path, monkeypatch, capsys):
     """The folder of the run's record turns into a file, as a disk that breaks: nothing can be read or written there."""
     monkeypatch.setattr(driver, "PAUSES", (0.1, 0.1))
@@ -162,6 +163,7 @@ def break_with(error: Exception) -> Callable[[pytest.MonkeyPatch, Path], None]:
     return prepare
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("prepare", "named"),
     [

@@ -58,7 +58,7 @@ def a_machine_of(cpus: int) -> Iterator[None]:
             ray.shutdown()
 
 
-@pytest.mark.parametrize("cpus", SIZES)
+@pytest.mark.parametrize("cpus", [cpus if cpus == 2 else pytest.param(cpus, marks=pytest.mark.slow) for cpus in SIZES])
 def test_on_one_machine_with_and_without_a_crf(cpus, tmp_path):
     with a_machine_of(cpus):
         for name, seconds in (("crf", WITH_CRF), ("none", WITHOUT)):
@@ -66,6 +66,7 @@ def test_on_one_machine_with_and_without_a_crf(cpus, tmp_path):
             first_results_then_the_rest(tmp_path / name, seconds)
 
 
+@pytest.mark.slow
 def test_on_machines_of_the_kinds_of_cluster_yaml(tmp_path):
     """A head without CPUs, on which the driver runs, a machine with CPUs, and one with a CPU and a (made up) GPU."""
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})

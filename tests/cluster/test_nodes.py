@@ -60,6 +60,7 @@ def test_pools_that_no_machine_can_hold_are_refused_with_the_arithmetic(in_clust
     assert not (tmp_path / "out" / "results").exists()
 
 
+@pytest.mark.slow
 def test_a_gpu_that_torch_cannot_see_is_an_error_and_not_a_slow_run(in_cluster, photos, tmp_path, capsys):
     code, said = run(capsys, "--input", photos, "--output", tmp_path / "out", *FAST)
     assert code == 3
@@ -82,6 +83,7 @@ def works_for_a_job(raylet: psutil.Process) -> bool:
     return False
 
 
+@pytest.mark.slow
 def test_a_node_that_is_lost_costs_no_image(cluster, photos, tmp_path):
     node = cluster.add_node(num_cpus=2)
     arguments = ("--input", photos, "--output", tmp_path / "out", "--device", "cpu", "--rows-per-file", 5, *FAST)

@@ -307,6 +307,7 @@ def test_ctrl_c_while_the_output_is_counted_ends_the_job_at_once(run, photos, mo
     assert not (output / "run" / "lease.json").exists()
 
 
+@pytest.mark.slow
 def test_failed_images_are_done_again_when_asked(photos, tmp_path, in_ray):
     folder = tmp_path / "photos"
     folder.mkdir()
@@ -343,6 +344,7 @@ def test_an_image_that_kills_its_process_becomes_an_error_row_and_the_run_goes_o
     assert summary["faults"]["attempts_lost"] >= 2
 
 
+@pytest.mark.slow
 def test_a_run_that_makes_no_progress_ends_as_resumable(photos, tmp_path):
     """A codec that hangs: here, for ever, so that nothing depends on who is faster."""
     folder = tmp_path / "photos"
@@ -372,6 +374,7 @@ def test_help_explains_every_setting(capsys):
         assert f"--{option}" in told
 
 
+@pytest.mark.slow
 def test_it_runs_as_a_submitted_job_on_a_cluster(photos, tmp_path, head):
     """`ray job submit`: the working directory is uploaded and runs on the head."""
     output = tmp_path / "out"

@@ -64,7 +64,7 @@ def masks(folder: Path) -> int:
     return len(list((folder / "out" / "masks").glob("*.png")))
 
 
-@pytest.mark.parametrize("told", ["Ctrl-C", "SIGTERM"])
+@pytest.mark.parametrize("told", [pytest.param("Ctrl-C", marks=pytest.mark.slow), "SIGTERM"])
 def test_what_is_refined_is_saved_and_not_done_again(photos, tmp_path, told, head):
     address = "local" if told == "Ctrl-C" else head.address
     process = start(photos, tmp_path, address)

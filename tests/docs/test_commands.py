@@ -112,7 +112,9 @@ def run_as_typed(line: str) -> str | None:
 
 
 @pytest.mark.ray
-@pytest.mark.parametrize("page", RUN)
+@pytest.mark.parametrize(
+    "page", [page if page == "README.md" else pytest.param(page, marks=pytest.mark.slow) for page in RUN]
+)
 def test_the_commands_of_a_page_work_as_typed_from_any_folder(page: str, elsewhere: Path, in_ray):
     done = set()
     for language, text in blocks(ROOT / page):

@@ -15,6 +15,7 @@ from pipeline.config import AblateConfig, ConfigError
 from pipeline.evaluation.results import evaluate_results
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("in_ray")
 def test_variants_are_made_scored_and_not_made_again(tmp_path: Path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)

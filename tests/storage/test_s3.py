@@ -166,6 +166,7 @@ def test_an_error_of_arrow_is_not_its_own_cause():
     assert caught.value.__cause__ is None
 
 
+@pytest.mark.slow
 def test_thousands_of_requests_with_one_in_ten_faulty_lose_nothing(
     s3: S3Server, s3_folder: str, quick: None, monkeypatch: pytest.MonkeyPatch
 ):

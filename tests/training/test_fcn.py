@@ -107,6 +107,7 @@ def fresh(config: TrainFcnConfig):
     return new_training(LiteFCN(2).train(), config)
 
 
+@pytest.mark.slow
 def test_it_learns_what_colour_tells():
     config = TrainFcnConfig(("data",), "out", imagenet="none", steps=60, batch_size=4, crop=64, learning_rate=3e-3)
     training = fresh(config)

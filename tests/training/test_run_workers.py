@@ -11,6 +11,7 @@ from pipeline.training.ray.run import Workers, run_workers
 pytestmark = pytest.mark.ray
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("raised", "tries", "said"),
     [

@@ -44,6 +44,7 @@ def training_set(tmp_path_factory) -> Path:
     return root / "windows"
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("in_ray")
 def test_two_stages_give_a_checkpoint_and_a_history_and_go_on_where_they_stopped(
     training_set, tmp_path, capsys, monkeypatch

@@ -48,6 +48,7 @@ def test_training_leaves_a_network_a_record_and_curves(trained, scenes, capsys):
     assert "seed: 0 -> 1" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_the_main_job_segments_whole_images_with_it(trained, scenes, tmp_path):
     weights = trained / "fcn.safetensors"
     member = load_member(weights.read_bytes(), "fcn")

@@ -54,6 +54,7 @@ def test_training_leaves_a_network_on_the_fcn_s_encoder(trained, fcn, scenes):
     assert exit_code(main, "--data", str(scenes), "--fcn", str(fcn), "--output", str(trained), "--seed", "1") == 2
 
 
+@pytest.mark.slow
 def test_the_main_job_segments_with_it_alone_and_beside_the_fcn(trained, fcn, scenes, tmp_path):
     weights = trained / "deconvnet.safetensors"
     common = ["--input", str(scenes / "JPEGImages"), "--limit", "2", "--weights", str(weights), "--proposals", "3"]
