@@ -8,8 +8,8 @@ from pipeline.export.results import Segmented
 
 
 def categories(class_names: tuple[str, ...]) -> list[dict[str, Any]]:
-    """All classes as COCO's categories, background first."""
-    return [{"id": label, "name": name, "supercategory": ""} for label, name in enumerate(class_names)]
+    """The classes but the background as COCO's categories; their ids are the classes' numbers."""
+    return [{"id": label, "name": name, "supercategory": ""} for label, name in enumerate(class_names) if label]
 
 
 def image_entry(image: Segmented) -> dict[str, Any]:

@@ -64,7 +64,7 @@ def regions_of(labels_HW: NDArray[np.uint8], classes: int, most: int = MOST_REGI
             for part, (left, top, width, height, area) in enumerate(stats.tolist(), start=1) if alone[part - 1]
         ]  # fmt: skip
         if not alone.all():
-            regions.append(_joined(label, np.isin(parts_HW, np.flatnonzero(~alone) + 1)))
+            regions.append(region_of(label, np.isin(parts_HW, np.flatnonzero(~alone) + 1)))
     return regions
 
 
@@ -76,7 +76,8 @@ def _smallest_kept(areas: Sequence[NDArray[np.int32]], most: int) -> int:
     return int(everything[most - len(areas)]) + 1  # equal ones are joined alike
 
 
-def _joined(label: int, mask_HW: NDArray[np.bool_]) -> Region:
+def region_of(label: int, mask_HW: NDArray[np.bool_]) -> Region:
+    """All of a mask, which holds a pixel at least, as one region."""
     rows, columns = np.flatnonzero(mask_HW.any(1)), np.flatnonzero(mask_HW.any(0))
     top, left = int(rows[0]), int(columns[0])
     mask_hw = mask_HW[top : rows[-1] + 1, left : columns[-1] + 1]

@@ -117,7 +117,7 @@ def test_void_is_in_no_object_and_id_0_of_a_panoptic_png():
     labels_HW = np.array([[255, 255, 1], [0, 2, 1]], np.uint8)
     ids_HW, segments = segments_of(labels_HW, 3)
     assert (ids_HW == 0).tolist() == (labels_HW == 255).tolist()
-    assert [(one["category_id"], one["area"]) for one in segments] == [(0, 1), (1, 2), (2, 1)]
+    assert [(one["category_id"], one["area"]) for one in segments] == [(3, 1), (1, 2), (2, 1)]
     assert [line.split()[0] for line in lines(labels_HW, 3).splitlines()] == ["0", "1"]
 
 

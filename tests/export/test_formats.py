@@ -122,13 +122,13 @@ def test_panoptic_pngs_hold_the_labels(exported, masks_by_id):
     folder = exported("coco-panoptic")
     content = json.loads((folder / "annotations/panoptic_results.json").read_text())
     names = {one["id"]: one["name"] for one in content["categories"]}
-    assert names == dict(enumerate(CLASSES))
-    assert [one["isthing"] for one in content["categories"]] == [0, 1, 1, 1, 1]
+    assert names == dict(enumerate((*CLASSES[1:], CLASSES[0]), start=1))
+    assert [one["isthing"] for one in content["categories"]] == [1, 1, 1, 1, 0]
     images = {one["id"]: one for one in content["images"]}
     assert len(content["annotations"]) == len(IDS)
     for annotation in content["annotations"]:
         image = images[annotation["image_id"]]
-        with Image.open(folder / "panoptic_results" / annotation["file_name"]) as png:
+        with Image.open(folder / "annotations" / "panoptic_results" / annotation["file_name"]) as png:
             assert png.mode == "RGB"
             ids_HW = np.asarray(png).astype(int) @ [1, 256, 65536]
         labels_HW = np.full(ids_HW.shape, 255)
@@ -137,7 +137,7 @@ def test_panoptic_pngs_hold_the_labels(exported, masks_by_id):
             rows, columns = np.nonzero(inside_HW)
             assert one["area"] == len(rows)
             assert one["bbox"] == [columns.min(), rows.min(), np.ptp(columns) + 1, np.ptp(rows) + 1]
-            labels_HW[inside_HW] = one["category_id"]
+            labels_HW[inside_HW] = CLASSES.index(names[one["category_id"]])
         assert set(np.unique(ids_HW)) == {one["id"] for one in annotation["segments_info"]}
         np.testing.assert_array_equal(labels_HW, masks_by_id[image["image_id"]])
 

@@ -24,7 +24,7 @@ def export(results: Results, pictures: Pictures, folder: Path) -> None:
     head = {
         "info": {"description": "results of deconvnet-ray; objects are the connected parts of a class"},
         "licenses": [],
-        "categories": categories(results.class_names)[1:],
+        "categories": categories(results.class_names),
     }
     number = 0
     with json_lists(folder / "annotations" / "instances_results.json", head, "images", "annotations") as append:
