@@ -17,7 +17,7 @@ from jobs import settings_file
 from pipeline import config as settings
 from pipeline.checkpoints.bundled import BUNDLED
 from pipeline.config.edges import TrainEdgesConfig
-from pipeline.config.evaluating import TuneCrfConfig
+from pipeline.config.evaluating import ReportConfig, TuneCrfConfig
 from pipeline.config.fcn import TrainFcnConfig
 from pipeline.config.lite import TrainLiteConfig
 from pipeline.config.recipes import Recipe, first_look
@@ -83,6 +83,12 @@ EXPORT = Command(
     "runs/photos --to coco --output exports/photos",
     tuple(one.name for one in fields(settings.ExportConfig)),
 )  # fmt: skip
+REPORT = Command(
+    "report", "report", ReportConfig, "results",
+    "what came out of a run, on one page",
+    "runs/photos",
+    (),
+)  # fmt: skip
 BUILD = Command(
     "build-training-set", "build_training_set", settings.TrainingSetConfig, "data",
     "annotated images to training windows",
@@ -140,7 +146,8 @@ TRAIN_EDGES = Command(
 )  # fmt: skip
 
 COMMANDS = (
-    SEGMENT, EVALUATE, EXPORT, BUILD, TRAIN, TRAIN_FCN, TRAIN_LITE, CONVERT, INSPECT, ABLATE, TUNE_CRF, TRAIN_EDGES,
+    SEGMENT, EVALUATE, REPORT, EXPORT, BUILD, TRAIN, TRAIN_FCN, TRAIN_LITE, CONVERT, INSPECT, ABLATE, TUNE_CRF,
+    TRAIN_EDGES,
 )  # fmt: skip
 
 
@@ -191,10 +198,11 @@ def _description(command: Command, console: bool, *, all_shown: bool) -> str:
     call = f"deconvnet {command.name} {subject}" if console else (
         f"python jobs/{command.module}.py --{_option(command.subject)} {subject}"
     )  # fmt: skip
+    call += f" --{options}" if options else ""
     shown = set(command.first) | {one.name for one in fields(command.config) if _needed(one)}
     more = len(_names(command.config) - shown)
     rest = f"\n\n{more} more settings: --help-all" if more and not all_shown else ""
-    return f"{getdoc(command.config)}\n\n    {call} --{options}\n\n{FILE_OPTIONS}\n\n{EXIT_CODES}{rest}"
+    return f"{getdoc(command.config)}\n\n    {call}\n\n{FILE_OPTIONS}\n\n{EXIT_CODES}{rest}"
 
 
 def _needed(one: Any) -> bool:

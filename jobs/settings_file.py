@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import MISSING, asdict, fields, is_dataclass
 from typing import Any, get_type_hints
 
+from pipeline.config.segmenting import ONCE
 from pipeline.errors import ConfigError
 
 
@@ -18,7 +19,8 @@ def read_settings(uri: str) -> dict[str, Any]:
     """The values of a file by the settings' names.
 
     Args:
-        uri: a YAML or JSON file, local or s3://; of a run's record, the part `settings` counts.
+        uri: a YAML or JSON file, local or s3://; of a run's record, the part `settings` counts, without what its call
+            was told to do once: else a run that began with `--overwrite` would lose its results.
 
     Raises:
         ConfigError: it is no such file, or names a setting twice.
@@ -35,7 +37,7 @@ def read_settings(uri: str) -> dict[str, Any]:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"--config {uri} is neither YAML nor JSON: {' '.join(str(error).split())}") from error
     if isinstance(content, Mapping) and {"identity", "settings"} <= set(content):
-        content = content["settings"]
+        content = {name: value for name, value in dict(content["settings"]).items() if name not in ONCE}
     if not isinstance(content, Mapping):
         raise ConfigError(f"--config {uri} holds no settings; it should have lines such as `proposals: 50`")
     return _without_groups(content, uri)

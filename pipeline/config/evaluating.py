@@ -52,6 +52,18 @@ class EvaluateConfig:
 
 
 @dataclass(frozen=True)
+class ReportConfig:
+    """What came out of a run, on one page: RESULTS/run/report.html, which the main job also writes at its end.
+
+    The audit, the time of each stage, errors by kind, classes, confidences and the images that are worth a look, in
+    one file that opens without a network. Of an output on S3, the page is written there.
+    """
+
+    results: str
+    """Output folder of a run, finished or not. Local or s3://."""
+
+
+@dataclass(frozen=True)
 class TuneCrfConfig:
     """A search for the CRF's parameters."""
 

@@ -29,7 +29,7 @@ class SegmentConfig:
 
     Writes OUTPUT/results/*.parquet (one row per image), OUTPUT/masks (palette PNGs), OUTPUT/errors/*.parquet (the
     images that could not be done, and why), OUTPUT/skipped/*.parquet (those that the settings leave out, and why) and
-    OUTPUT/run (config.json, summary.json, manifest.parquet).
+    OUTPUT/run (report.html, config.json, summary.json, manifest.parquet).
     """
 
     input: str
@@ -132,3 +132,6 @@ class SegmentConfig:
 
 # The device and the number of crops at once change only the speed and the last float digits.
 _RESULT_NEUTRAL = {"predict.device", "predict.micro_batch"}
+
+ONCE = ("overwrite", "retry_failed", "dry_run")
+"""What one call was told to do, and not how its run works: a run's record that is read as settings is without it."""

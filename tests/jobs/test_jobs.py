@@ -103,7 +103,7 @@ def every_option(command: Command) -> set[str]:
 @each_command
 def test_the_example_of_the_help_is_read_alike_on_the_console_and_by_the_script(command):
     words = command.example.split()
-    first_option = next(index for index, word in enumerate(words) if word.startswith("--"))
+    first_option = next((index for index, word in enumerate(words) if word.startswith("--")), len(words))
     as_script = [f"--{command.subject.replace('_', '-')}", *words[:first_option], *words[first_option:]]
     assert parse(command, words, console=True) == parse(command, as_script)
 

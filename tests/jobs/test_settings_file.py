@@ -64,6 +64,18 @@ def test_a_runs_record_is_such_a_file(tmp_path):
     assert parse(SEGMENT, ["--config", str(tmp_path / "config.json")]) == config
 
 
+def test_what_a_runs_call_was_told_to_do_once_is_not_done_again(tmp_path):
+    """Else its record would delete results: those of `--output`, too."""
+    config = parse(SEGMENT, [*PATHS, "--overwrite", "--retry-failed", "--proposals", "3"])
+    record = {"identity": {}, "classes": ["background"], "settings": asdict(config)}
+    (tmp_path / "config.json").write_text(json.dumps(record))
+    again = parse(SEGMENT, ["--config", str(tmp_path / "config.json")])
+    assert (again.overwrite, again.retry_failed, again.propose.proposals) == (False, False, 3)
+    assert parse(
+        SEGMENT, ["--config", written(tmp_path, asdict(config))]
+    ).overwrite  # a file for people says what it means
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
