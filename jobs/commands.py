@@ -122,9 +122,9 @@ CONVERT = Command(
 )  # fmt: skip
 INSPECT = Command(
     "inspect", "inspect_network", settings.InspectConfig, "image",
-    "pictures of what the network does with one image",
-    "photo.jpg --weights my.safetensors --output runs/inspected",
-    ("weights", "box", "truth", "base", "also"),
+    "one image's way through all stages, as a picture",
+    "photo.jpg --output runs/inspected",
+    ("results", "weights", "box", "truth", "base", "also"),
 )  # fmt: skip
 ABLATE = Command(
     "ablate", "ablate", settings.AblateConfig, "data",

@@ -1,28 +1,35 @@
-"""Draw what the network does with one image, as two pictures. No Ray here.
+"""Draw one image's way through the main job, step by step. No Ray here.
 
-    python jobs/inspect_network.py --image data/demo/JPEGImages/val_000000.jpg --weights demo --output runs/inspected
-    python jobs/inspect_network.py ... --box 40 30 260 220 --truth data/demo/SegmentationClass/val_000000.png
+    deconvnet inspect photo.jpg --output runs/inspected
+    deconvnet inspect cats/one.jpg --results runs/photos --output runs/inspected
+    deconvnet inspect data/demo/JPEGImages/val_000000.jpg --weights demo --box 40 30 260 220 --output runs/inspected
 
-Writes OUTPUT/<name>_activations.png: the decoder's maps from coarse to fine for the image or the box, one channel per
-layer (the paper's figure 4); and OUTPUT/<name>_panels.png: the photograph, the truth if given, and the results of the
-main job's stages without and with the CRF, side by side.
+Writes OUTPUT/<name>_steps.png: edges, proposals, single windows, labels and confidence before and after the CRF, with
+seconds. With a truth or other options to compare: OUTPUT/<name>_panels.png, results side by side. Of the paper's
+network: OUTPUT/<name>_activations.png, the decoder's maps from coarse to fine, one channel per layer (its figure 4).
 """
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
+from difflib import get_close_matches
 from pathlib import PurePosixPath
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from jobs import commands
 from jobs.common import EXIT_DONE, call, end_process
 from jobs.segment_dataset import parse
 from pipeline import storage
-from pipeline.checkpoints.bundled import weights_uri
-from pipeline.config import DecodeConfig, InspectConfig
+from pipeline.config import ConfigError, InspectConfig
 from pipeline.datasets.masks import load_image
 from pipeline.inputs.named import check_named
+from pipeline.outputs.layout import MANIFEST, RECORD
 from pipeline.report.painter import panel, png
-from pipeline.run.prepare import with_absolute_paths, with_shape_of
+from pipeline.run.prepare import check_networks, with_absolute_paths, with_shape_of
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -34,26 +41,50 @@ def run(config: InspectConfig) -> int:
     """Draw, write."""
     from pipeline.models.checkpoint import load_checkpoint  # imports torch, which the help does not need
     from pipeline.report.network_pictures import activations, read_truth, segmented
+    from pipeline.report.steps import steps
 
-    uri = weights_uri(config.weights)
-    for option, given in (("image", config.image), ("weights", uri), ("truth", config.truth)):
+    image, common = of_run(config) if config.results is not None else (config.image, [])
+    for option, given in (("image", image), ("truth", config.truth)):
         check_named(option, given)
-    checkpoint = load_checkpoint(storage.read_bytes(uri), uri)
-    image_HW3 = load_image(config.image, DecodeConfig().max_megapixels)
-    masks = {} if config.truth is None else {"truth": read_truth(config.truth, image_HW3, checkpoint)}
-    for name, options in config.results().items():
-        arguments = ["--input", config.image, "--output", config.output, "--weights", config.weights, *options]
-        of_result = with_shape_of(with_absolute_paths(parse(arguments)), checkpoint.info)
-        masks[name] = segmented(of_result, checkpoint.info.num_classes)
-    pictures = {
-        "activations": activations(checkpoint, image_HW3, config.box),
-        "panels": png(panel(image_HW3, [*masks.values()], checkpoint.info.class_names, ["photograph", *masks])),
-    }
+    if config.weights is not None:
+        common += ["--weights", config.weights]
+    common += ["--input", image, "--output", config.output]
+    settings = with_absolute_paths(parse([*common, *shlex.split(config.base)]))
+    info, _ = check_networks(settings)
+    pictures = {"steps": png(steps(with_shape_of(settings, info), info.class_names))}
+    image_HW3 = load_image(image, settings.decode.max_megapixels)
+    if config.truth is not None or config.also:
+        masks = {} if config.truth is None else {"truth": read_truth(config.truth, image_HW3, info.num_classes)}
+        for name, options in config.compared().items():
+            compared = with_shape_of(with_absolute_paths(parse([*common, *options])), info)
+            masks[name] = segmented(compared, info.num_classes)
+        pictures["panels"] = png(panel(image_HW3, [*masks.values()], info.class_names, ["photograph", *masks]))
+    if info.architecture == "deconvnet":
+        checkpoint = load_checkpoint(storage.read_bytes(settings.weights), settings.weights)
+        pictures["activations"] = activations(checkpoint, image_HW3, config.box)
     for name, picture in pictures.items():
-        target = storage.join(config.output, f"{PurePosixPath(config.image).stem}_{name}.png")
+        target = storage.join(config.output, f"{PurePosixPath(image).stem}_{name}.png")
         storage.write_atomic(target, picture)
         print(target)
     return EXIT_DONE
+
+
+def of_run(config: InspectConfig) -> tuple[str, list[str]]:
+    """Where a run's image lies, and the options that do what the run did.
+
+    Raises:
+        ConfigError: the folder holds no run, or the run has no such image.
+    """
+    assert config.results is not None
+    record, manifest = storage.join(config.results, RECORD), storage.join(config.results, MANIFEST)
+    check_named("results", record)
+    images = pq.ParquetFile(pa.BufferReader(storage.read_bytes(manifest))).read(use_threads=False)
+    found = images.filter(pc.equal(images["image_id"], config.image))
+    if not len(found):
+        known = images["image_id"].to_pylist()
+        near = get_close_matches(config.image, known, 1) or known[:1]
+        raise ConfigError(f"{config.results} has no image {config.image}; did you mean {', '.join(near)}?")
+    return found["uri"][0].as_py(), ["--config", record]
 
 
 if __name__ == "__main__":

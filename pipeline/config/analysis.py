@@ -23,8 +23,8 @@ VARIANTS = {
 }
 """Rows of the ablation: what each changes in the main job's options."""
 
-RESULTS = {"DeconvNet": "--crf none", "DeconvNet+CRF": ""}
-"""Results that are shown side by side."""
+COMPARED = {"without the CRF": "--crf none", "with the settings": ""}
+"""Results that are always among those shown side by side."""
 
 
 @dataclass(frozen=True)
@@ -76,36 +76,38 @@ class AblateConfig:
 
 @dataclass(frozen=True)
 class InspectConfig:
-    """Draw what the network does with one image, as two pictures, without Ray.
+    """Draw one image's way through the main job, step by step, without Ray.
 
-    OUTPUT/<name>_activations.png has the decoder's maps from coarse to fine for the image or the box, one channel a
-    layer (the paper's figure 4). OUTPUT/<name>_panels.png has the photograph, the truth if given, and the results
-    without and with the CRF, side by side.
+    OUTPUT/<name>_steps.png has edges, proposals, single windows, and labels and confidence before and after the CRF,
+    with seconds. With a truth or results to compare, OUTPUT/<name>_panels.png has them side by side; of the paper's
+    network, OUTPUT/<name>_activations.png has the decoder's maps, coarse to fine, one channel a layer (its figure 4).
     """
 
     image: str
-    """The image."""
+    """The image: a file, or with `results` an image id."""
     output: str
-    """Folder for <image's name>_activations.png and <image's name>_panels.png."""
-    weights: str = "demo"
-    """As in the main job."""
+    """Folder for the pictures."""
+    results: str | None = None
+    """Output folder of a run: the image is one of its images, and settings and network are the run's."""
+    weights: str | None = None
+    """As in the main job. Default: the run's, or the main job's default."""
     box: tuple[float, float, float, float] | None = None
     """Part of the image, x0 y0 x1 y1 in pixels, that is resized to 224x224 for the activations. Default: all of it."""
     truth: str | None = None
     """The image's mask, a palette PNG, to be shown beside the results."""
     base: str = ""
-    """Options of the main job for all results, written --base='--proposals 20'."""
+    """Options of the main job for all pictures, written --base='--proposals 20'."""
     also: tuple[str, ...] = ()
     """More results to show, each as NAME='OPTIONS OF THE MAIN JOB'."""
 
     def __post_init__(self) -> None:
         box = self.box
         require(box is None or (box[0] < box[2] and box[1] < box[3]), "box", box, "x0 < x1 and y0 < y1 are needed")
-        self.results()
+        self.compared()
 
-    def results(self) -> dict[str, list[str]]:
+    def compared(self) -> dict[str, list[str]]:
         """The main job's options by the result's name; errors as `AblateConfig.variants`."""
-        known = RESULTS | read_variants(self.also)
+        known = COMPARED | read_variants(self.also)
         return {name: shlex.split(f"{self.base} {options}") for name, options in known.items()}
 
 

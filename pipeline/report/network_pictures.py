@@ -62,7 +62,7 @@ def predicted(config: SegmentConfig) -> pa.Table:
     return load_predict(config, gpus=0)(table)
 
 
-def read_truth(uri: str, image_HW3: UInt8Array, checkpoint: Checkpoint) -> UInt8Array:
+def read_truth(uri: str, image_HW3: UInt8Array, num_classes: int) -> UInt8Array:
     """The mask of an image.
 
     Raises:
@@ -71,7 +71,7 @@ def read_truth(uri: str, image_HW3: UInt8Array, checkpoint: Checkpoint) -> UInt8
     truth_HW = decode_mask(storage.read_bytes(uri))
     if truth_HW.shape != image_HW3.shape[:2]:
         raise ConfigError(f"{uri} is {truth_HW.shape[::-1]} pixels and the image {image_HW3.shape[1::-1]}")
-    unknown = set(np.unique(truth_HW).tolist()) - {*range(checkpoint.info.num_classes), VOID}
+    unknown = set(np.unique(truth_HW).tolist()) - {*range(num_classes), VOID}
     if unknown:
-        raise ConfigError(f"{uri} holds label {min(unknown)}; {checkpoint.info.num_classes} classes are known")
+        raise ConfigError(f"{uri} holds label {min(unknown)}; {num_classes} classes are known")
     return truth_HW

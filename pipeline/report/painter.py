@@ -59,22 +59,50 @@ def panel(
     Returns:
         RGB uint8 picture.
     """
-    pictures = grid([image_HW3, *(overlay(image_HW3, mask) for mask in masks)], len(masks) + 1, GAP)
-    height, width = pictures.shape[:2]
-    present = sorted(set(np.unique(np.stack(masks)).tolist()) - {0, VOID}) if masks else []
-    names, font = [class_names[label] for label in present], ImageFont.load_default(LINE - 6)
+    pictures = [image_HW3, *(overlay(image_HW3, mask) for mask in masks)]
+    labels = np.unique(np.stack(masks)) if masks else ()
+    return sheet(pictures, len(pictures), titles, labels, class_names)
+
+
+def sheet(
+    pictures: Sequence[UInt8Array],
+    across: int,
+    titles: Sequence[str],
+    labels: Sequence[int] | NDArray[np.integer],
+    class_names: Sequence[str],
+) -> UInt8Array:
+    """Pictures of one size in rows, each under its title, over a legend.
+
+    Args:
+        pictures: RGB uint8 `[H, W, 3]`, at least one.
+        across: pictures in a row.
+        titles: one for each picture; none: no lines for them.
+        labels: classes of the legend; background and void are left out.
+        class_names: names by label.
+    """
+    font = ImageFont.load_default(LINE - 6)
+    if titles:
+        pictures = [_titled(*one, font) for one in zip(pictures, titles, strict=True)]
+    body = grid(pictures, across, GAP)
+    height, width = body.shape[:2]
+    shown = [label for label in map(int, labels) if label not in {0, VOID}]
+    names = [class_names[label] for label in shown]
     places, lines = _places([int(font.getlength(name)) for name in names], width)
-    above = LINE if titles else 0
-    sheet = Image.new("RGB", (width, above + height + GAP + lines * LINE), "white")
-    sheet.paste(Image.fromarray(pictures), (0, above))
-    draw = ImageDraw.Draw(sheet)
-    for number, title in enumerate(titles):
-        draw.text((number * (image_HW3.shape[1] + GAP), 0), title, fill="black", font=font)
-    for label, name, (x, line) in zip(present, names, places, strict=True):
-        top = above + height + GAP // 2 + line * LINE
+    whole = Image.new("RGB", (width, height + GAP + lines * LINE), "white")
+    whole.paste(Image.fromarray(body), (0, 0))
+    draw = ImageDraw.Draw(whole)
+    for label, name, (x, line) in zip(shown, names, places, strict=True):
+        top = height + GAP // 2 + line * LINE
         draw.rectangle((x, top + 2, x + LINE - 6, top + LINE - 4), fill=tuple(voc_palette()[label].tolist()))
         draw.text((x + LINE, top), name, fill="black", font=font)
-    return np.asarray(sheet)
+    return np.asarray(whole)
+
+
+def _titled(picture_HW3: UInt8Array, title: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> UInt8Array:
+    """A picture under a line of text."""
+    line = Image.new("RGB", (picture_HW3.shape[1], LINE), "white")
+    ImageDraw.Draw(line).text((0, 0), title, fill="black", font=font)
+    return np.concatenate([np.asarray(line), picture_HW3])
 
 
 def png(picture_HW3: UInt8Array) -> bytes:

@@ -1,9 +1,12 @@
 """The decoder's activations against a walk through the network, and the job that draws them."""
 
-from dataclasses import replace
+import json
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from conftest import exit_code
@@ -11,11 +14,13 @@ from PIL import Image
 
 from examples.scenes.dataset import scene_of
 from jobs.inspect_network import main
+from jobs.segment_dataset import parse
+from pipeline import segment
 from pipeline.checkpoints.bundled import weights_uri
 from pipeline.models.checkpoint import dump_checkpoint, load_checkpoint
 from pipeline.models.deconvnet import DeconvNet, pool, unpool
 from pipeline.report.activations import decoder_maps, representative
-from pipeline.report.painter import GAP, LINE
+from pipeline.report.painter import GAP, LINE, overlay
 
 
 @pytest.fixture(scope="module")
@@ -65,24 +70,64 @@ def test_the_channel_shown_is_the_one_most_like_the_answer(shown):
         assert r[one.channel] == pytest.approx(max(r.values()), abs=1e-5)
 
 
-def test_the_job_draws_both_pictures(tmp_path: Path, monkeypatch, capsys):
+def test_the_job_draws_all_pictures(tmp_path: Path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     scene = scene_of(7, "val", 0)
     Image.fromarray(scene.image_HW3).save(tmp_path / "scene.jpg", quality=92)
     Image.fromarray(scene.classes_HW).save(tmp_path / "truth.png")
-    files = ["--image", "scene.jpg", "--truth", "truth.png", "--output", "out"]
+    files = ["--image", "scene.jpg", "--truth", "truth.png", "--output", "out", "--weights", "demo"]
     options = ["--base=--proposals 2", "--box", 10, 20, 150, 160, "--also", "average=--aggregation average"]
     assert exit_code(main, *map(str, files + options)) == 0
     height, width = scene.classes_HW.shape
     sizes = {}
-    for name in ("activations", "panels"):
+    for name in ("activations", "panels", "steps"):
         with Image.open(tmp_path / "out" / f"scene_{name}.png") as picture:
             sizes[name] = picture.size
             assert len(picture.convert("RGB").getcolors(2**24)) > 1000
-    assert sizes == {"activations": (1200, 530), "panels": (5 * (width + GAP) - GAP, height + 2 * LINE + GAP)}
+    assert sizes == {
+        "activations": (1200, 530),
+        "panels": (5 * (width + GAP) - GAP, height + 2 * LINE + GAP),
+        # photograph, edges, proposals, two windows, network, confidence, CRF, confidence: three rows of four
+        "steps": (4 * (width + GAP) - GAP, 3 * (LINE + height + GAP) + LINE),
+    }
     assert exit_code(main, "--image", str(tmp_path / "truth.png"), "--truth", str(tmp_path / "none.png"),
                      "--output", str(tmp_path / "out")) == 2  # fmt: skip
     assert "none.png" in capsys.readouterr().err
+
+
+def test_an_image_of_a_run_is_shown_as_the_run_did_it(tmp_path: Path, monkeypatch, capsys):
+    """The tile after the CRF is the photograph under the mask that the run's settings give."""
+    monkeypatch.chdir(tmp_path)
+    scene = scene_of(7, "val", 1)
+    Image.fromarray(scene.image_HW3).save("scene.png")
+    config = parse(["--input", str(tmp_path / "scene.png"), "--output", "run", "--weights", "demo", "--proposals", "3"])
+    folder = tmp_path / "run" / "run"
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps({"identity": {}, "classes": [], "settings": asdict(config)}))
+    manifest = {"image_id": ["a/scene.png"], "uri": [str(tmp_path / "scene.png")]}
+    pq.write_table(pa.table(manifest), folder / "manifest.parquet")
+    assert exit_code(main, "--image", "a/scene.png", "--results", "run", "--output", "out") == 0
+    (segmentation,) = segment([tmp_path / "scene.png"], "demo", config)
+    expected_HW3 = overlay(scene.image_HW3, segmentation.mask_HW)
+    height, width = scene.classes_HW.shape
+    whole = np.asarray(Image.open("out/scene_steps.png").convert("RGB"))
+    tiles = [
+        whole[top : top + height, left : left + width]
+        for top in range(LINE, 3 * (LINE + height + GAP), LINE + height + GAP)
+        for left in range(0, 4 * (width + GAP), width + GAP)
+    ]
+    np.testing.assert_array_equal(tiles[0], scene.image_HW3)
+    np.testing.assert_array_equal(tiles[8], expected_HW3)
+    assert exit_code(main, "--image", "a/scen.png", "--results", "run", "--output", "out") == 2
+    assert "did you mean a/scene.png?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("weights", ["voc", "voc-fcn"])
+def test_the_light_networks_have_steps_and_no_activations(weights, tmp_path: Path, capsys):
+    Image.fromarray(scene_of(7, "val", 0).image_HW3).save(tmp_path / "scene.png")
+    files = ["--image", str(tmp_path / "scene.png"), "--output", str(tmp_path / "out"), "--weights", weights]
+    assert exit_code(main, *files) == 0
+    assert [file.name for file in (tmp_path / "out").iterdir()] == ["scene_steps.png"]
 
 
 def test_a_network_that_cannot_segment_and_a_missing_gpu_are_told(tmp_path: Path, capsys):
@@ -90,8 +135,16 @@ def test_a_network_that_cannot_segment_and_a_missing_gpu_are_told(tmp_path: Path
     checkpoint = load_checkpoint(Path(weights_uri("demo")).read_bytes())
     unfinished = dump_checkpoint(checkpoint.net, replace(checkpoint.info, batch_statistics=False))
     (tmp_path / "unfinished.safetensors").write_bytes(unfinished)
-    files = ["--image", str(tmp_path / "scene.png"), "--output", str(tmp_path / "out"), "--base=--proposals 1"]
-    assert exit_code(main, *files, "--weights", str(tmp_path / "unfinished.safetensors")) == 2
+    files = [
+        "--image",
+        str(tmp_path / "scene.png"),
+        "--output",
+        str(tmp_path / "out"),
+        "--base=--proposals 1",
+        "--weights",
+        "demo",
+    ]
+    assert exit_code(main, *files[:-2], "--weights", str(tmp_path / "unfinished.safetensors")) == 2
     assert "statistics" in capsys.readouterr().err
     if not torch.cuda.is_available():
         assert exit_code(main, *files, "--base=--device cuda") == 2
