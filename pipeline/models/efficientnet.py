@@ -73,7 +73,17 @@ class Same(nn.Conv2d):
 
 
 class ConvBN(nn.Sequential):
-    """Convolution, batch normalisation and, unless `linear`, ReLU6."""
+    """Convolution, batch normalisation and ReLU6.
+
+    Args:
+        channels_in: of the input.
+        channels_out: of the output.
+        kernel: side of the kernel, in pixels.
+        stride: of the convolution.
+        dilation: of the kernel.
+        depthwise: whether each channel has its own filter; `channels_out` then equals `channels_in`.
+        linear: whether to leave the ReLU6 out.
+    """
 
     def __init__(
         self, channels_in: int, channels_out: int, kernel: int = 1, *, stride: int = 1, dilation: int = 1,
@@ -87,7 +97,16 @@ class ConvBN(nn.Sequential):
 
 
 class Block(nn.Module):
-    """Inverted residual: expand the channels, filter each, project back; the input is added where shapes agree."""
+    """Inverted residual: expand the channels, filter each, project back; the input is added where shapes agree.
+
+    Args:
+        channels_in: of the input.
+        channels_out: of the output.
+        expand: factor of the expansion.
+        kernel: side of the filters, in pixels.
+        stride: of the filters.
+        dilation: of the filters.
+    """
 
     def __init__(
         self, channels_in: int, channels_out: int, expand: int, kernel: int, stride: int, dilation: int
