@@ -1,7 +1,7 @@
-"""Settings from a file: what a recipe is in code, a YAML or JSON file is for people.
+"""Settings from a YAML or JSON file.
 
-`--config FILE` fills in what the file names, over the recipe; what the command line says wins over both. Its keys are
-the settings' names, in groups as in a run's own `run/config.json`, which works as it is, or without groups.
+`--config FILE` sets the values in the file, over the recipe; the command line wins over both. The keys are the
+settings' names, without groups or in groups as in a run's own `run/config.json`, which works unchanged.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from pipeline.errors import ConfigError
 
 
 def read_settings(uri: str) -> dict[str, Any]:
-    """The values of a file by the settings' names.
+    """The values in a file by the settings' names.
 
     Args:
-        uri: a YAML or JSON file, local or s3://; of a run's record, the part `settings` counts, without what its call
-            was told to do once: else a run that began with `--overwrite` would lose its results.
+        uri: a YAML or JSON file, local or s3://. From a run's record, only the part `settings` is used, without options
+            for a single call such as `--overwrite`, which would delete the run's results.
 
     Raises:
-        ConfigError: it is no such file, or names a setting twice.
+        ConfigError: it is not such a file, or names a setting twice.
         OSError: it cannot be read.
     """
     import yaml  # type: ignore[import-untyped]
@@ -54,12 +54,12 @@ def _without_groups(content: Mapping[Any, Any], uri: str) -> dict[str, Any]:
 
 
 def unchecked(config: type[Any], values: Mapping[str, Any], otherwise: Any = None) -> Any:
-    """Settings that are not checked yet: the command line may still complete them.
+    """Settings that are not checked yet, because the command line may still complete them.
 
     Args:
-        config: the class.
-        values: by name.
-        otherwise: what settings get that have neither a value nor a default.
+        config: the class of the settings.
+        values: values by name.
+        otherwise: the value of settings that have neither a given value nor a default.
     """
     made = object.__new__(config)
     for one in fields(config):
@@ -70,15 +70,15 @@ def unchecked(config: type[Any], values: Mapping[str, Any], otherwise: Any = Non
 
 
 def with_settings(config: Any, values: Mapping[str, Any], uri: str) -> Any:
-    """The settings, those that a file names replaced; what needs two of them together is not checked yet.
+    """The settings with the values of a file; rules that involve several settings are not checked yet.
 
     Args:
         config: an instance of a command's class of settings, whose parts may be such classes.
-        values: as `read_settings` gives them.
+        values: as `read_settings` returns them.
         uri: the file's name, for messages.
 
     Raises:
-        ConfigError: there is no setting of a name, or a value is of the wrong type.
+        ConfigError: a name is not a setting, or a value has the wrong type.
     """
     known = _known(type(config))
     for name in values:
@@ -109,7 +109,7 @@ def _typed(kind: Any, value: Any, where: str) -> Any:
 
 
 def _known(config: type[Any]) -> list[str]:
-    """Every setting's name, those of the parts included."""
+    """Names of all settings, including those of the parts."""
     names: list[str] = []
     for name, kind in get_type_hints(config).items():
         names += _known(kind) if is_dataclass(kind) and isinstance(kind, type) else [name]
@@ -117,7 +117,7 @@ def _known(config: type[Any]) -> list[str]:
 
 
 def as_yaml(config: Any) -> str:
-    """All settings in the form that `--config` reads."""
+    """All settings, in the form that `--config` reads."""
     import yaml
 
     return str(yaml.safe_dump(asdict(config), sort_keys=False, allow_unicode=True))

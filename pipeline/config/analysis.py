@@ -31,8 +31,8 @@ COMPARED = {"without the CRF": "--crf none", "with the settings": ""}
 class AblateConfig:
     """What each part of the method is worth: the main job with one thing changed at a time, scored, in one table.
 
-    Each variant is a run of its own in OUTPUT/<variant>; the same command again finishes what is left. Writes
-    OUTPUT/ablation.json, ablation.csv and, where variants differ in the number of proposals only, proposals.png.
+    Each variant is its own run in OUTPUT/<variant>; the same command again finishes what is left. Writes
+    OUTPUT/ablation.json, ablation.csv and, if variants differ only in the number of proposals, proposals.png.
     """
 
     data: str
