@@ -30,12 +30,24 @@ class Region(NamedTuple):
         height, width = self.mask_hw.shape
         return [self.left, self.top, width, height]
 
-    def on_canvas(self, height: int, width: int) -> NDArray[np.bool_]:
-        """The region in an image, bool `[height, width]`."""
-        canvas_HW = np.zeros((height, width), np.bool_)
-        h, w = self.mask_hw.shape
-        canvas_HW[self.top : self.top + h, self.left : self.left + w] = self.mask_hw
-        return canvas_HW
+    @property
+    def transposed(self) -> Region:
+        """The region with rows for columns."""
+        return self._replace(left=self.top, top=self.left, mask_hw=self.mask_hw.T)
+
+    def runs(self, height: int, width: int) -> list[int]:
+        """`run_lengths` of the region in an image of that size, row by row. Only its own rows are looked at."""
+        rows, columns = self.mask_hw.shape
+        strip_hW = np.zeros((rows, width), np.bool_)
+        strip_hW[:, self.left : self.left + columns] = self.mask_hw
+        runs = run_lengths(strip_hW.ravel())
+        runs[0] += self.top * width
+        below = (height - self.top - rows) * width
+        if len(runs) % 2:  # the last one is outside
+            runs[-1] += below
+        elif below:
+            runs.append(below)
+        return runs
 
 
 def regions_of(labels_HW: NDArray[np.uint8], classes: int, most: int = MOST_REGIONS) -> list[Region]:

@@ -16,6 +16,7 @@ from conftest import exit_code
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
+from numpy.typing import NDArray
 from result_files import CLASSES, PATHS, row_of, write_output
 
 from jobs import console, export_results
@@ -30,7 +31,7 @@ from pipeline.export.formats.yolo import lines
 from pipeline.export.json_lists import json_lists
 from pipeline.export.names import names_of
 from pipeline.export.polygons import rings_of
-from pipeline.export.regions import MOST_REGIONS, regions_of, run_lengths
+from pipeline.export.regions import MOST_REGIONS, Region, regions_of, run_lengths
 from pipeline.imaging.images import SUPPORTED
 from pipeline.inputs.manifest import safe_id
 from pipeline.outputs.results import write_rows
@@ -68,13 +69,29 @@ masks = arrays.arrays(
 )
 
 
+def on_canvas(region: Region, height: int, width: int) -> NDArray[np.bool_]:
+    mask_HW = np.zeros((height, width), bool)
+    left, top, box_width, box_height = region.box
+    mask_HW[top : top + box_height, left : left + box_width] = region.mask_hw
+    return mask_HW
+
+
+@given(masks)
+def test_runs_of_a_region_are_those_of_its_image(labels_HW):
+    height, width = labels_HW.shape
+    for region in regions_of(labels_HW, 3):
+        mask_HW = on_canvas(region, height, width)
+        assert region.runs(height, width) == run_lengths(mask_HW.ravel())
+        assert region.transposed.runs(width, height) == run_lengths(mask_HW.T.ravel())
+
+
 @given(masks, st.integers(2, 6))
 def test_regions_are_the_mask_and_no_more_than_asked_for(labels_HW, most):
     regions = regions_of(labels_HW, 3, most)
     assert len(regions) <= most
     drawn_HW = np.zeros_like(labels_HW)
     for region in regions:
-        mask_HW = region.on_canvas(*labels_HW.shape)
+        mask_HW = on_canvas(region, *labels_HW.shape)
         assert region.area == mask_HW.sum() == region.mask_hw.sum()
         assert not drawn_HW[mask_HW].any()
         drawn_HW[mask_HW] = region.label

@@ -9,7 +9,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from pycocotools import mask as coco_mask
 
 from pipeline.export.coco_entries import categories, image_entry
@@ -41,6 +40,7 @@ def export(results: Results, pictures: Pictures, folder: Path) -> None:
 
 
 def encoded(region: Region, height: int, width: int) -> dict[str, Any]:
-    """A region as COCO's compressed run lengths."""
-    runs = coco_mask.encode(np.asfortranarray(region.on_canvas(height, width), np.uint8))
-    return {"size": [height, width], "counts": runs["counts"].decode("ascii")}
+    """A region as COCO's compressed run lengths, column by column."""
+    size = [height, width]
+    runs = coco_mask.frPyObjects({"size": size, "counts": region.transposed.runs(width, height)}, height, width)
+    return {"size": size, "counts": runs["counts"].decode("ascii")}

@@ -16,7 +16,7 @@ from xml.etree import ElementTree
 
 from pipeline.export.formats.cvat import colour_code
 from pipeline.export.pictures import Pictures, write
-from pipeline.export.regions import Region, regions_of, run_lengths
+from pipeline.export.regions import Region, regions_of
 from pipeline.export.results import Results, Segmented
 from pipeline.imaging.classes import class_table
 
@@ -68,11 +68,10 @@ def task(image: Segmented, pictures: Pictures, class_names: tuple[str, ...]) -> 
 def brush(name: str, region: Region, size: tuple[int, ...], class_name: str) -> dict[str, Any]:
     """A region as a brush stroke of an image of `size`, height and width."""
     height, width = size
-    runs = run_lengths(region.on_canvas(height, width).ravel())
     return {
         "id": name, "type": "brushlabels", "from_name": "label", "to_name": "image",
         "original_width": width, "original_height": height, "image_rotation": 0,
-        "value": {"format": "rle", "rle": list(packed(runs)), "brushlabels": [class_name]},
+        "value": {"format": "rle", "rle": list(packed(region.runs(height, width))), "brushlabels": [class_name]},
     }  # fmt: skip
 
 
