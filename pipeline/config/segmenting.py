@@ -53,7 +53,7 @@ class SegmentConfig:
     overwrite: bool = False
     """Delete what another run left in OUTPUT before starting."""
     retry_failed: bool = False
-    """Try the images again that failed in earlier runs."""
+    """Try images again that failed in earlier calls."""
     dry_run: bool = False
     """Print the plan (images, processes, stages, columns, time, cost) and end; writes nothing."""
     max_error_rate: float | None = None
@@ -134,4 +134,4 @@ class SegmentConfig:
 _RESULT_NEUTRAL = {"predict.device", "predict.micro_batch"}
 
 ONCE = ("overwrite", "retry_failed", "dry_run")
-"""What one call was told to do, and not how its run works: a run's record that is read as settings is without it."""
+"""Options of a single call, not of its run: they are left out when a run's record is read as settings."""

@@ -41,7 +41,7 @@ class TrainingSetConfig:
     limit: int | None = None
     """Take only the first images of each split."""
     windows_from: str | None = None
-    """Folder with train.txt and val.txt, a window a line: `image mask x1 y1 x2 y2`, as the DeconvNet release's lists;
+    """Folder with train.txt and val.txt, one window per line: `image mask x1 y1 x2 y2`, as in the DeconvNet release;
     image and mask are paths below the one folder of `data`. Stage 2 then has these windows and no others."""
     min_iou: float = 0.5
     """Stage 2: least overlap of a proposal with an object's box (intersection over union)."""
