@@ -25,7 +25,7 @@ ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 RUN = {
     "README.md": {"segment"},
-    "docs/segmenting.md": {"segment"},
+    "docs/segmenting.md": {"segment", "report"},
     "docs/evaluating.md": {"segment", "evaluate", "segment_dataset", "tune_crf", "inspect"},
 }
 """Pages whose commands are run, and jobs that are among them."""

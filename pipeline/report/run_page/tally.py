@@ -19,7 +19,7 @@ NOTHING_FOUND = 12
 """Images of the gallery that have none."""
 STEPS = 1000  # of the confidences that are counted, 0..1
 BARS = 20
-BAR_STEPS = (5, 10, 20, 50)  # steps a bar may be wide: 20 of the widest are the whole range
+BAR_STEPS = (1, 2, 5, 10, 20, 50)  # steps a bar may be wide: 20 of the widest are the whole range
 BELOW = 0.01  # part of the images that may lie left of the histogram's range
 
 COLUMNS = [
