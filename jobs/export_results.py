@@ -5,7 +5,8 @@ python jobs/export_results.py --results runs/photos --to coco --output exports/p
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import time
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -17,6 +18,8 @@ from pipeline import storage
 from pipeline.config import ExportConfig
 from pipeline.export.run import Exported, export_results
 from pipeline.inputs.named import check_named
+
+LINE_SECONDS = 60.0
 
 console = Console(soft_wrap=True, markup=False)
 
@@ -33,8 +36,17 @@ def run(config: ExportConfig) -> int:
     return EXIT_DONE
 
 
-def _watch(rows: Iterable[dict[str, Any]], count: int) -> Iterable[dict[str, Any]]:
-    return track(rows, "exporting", count, console=console, transient=True, disable=not console.is_terminal)
+def _watch(rows: Iterable[dict[str, Any]], count: int) -> Iterator[dict[str, Any]]:
+    """Pass rows on, with a bar on a terminal and a line now and then in a log."""
+    if console.is_terminal:
+        yield from track(rows, "exporting", count, console=console, transient=True)
+        return
+    told = time.monotonic()
+    for number, row in enumerate(rows):
+        if time.monotonic() - told >= LINE_SECONDS:
+            told = time.monotonic()
+            console.print(f"{number:,} of {count:,} images")
+        yield row
 
 
 def show(done: Exported, config: ExportConfig) -> None:

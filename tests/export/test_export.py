@@ -204,6 +204,16 @@ def test_the_command_says_what_is_in_the_export_and_what_not(output, capsys, mon
     assert "1 images could not be read any more" in capsys.readouterr().out
 
 
+def test_a_log_gets_lines_on_the_way(output, capsys, monkeypatch):
+    monkeypatch.setattr(export_results, "LINE_SECONDS", 0.0)
+    folder = str(output / "out")
+    assert (
+        exit_code(export_results.main, "--results", str(output / "run"), "--to", "masks-grey", "--output", folder) == 0
+    )
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[: len(PATHS)] == [f"{number} of {len(PATHS)} images" for number in range(len(PATHS))]
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
