@@ -14,7 +14,7 @@ from functools import partial
 
 from jobs import commands
 from jobs.common import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, call, end_process
-from jobs.segment_report import classes, console, report, show_plan
+from jobs.segment_report import classes, console, report, show_live, show_plan
 from pipeline import storage
 from pipeline.checkpoints.bundled import BUNDLED
 from pipeline.config import SEGMENT_RECIPES, SegmentConfig
@@ -106,7 +106,8 @@ def work(config: SegmentConfig, info: CheckpointInfo, run: RunRecord) -> int:
         if len(todo):
             from pipeline.cluster.driver import Driver
 
-            Driver(config, info, run, summary, console.print).drive(todo)
+            screen = show_live if console.is_terminal else None
+            Driver(config, info, run, summary, console.print, screen).drive(todo)
     except TooManyErrors as error:
         console.print(f"stopped: {error}")
         code = EXIT_FAILED

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 
 import pyarrow as pa
-from rich.console import Console
+from rich.console import Console, RenderableType
+from rich.live import Live
 from rich.table import Table
 
 from jobs import commands
@@ -20,6 +23,7 @@ from pipeline.outputs.layout import ERRORS, MASKS, RESULTS, SKIPPED
 from pipeline.outputs.results import images_per_class, read_errors, read_skipped
 from pipeline.outputs.schema import RESULTS_SCHEMA
 from pipeline.run.error_line import in_short
+from pipeline.run.live import Speeds, View, live_table
 from pipeline.run.record import RunRecord, Summary, too_many
 from pipeline.stages.write import rows_in_a_file
 
@@ -70,6 +74,23 @@ def show_plan(config: SegmentConfig, info: CheckpointInfo, manifest: pa.Table, l
     console.print(f"about {files} files of {rows} rows, more in a slow run, in {config.output}, with columns:")
     console.print(", ".join(RESULTS_SCHEMA.names))
     return EXIT_DONE
+
+
+@contextmanager
+def show_live(view: Callable[[], View]) -> Iterator[None]:
+    """Draw what the run is doing, every second as long as the context lasts; other lines appear above it."""
+    speeds = Speeds()
+    drawn: RenderableType = "starting"
+
+    def draw() -> RenderableType:
+        nonlocal drawn
+        with suppress(Exception):  # a cluster in trouble: the last that was heard stays
+            now = view()
+            drawn = live_table(now, speeds.see(time.monotonic(), now.done))
+        return drawn
+
+    with Live(get_renderable=draw, console=console, refresh_per_second=1, transient=True):
+        yield
 
 
 def show_stages(stages: Sequence[Stage], seconds: Mapping[str, float]) -> None:

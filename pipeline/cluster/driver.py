@@ -7,7 +7,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from types import FrameType
 from typing import Any, NoReturn
@@ -20,19 +20,23 @@ from pipeline import storage
 from pipeline.cluster import connect
 from pipeline.cluster.graph import RemoteAttemptLog, RemoteSink, build_dataset, real_stages
 from pipeline.cluster.plan import plan, timed_plan
-from pipeline.cluster.pools import Pools, machines_in_short
+from pipeline.cluster.pools import Pools, estimate, machines_in_short
 from pipeline.cluster.ray_private import run_to_the_end
 from pipeline.config import SegmentConfig
+from pipeline.config.stages import stages_of
 from pipeline.errors import PoolError, WorkBrokenError
 from pipeline.models.checkpoint_header import CheckpointInfo
 from pipeline.outputs.lease import BEAT_SECONDS
+from pipeline.run.attempts import RunProgress
 from pipeline.run.error_line import in_short
+from pipeline.run.live import View
 from pipeline.run.record import RunRecord, Summary
 from pipeline.run.saver import Saver
 from pipeline.run.watch import Watch
 from pipeline.stages.load import Loads
 from pipeline.stages.write import Counts, rows_in_a_file
 
+Screen = Callable[[Callable[[], View]], AbstractContextManager[None]]
 PROBE_FROM = 100  # images; with fewer, timing the stages takes longer than a better plan saves
 PAUSES = (10.0, 60.0, 300.0, 900.0)
 """Seconds before a broken graph is started again: after one that put results in place, after one that did not, ..."""
@@ -48,6 +52,7 @@ class Driver:
         run: the output folder, owned by this process.
         summary: what is done is added to it, also where an exception ends the work.
         log: prints a line.
+        screen: shows what the run is doing as long as its context lasts; None: lines say how far it is.
     """
 
     config: SegmentConfig
@@ -55,6 +60,7 @@ class Driver:
     run: RunRecord
     summary: Summary
     log: Callable[[str], None]
+    screen: Screen | None = None
 
     def drive(self, todo: pa.Table) -> None:
         """Segment images: those of the run's manifest that are left.
@@ -123,7 +129,7 @@ class Driver:
         graph = build_dataset(todo, loads, self.config, pools, self.run.lease, attempt_log, sink)
         saver, watch = self._saver(sink, started), self._watch(attempt_log, len(todo))
         try:
-            with _told_to_stop(saver.close):
+            with self._shown(attempt_log, pools, len(todo)), _told_to_stop(saver.close):
                 try:
                     _work_through(graph)
                 except Exception:
@@ -169,7 +175,27 @@ class Driver:
             self.config.stall_timeout,
             self.log,
             _end_this_process,
+            report=self.log if self.screen is None else lambda _line: None,
         )
+
+    def _shown(self, attempt_log: RemoteAttemptLog, pools: Pools, total: int) -> AbstractContextManager[None]:
+        """What a graph over so many images is doing, on the screen if there is one."""
+        if self.screen is None:
+            return nullcontext()
+        summary, alone = self.summary, self.summary.seconds_alone
+        images, failed, skipped = summary.images, summary.failed, summary.skipped
+        bound = estimate(pools, connect.total("CPU"), alone).bound if alone else ""
+
+        def view() -> View:
+            progress: RunProgress = ray.get(attempt_log.actor.progress.remote(), timeout=1.0)
+            done = {stage.name: progress.done.get(stage.name, 0) for stage in stages_of(self.config)}
+            saved = summary.images - images
+            return View(
+                done, total, saved, summary.failed - failed, summary.skipped - skipped, progress.lost,
+                pools.of_stages(), alone, bound, list(summary.last_failures),
+            )  # fmt: skip
+
+        return self.screen(view)
 
     def _plan_again(self, before: Pools) -> Pools:
         """The pools for the cluster as it is now; where it lacks the GPUs or the room, `before`: they may come back."""

@@ -44,6 +44,13 @@ class Pools:
         gpu = f" with {self.predict_gpus:g} GPU each" if self.predict_gpus else ""
         return f"{self.predict_workers} process(es) for the network{gpu}, {self.refine_workers} to refine and save"
 
+    def of_stages(self) -> dict[str, str]:
+        """The processes of each stage, for a narrow column; tasks come and go."""
+        sizes: dict[Processes, str] = {
+            "tasks": "tasks", "predict": str(self.predict_workers), "refine": str(self.refine_workers),
+        }  # fmt: skip
+        return {stage.name: sizes[stage.processes] for stage in STAGES}
+
     def describe(self, stages: Sequence[Stage] = STAGES) -> str:
         """One line for people who plan a run with these stages."""
         gpu = f" and {self.predict_gpus:g} GPU" if self.predict_gpus else ""

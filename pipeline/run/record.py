@@ -7,7 +7,7 @@ settings they belong to, so that two different runs never mix in one folder.
 from __future__ import annotations
 
 import json
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -30,6 +30,7 @@ from pipeline.outputs.results import finished_ids, forget_errors
 
 ERRORS_BEFORE_STOPPING = 10  # fewer failures than this say nothing about a rate
 DEFAULT_ERROR_RATE = 0.05
+LAST_FAILURES = 3
 
 
 @dataclass
@@ -48,6 +49,8 @@ class Summary:
     machines: str = ""
     """The machines of the last call that did something, in words; likewise `processes`."""
     processes: str = ""
+    last_failures: deque[str] = field(default_factory=lambda: deque(maxlen=LAST_FAILURES))
+    """Images that failed last in this call, and why."""
 
     def add(self, counts: dict[str, Any], seconds: float) -> None:
         """Add the counts of one file (`stages.write.Counts`), put in place `seconds` after the start."""
@@ -55,6 +58,7 @@ class Summary:
         self.ok += counts["ok"]
         self.failed += counts["failed"]
         self.skipped += counts["skipped"]
+        self.last_failures.extend(counts["failures"])
         self.faults["requests_repeated"] += counts["requests_repeated"]
         for stage, totals in self.stages.items():
             totals["rows"] += counts[f"rows_{stage}"]

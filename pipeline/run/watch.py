@@ -30,6 +30,7 @@ class Watch:
         log: prints a line.
         stop: ends the run; called once, from this thread.
         period: seconds between two checks.
+        report: prints a line on how far the run is; None for `log`.
     """
 
     def __init__(
@@ -42,6 +43,7 @@ class Watch:
         log: Callable[[str], None],
         stop: Callable[[], None],
         period: float = BEAT_SECONDS,
+        report: Callable[[str], None] | None = None,
     ) -> None:
         self.reason: str | None = None
         """Why the run was ended from here, if it was."""
@@ -50,6 +52,7 @@ class Watch:
         self._lease, self._progress, self._saved = lease, progress, saved
         self._total, self._stall_timeout = total, stall_timeout
         self._log, self._stop, self._period = log, stop, period
+        self._report = report or log
         self._started = self._told = time.monotonic()
         self._first: tuple[float, int] | None = None  # when images were first seen done, and how many
         self._closed = threading.Event()
@@ -98,7 +101,7 @@ class Watch:
         self._told = now
         through = ", ".join(f"{stage} {images}" for stage, images in self.last.done.items())
         if self._first is None:
-            return self._log(f"starting; images through the stages so far: {through or 'none'}")
+            return self._report(f"starting; images through the stages so far: {through or 'none'}")
         since, before = self._first  # the rate leaves out the time that Ray and the networks took to start
         speed = ""
         if done > before:
@@ -107,4 +110,4 @@ class Watch:
         lost = f", {self.last.lost} attempts lost" if self.last.lost else ""
         saved, skipped = self._saved()
         left_out = f", {skipped} of them skipped" if skipped else ""
-        return self._log(f"{saved} of {self._total} images saved{left_out}{speed}{lost} ({through})")
+        return self._report(f"{saved} of {self._total} images saved{left_out}{speed}{lost} ({through})")

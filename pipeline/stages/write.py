@@ -20,18 +20,20 @@ from pipeline.config.stages import STAGES
 from pipeline.outputs.lease import Lease
 from pipeline.outputs.probabilities import probabilities_uri
 from pipeline.outputs.results import write_mask, write_rows
-from pipeline.outputs.schema import OK
+from pipeline.outputs.schema import FAILED, OK
 from pipeline.stages.rows import Row
 
 LONGEST_WAIT = 60.0
 """Longest time in seconds that a finished image waits for others to share its file of results."""
 FIRST_FILES = 16
 """A run fills at least this many files, if it has enough images, so that the first results are in place early."""
+SHOWN_FAILURES = 3
 FILES_AT_ONCE = 4  # on S3, writing a file is mostly waiting
 
 Counts = dict[str, Any]
-"""Description of staged rows: `parts` to commit, `ok`, `failed`, `skipped`, `requests_repeated`, and for each stage
-`rows_<stage>` and `seconds_<stage>`: the rows that entered it and the time they took."""
+"""Description of staged rows: `parts` to commit, `ok`, `failed`, `skipped`, `requests_repeated`, `failures` (the last
+images that failed, and why), and for each stage `rows_<stage>` and `seconds_<stage>`: the rows that entered it and the
+time they took."""
 
 
 def rows_in_a_file(images: int, rows_per_file: int) -> int:
@@ -154,4 +156,5 @@ def stage_rows(rows: Sequence[Row], lease: Lease, class_names: tuple[str, ...]) 
     for stage in (stage.name for stage in STAGES):
         seconds = [row[f"seconds_{stage}"] for row in rows if row[f"seconds_{stage}"] is not None]
         counts |= {f"rows_{stage}": len(seconds), f"seconds_{stage}": sum(seconds)}
-    return counts
+    failed = [row for row in rows if row["status"] == FAILED][-SHOWN_FAILURES:]
+    return counts | {"failures": [f"{row['image_id']}, {row['error_stage']}: {row['error_message']}" for row in failed]}

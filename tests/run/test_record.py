@@ -207,6 +207,7 @@ def counts(n, seconds):
     return {
         "parts": [],
         "requests_repeated": 0,
+        "failures": [],
         "ok": n,
         "failed": 0,
         "skipped": 0,

@@ -1,0 +1,113 @@
+"""What a run is doing, as one table that people watch: a line for each stage, and what has failed last.
+
+The numbers are gathered by `Speeds`, the table is made by `live_table`; both are pure. Where it is shown is the job's
+business: on a terminal it is drawn anew every second, elsewhere a line a minute says the same (`pipeline.run.watch`).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+
+from rich.console import Group, RenderableType
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+WINDOW = 60.0
+"""Seconds over which speeds are taken: what happens now, and not the mean of ten hours."""
+
+
+@dataclass(frozen=True)
+class View:
+    """A run at one moment.
+
+    Attributes:
+        done: images that left each stage, in the stages' order.
+        total: images to do.
+        saved: images in place, failed and skipped ones included.
+        failed: images that failed.
+        skipped: images that the settings leave out.
+        lost: attempts whose process died.
+        processes: of each stage, in words.
+        alone: seconds of one process for an image in each stage, timed before the run; empty if not timed.
+        bound: the stage that the others wait for, or `cpu`; empty if not known.
+        failures: the last images that failed, and why.
+    """
+
+    done: Mapping[str, int]
+    total: int
+    saved: int
+    failed: int
+    skipped: int
+    lost: int
+    processes: Mapping[str, str]
+    alone: Mapping[str, float]
+    bound: str
+    failures: Sequence[str]
+
+
+class Speeds:
+    """Images a second of each stage over the last minute."""
+
+    def __init__(self) -> None:
+        self._seen: deque[tuple[float, dict[str, int]]] = deque()
+
+    def see(self, now: float, done: Mapping[str, int]) -> dict[str, float]:
+        """Take note of the images that left each stage until now; returns their speeds.
+
+        Args:
+            now: seconds of a clock that only goes forward.
+            done: images by stage.
+        """
+        self._seen.append((now, dict(done)))
+        while len(self._seen) > 2 and now - self._seen[1][0] >= WINDOW:
+            self._seen.popleft()
+        then, before = self._seen[0]
+        if now <= then:
+            return dict.fromkeys(done, 0.0)
+        return {stage: (images - before.get(stage, 0)) / (now - then) for stage, images in done.items()}
+
+
+def live_table(view: View, speeds: Mapping[str, float]) -> RenderableType:
+    """The table, a bar of what is saved, and the last failures.
+
+    Args:
+        view: the run.
+        speeds: images a second of each stage now.
+    """
+    table = Table("stage", box=None, pad_edge=False)
+    for name in ("processes", "done", "waiting", "images/s now", "alone, each"):
+        table.add_column(name, justify="right")
+    before = view.total
+    for stage, images in view.done.items():
+        seconds = view.alone.get(stage, 0.0)
+        bound = view.bound and stage in view.bound.replace(",", " ").split()
+        table.add_row(
+            Text(f"{stage} <- all wait for this" if bound else stage, style="bold" if bound else ""),
+            view.processes.get(stage, ""), f"{images:,}", f"{max(before - images, 0):,}",
+            f"{speeds.get(stage, 0.0):.2f}", f"{1 / seconds:.2f}" if seconds else "",
+        )  # fmt: skip
+        before = images
+    bar = Table.grid(padding=(0, 1))
+    bar.add_row(ProgressBar(view.total, view.saved, width=20), Text(_summary(view, speeds)))
+    parts: list[RenderableType] = [table, bar]
+    parts += [Text(f"failed: {line}", style="red", overflow="ellipsis", no_wrap=True) for line in view.failures]
+    return Group(*parts)
+
+
+def _summary(view: View, speeds: Mapping[str, float]) -> str:
+    """The run in a line."""
+    last = [*view.done][-1]
+    speed = speeds.get(last, 0.0)
+    words = [f"{view.saved:,} of {view.total:,} images saved"]
+    words += [f"{count:,} {what}" for count, what in (
+        (view.failed, "failed"), (view.skipped, "skipped"), (view.lost, "attempts lost"),
+    ) if count]  # fmt: skip
+    if speed:
+        words.append(f"{timedelta(seconds=round((view.total - view.done[last]) / speed))} left")
+    if view.bound == "cpu":
+        words.append("all stages share the CPUs and wait for them")
+    return ", ".join(words)
