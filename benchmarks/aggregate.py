@@ -35,7 +35,7 @@ def run(config: Aggregate) -> list[dict[str, Any]]:
 
     works: dict[str, Callable[[], Tensor]] = {"copy": lambda: target.copy_(source), "window by window": one_by_one}
     if triton_compiles(device):
-        from pipeline.inference.gather import gather
+        from pipeline.inference.aggregate_gpu import gather
 
         works["one kernel"] = lambda: gather(maps_NCSS, rectangles_N4, canvas_CHW, "max")
     with torch.inference_mode():

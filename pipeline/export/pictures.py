@@ -36,7 +36,7 @@ class Pictures:
                 return None
             write(target, content)
             return path
-        if storage.is_s3(uri):
+        if not storage.is_local(uri):
             self.remote_count += 1
             return None
         source = Path(storage.absolute(uri))

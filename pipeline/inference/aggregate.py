@@ -1,4 +1,7 @@
-"""Combining the score maps of an image's proposals (paper section 5, equations 1 and 2), by one of `RULES`."""
+"""Combining the score maps of an image's proposals (paper section 5, equations 1 and 2), by one of `RULES`.
+
+On a GPU, `aggregate_gpu` does the same in one kernel, for the rules that it knows.
+"""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ from pipeline.models.deconvnet import DeconvNet
 from pipeline.models.litedeconvnet import LiteDeconvNet
 
 if TYPE_CHECKING:
-    from pipeline.inference.gather import GatheredCanvas
+    from pipeline.inference.aggregate_gpu import GatheredCanvas
 
 Image = NDArray[np.uint8]
 
@@ -155,7 +155,7 @@ class Predictor:
         height, width = image_3HW.shape[1:]
         shape = (self.num_classes, height, width, self._config.aggregation, self.device)
         if self._gathers:
-            from pipeline.inference.gather import KNOWN, GatheredCanvas
+            from pipeline.inference.aggregate_gpu import KNOWN, GatheredCanvas
 
             if self._config.aggregation in KNOWN:
                 return GatheredCanvas(*shape, windows)

@@ -47,7 +47,7 @@ def nearest(uri: str) -> str:
 def _names_in(folder: str) -> list[str]:
     """Names of files and folders in a folder, sorted; on S3 only those of the first objects below it."""
     with suppress(OSError):
-        if not storage.is_s3(folder):
+        if storage.is_local(folder):
             return sorted(path.name for path in Path(folder).iterdir() if not path.name.startswith("."))
         batches = islice(listing.list_batches(folder, ("",)), 1)
         keys = [uri for batch in batches for uri in batch["uri"].to_pylist()]

@@ -4,7 +4,7 @@ from pipeline.errors import StorageError as StorageError
 from pipeline.storage.files import absolute as absolute
 from pipeline.storage.files import exists as exists
 from pipeline.storage.files import is_folder as is_folder
-from pipeline.storage.files import is_s3 as is_s3
+from pipeline.storage.files import is_local as is_local
 from pipeline.storage.files import join as join
 from pipeline.storage.files import make_parents as make_parents
 from pipeline.storage.files import move as move

@@ -54,9 +54,9 @@ def parent(uri: str) -> str:
     return absolute(uri).rpartition("/")[0] or "/"
 
 
-def is_s3(uri: str) -> bool:
-    """Say whether `uri` is an address on S3."""
-    return scheme_of(uri) == "s3"
+def is_local(uri: str) -> bool:
+    """Say whether an address is a path of this machine's file systems, shared folders included."""
+    return scheme_of(uri) in {"", "file"}
 
 
 def exists(uri: str) -> bool:

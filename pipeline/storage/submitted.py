@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from pipeline.errors import StorageError
-from pipeline.storage import files
+from pipeline.storage.stores import scheme_of
 
 SUBMITTED = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 """A variable that Ray sets for the driver of a submitted job only."""
@@ -23,7 +23,7 @@ def check_kept(option: str, uri: str) -> None:
         StorageError: this process is a submitted job, and the address is relative to Ray's copy of the working
             directory, which Ray may remove at any time.
     """
-    if SUBMITTED not in os.environ or files.is_s3(uri) or uri.startswith("file://") or Path(uri).is_absolute():
+    if SUBMITTED not in os.environ or scheme_of(uri) or Path(uri).is_absolute():
         return
     kept = os.path.normpath(Path.home() / uri)
     raise StorageError(

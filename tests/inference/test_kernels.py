@@ -68,7 +68,7 @@ def test_the_network_of_kernels_is_the_network(monkeypatch):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_gathering_is_pasting_one_by_one(aggregation, dtype):
     from pipeline.inference.aggregate import Canvas
-    from pipeline.inference.gather import GatheredCanvas
+    from pipeline.inference.aggregate_gpu import GatheredCanvas
 
     classes, height, width = 5, 22, 35
     # Across tiles of 4 x 16 pixels, ending and beginning a pixel inside one, over the rim, beside the image, on no
@@ -90,7 +90,7 @@ def test_gathering_is_pasting_one_by_one(aggregation, dtype):
 
 
 def test_gathering_nothing_gives_zeros():
-    from pipeline.inference.gather import GatheredCanvas
+    from pipeline.inference.aggregate_gpu import GatheredCanvas
 
     assert not GatheredCanvas(3, 4, 5, "max", torch.device(DEVICE), 0).scores().any()
 

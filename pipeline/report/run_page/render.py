@@ -63,7 +63,7 @@ def render(facts: RunFacts, steps: Sequence[Step]) -> str:
         ResultsError: a file of results cannot be read any more.
     """
     candidates = [*facts.least_sure, *facts.nothing_found]
-    linked = facts.about.masks and not storage.is_s3(facts.output)
+    linked = facts.about.masks and storage.is_local(facts.output)
     labels = [one.label for one in facts.classes]
     shown = show(candidates, labels, facts.about.max_megapixels, masks=linked)
     # Names are data: all that is filled in is escaped.

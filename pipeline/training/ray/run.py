@@ -117,7 +117,7 @@ def _checkpoints(output: str) -> dict[str, Any]:
     On S3 through s3fs: Arrow's client would make a marker object for each folder, which not every store accepts.
     """
     path = storage.join(output, "ray")
-    if not storage.is_s3(path):
+    if storage.is_local(path):
         return {"storage_path": path}
     import s3fs
 
