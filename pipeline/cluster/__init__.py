@@ -1,1 +1,1 @@
-"""The main job on Ray: connecting, planning, profiling, the Ray Data graph and the driver that consumes it."""
+"""The main job on Ray: connecting, profiling, planning, the Ray Data graph and the driver that consumes it."""

@@ -19,36 +19,36 @@ from pipeline.errors import ClusterError
 from pipeline.run.error_line import in_short
 
 WORKER_SETTINGS = {
-    # Else glibc gives a network's maps back to the system whenever they are freed; asking for zeroed pages again took a
-    # fifth of the time of the network and of the CRF.
+    # Otherwise glibc returns a network's maps to the system whenever they are freed; requesting zeroed pages again took
+    # a fifth of the time of the network and of the CRF.
     "MALLOC_MMAP_THRESHOLD_": str(2**30),
     "MALLOC_TRIM_THRESHOLD_": str(2**32),
-    # Else each pass of a training prints Ray Data's plan for it among the lines that say how the training goes.
+    # Otherwise each pass of a training prints Ray Data's plan among the training's progress lines.
     "RAY_DATA_LOG_LEVEL": "WARNING",
 }
-"""Of every process that works for a job, unless the environment says otherwise."""
-LOCAL = "local"  # Ray's word for a cluster of its own
+"""Environment of every process that works for a job, unless the variables are set already."""
+LOCAL = "local"  # Ray's name for starting a separate cluster
 ATTEMPTS = 3  # at starting Ray, and at joining one that answers
 LOCAL_SETTINGS = {
-    "RAY_AUTH_MODE": "disabled",  # else a local start turns token authentication on for all
-    # Ray ends a worker that had nothing to do for a second, and a new one takes three seconds of a core to start: where
-    # the network is the bound, that would be each worker that decodes, between any two blocks.
+    "RAY_AUTH_MODE": "disabled",  # otherwise a local start turns token authentication on for all
+    # Ray ends a worker that was idle for a second, and a new one takes three seconds of a core to start: where the
+    # network is the bottleneck, that would happen to every worker that decodes, between any two blocks.
     "RAY_idle_worker_killing_time_threshold_ms": "600000",
-    # Ray Data gathers what Ray's makers may count in a process of its own: two seconds of a core at every start.
+    # Otherwise Ray Data collects usage statistics in an extra process: two seconds of a core at every start.
     "RAY_USAGE_STATS_ENABLED": "0",
 }
-"""Of a Ray that is started here; on a cluster they belong to `ray start` (see `cluster.yaml`)."""
+"""Environment of a Ray that is started here; on a cluster they belong to `ray start` (see `cluster.yaml`)."""
 ANSWER_SECONDS = 10.0
-"""In which a cluster must answer."""
+"""Seconds within which a cluster must answer."""
 LONGEST_TEMPORARY = 107 - len("/ray/session_2026-01-01_00-00-00_000000_4194304/sockets/dash_TaskEventsHead")
-"""Bytes of the path of Ray's temporary folder: of a socket's path Linux allows 107."""
+"""Most bytes in the path of Ray's temporary folder; Linux allows 107 for a socket's path."""
 SHORT_TEMPORARY = "/tmp"  # noqa: S108  (Ray's own default)
 
 
 def start_ray() -> None:
     """Connect to the cluster, or start one on this machine; workers get the settings of the stores.
 
-    A line says which of the two. What Ray and its workers write goes to Ray's log files, see `terminal`.
+    A line says which of the two was done. Output of Ray and its workers goes to Ray's log files, see `terminal`.
 
     Raises:
         ClusterError: neither is possible.
@@ -64,13 +64,13 @@ def start_ray() -> None:
         log("starting Ray on this machine")
     environment = {name: os.environ.get(name, value) for name, value in WORKER_SETTINGS.items()}
     environment |= storage.worker_environment()
-    # Ray gives a cluster on this machine 30 seconds to start, and itself a few to join one: a busy machine may not keep
-    # either.
+    # Ray allows 30 seconds for a cluster on this machine to start, and a few for joining one: a busy machine may need
+    # longer for both.
     ours = set(psutil.Process().children())
     attempts = Retrying(stop=stop_after_attempt(ATTEMPTS), after=lambda _: _clear_away(ours), reraise=True)
     try:
         attempts(ray.init, address or LOCAL, logging_level=logging.WARNING, runtime_env={"env_vars": environment})
-    except Exception as error:  # Ray raises many types here, plain Exception among them
+    except Exception as error:  # Ray raises many types here, also plain Exception
         where = f"the Ray cluster at {address} cannot be joined" if address else "Ray cannot start here"
         raise ClusterError(f"{where}: {in_short(error)}") from error
     send_stderr_to(str(log_folder()))
@@ -79,10 +79,10 @@ def start_ray() -> None:
 
 
 def _clear_away(ours: set[psutil.Process]) -> None:
-    """End what a Ray that did not start in time has left: it keeps all its processes but the one that was late.
+    """End the processes of a Ray that did not start in time: it ends only the one that was late.
 
     Args:
-        ours: children of this process from before Ray's start.
+        ours: children of this process before Ray's start.
     """
     ray.shutdown()
     left = set(psutil.Process().children()) - ours
@@ -93,13 +93,13 @@ def _clear_away(ours: set[psutil.Process]) -> None:
 
 
 def _cluster() -> str | None:
-    """The address of the cluster to join, which answers; None where one is to be started.
+    """The address of the cluster to join, which answers; None: a cluster must be started.
 
-    Without RAY_ADDRESS it is one of its own: Ray would join what it finds on this machine, such as the Ray of another
-    job, which ends with that.
+    Without RAY_ADDRESS, a job starts its own: Ray would join a cluster that it finds on this machine, such as the Ray
+    of another job, which ends with that job.
 
     Raises:
-        ClusterError: the one that is asked for does not answer, or cannot be joined in this way.
+        ClusterError: the cluster at RAY_ADDRESS does not answer, or cannot be joined in this way.
     """
     asked = os.environ.get("RAY_ADDRESS") or LOCAL
     if asked == LOCAL:
@@ -120,10 +120,10 @@ def _cluster() -> str | None:
 
 
 def _shorten_temporary() -> None:
-    """Let Ray's files, and those of the processes that it starts, go where the paths of sockets are short enough.
+    """Choose a temporary folder for Ray and its processes in which the paths of sockets are short enough.
 
     Raises:
-        ClusterError: there is no such place.
+        ClusterError: there is no such folder.
     """
     for name in ("RAY_TMPDIR", "TMPDIR"):
         folder = os.environ.get(name, "")
@@ -138,12 +138,12 @@ def _shorten_temporary() -> None:
 
 
 def machines() -> list[dict[str, float]]:
-    """Resources of each machine of the cluster that is up."""
+    """Resources of each machine of the cluster that is alive."""
     return [node["Resources"] for node in ray.nodes() if node["Alive"]]
 
 
 def lost_machines() -> int:
-    """How many machines the cluster has lost since it began."""
+    """How many machines the cluster has lost since it started."""
     return sum(not node["Alive"] for node in ray.nodes())
 
 

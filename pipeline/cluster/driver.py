@@ -1,4 +1,4 @@
-"""Drives the main job's graph: plans it, commits what comes out of it, starts it again where the cluster breaks it."""
+"""Drives the main job's graph: plans it, commits its results, and starts it again if the cluster breaks it."""
 
 from __future__ import annotations
 
@@ -39,18 +39,18 @@ from pipeline.stages.write import Counts, rows_in_a_file
 Screen = Callable[[Callable[[], View]], AbstractContextManager[None]]
 PROBE_FROM = 100  # images; with fewer, timing the stages takes longer than a better plan saves
 PAUSES = (10.0, 60.0, 300.0, 900.0)
-"""Seconds before a broken graph is started again: after one that put results in place, after one that did not, ..."""
+"""Seconds before a broken graph is started again: after one that saved results, after one that did not, ..."""
 
 
 @dataclass(frozen=True)
 class Driver:
-    """One call of the main job, once its arguments are known to be good.
+    """One call of the main job, after its arguments were checked.
 
     Attributes:
         config: the job's settings, with paths that every worker can read.
-        info: of the network.
+        info: the network's description.
         run: the output folder, owned by this process.
-        summary: what is done is added to it, also where an exception ends the work.
+        summary: finished work is added to it, also if an exception ends the run.
         log: prints a line.
         screen: shows what the run is doing as long as its context lasts; None: lines say how far it is.
     """
@@ -63,19 +63,22 @@ class Driver:
     screen: Screen | None = None
 
     def drive(self, todo: pa.Table) -> None:
-        """Segment images: those of the run's manifest that are left.
+        """Segment images.
+
+        Args:
+            todo: rows of the run's manifest that are not done.
 
         Raises:
             ClusterError: there is no cluster.
-            WorkBrokenError: a graph broke for good.
+            WorkBrokenError: a graph broke and is not started again.
             PoolError: the processes that were asked for do not fit the cluster.
-            LeaseError: another run took the folder over.
+            LeaseError: another run took the output folder over.
             TooManyErrors: more images fail than the settings allow.
             OSError: the store cannot be read.
             KeyboardInterrupt: Ctrl-C, or `ray job stop`.
         """
         connect.start_ray()
-        signal.signal(signal.SIGTERM, _stop)  # `ray job stop`; after Ray's start, which sets a handler of its own
+        signal.signal(signal.SIGTERM, _stop)  # `ray job stop`; after Ray's start, which sets its own handler
         lost_before = connect.lost_machines()
         self.summary.machines = machines_in_short(connect.machines())
         pools = plan(self.config)
@@ -89,11 +92,16 @@ class Driver:
                 self.summary.faults["nodes_lost"] += connect.lost_machines() - lost_before
 
     def run_graphs(self, todo: pa.Table, loads: Loads, pools: Pools) -> None:
-        """Run the graph, and where it breaks another one for what is left, planned for the cluster as it is then.
+        """Run the graph; if it breaks, run another one for the images that are left, planned for the cluster as it is.
 
-        Ray does the work of lost processes and machines again by itself. What it cannot mend ends a graph: the attempt
-        log is lost, a store is away for minutes, processes wait for a machine that does not come back. Another one is
-        tried only if this call has put results in place; before that it would most likely end the same way.
+        Ray by itself repeats the work of lost processes and machines. A graph ends if Ray cannot recover: the attempt
+        log is lost, a store is out of reach for minutes, processes wait for a machine that does not come back. Another
+        graph is tried only if this call has saved results; otherwise it would most likely end the same way.
+
+        Args:
+            todo: rows of the manifest that are not done.
+            loads: the stages.
+            pools: processes of each stage for the first graph.
         """
         left: pa.Table | None = todo
         started, fruitless = time.perf_counter(), 0
@@ -111,7 +119,7 @@ class Driver:
                 return
             with suppress(OSError):  # a store in trouble; the next graph asks again
                 self.run.lease.check()
-            gc.collect()  # Ray Data's executor, a web of references, holds its actors, and they the GPUs
+            gc.collect()  # reference cycles keep Ray Data's executor, so its actors, and so the GPUs
             fruitless = 0 if self.summary.images > before else fruitless + 1
             if not self.summary.images or fruitless == len(PAUSES):
                 raise WorkBrokenError(broken)
@@ -120,7 +128,7 @@ class Driver:
             left = None
 
     def _run_graph(self, todo: pa.Table, loads: Loads, pools: Pools, started: float) -> None:
-        """Run one graph over images; what it finishes is put in place meanwhile, and at its end, whatever ends it."""
+        """Run one graph over images; finished images are saved meanwhile and at its end, whatever the reason."""
         self.run.lease.check()
         self.summary.processes = pools.in_short()
         self.log(self.summary.processes)
@@ -153,7 +161,7 @@ class Driver:
             raise saver.unsaved
 
     def _saver(self, sink: RemoteSink, started: float) -> Saver:
-        """Puts in place what the sink stages, and ends the run where too many images fail."""
+        """What puts the sink's files in place, and ends the run if too many images fail."""
 
         def save(counts: Counts) -> None:
             self.run.lease.commit(counts["parts"])
@@ -165,7 +173,7 @@ class Driver:
         return Saver(sink.collect, save, check, _end_this_process)
 
     def _watch(self, attempt_log: RemoteAttemptLog, total: int) -> Watch:
-        """Tells how far a graph over so many images is, and ends one that goes nowhere."""
+        """What reports the progress of a graph over `total` images, and ends it if it stalls."""
         before, skipped = self.summary.images, self.summary.skipped
         return Watch(
             self.run.lease,
@@ -198,7 +206,7 @@ class Driver:
         return self.screen(view)
 
     def _plan_again(self, before: Pools) -> Pools:
-        """The pools for the cluster as it is now; where it lacks the GPUs or the room, `before`: they may come back."""
+        """The pools for the cluster as it is now; `before` if it lacks GPUs or room, since they may come back."""
         config = replace(self.config, predict_gpus=before.predict_gpus, refine_gpus=before.refine_gpus)
         try:
             return plan(config, self.summary.seconds_alone or None)
@@ -212,9 +220,9 @@ def _work_through(graph: Dataset) -> None:
 
     Raises:
         RayError: a task failed, or a process was lost that Ray cannot replace.
-        WorkBrokenError: Ray Data's own trouble. Nothing of this project runs in this process meanwhile, so whatever
-            type an exception has (`ExecutionTimeoutError` and `SystemException` are plain ones, and its scheduler may
-            trip over anything), it says that this graph cannot go on.
+        WorkBrokenError: an error of Ray Data itself. No code of this project runs in this process meanwhile, so an
+            exception of any type means that this graph cannot continue (`ExecutionTimeoutError` and `SystemException`
+            are no RayErrors, and Ray Data's scheduler may raise anything).
     """
     try:
         run_to_the_end(graph)
@@ -227,10 +235,10 @@ def _work_through(graph: Dataset) -> None:
 
 @contextmanager
 def _told_to_stop(first: Callable[[], None]) -> Iterator[None]:
-    """Within, Ctrl-C and a request to end call `first` before they interrupt; a second one interrupts at once.
+    """Within, Ctrl-C and SIGTERM call `first` before they interrupt; a second signal interrupts at once.
 
-    What `first` does has to come before Ray Data hears of the interruption: it takes seconds to shut down, and `ray job
-    stop` gives three.
+    `first` has to run before Ray Data is interrupted, which takes seconds to shut down, while `ray job stop` kills
+    after three.
     """
 
     def stop(number: int, frame: FrameType | None) -> NoReturn:

@@ -20,14 +20,14 @@ from pipeline.stages.load import Loads, Process, load_stage
 from pipeline.stages.rows import WORKING_COLUMNS, Work, start_rows
 from pipeline.stages.write import Counts, Sink, write_files
 
-IMAGES_PER_BLOCK = 16  # 10 MB of working images: blocks of 10-60 MB cost Ray least, and few images wait on one task
-MOST_BLOCKS = 8192  # the driver holds a reference to each: of millions of images, more go into a block
+IMAGES_PER_BLOCK = 16  # 10 MB of working images: Ray is cheapest with 10-60 MB, and few images wait for one task
+MOST_BLOCKS = 8192  # the driver holds a reference to each; with millions of images, blocks are larger
 IMAGES_PER_PREDICTION = 4  # images whose crops share micro-batches: 200 crops waste at most a part of the last one
 IMAGES_PER_REFINEMENT = 4  # two messages for each batch, to the attempt log and the sink; on a GPU, one lattice
 SINK_THREADS = 4  # files that are staged at once
 
 Limit = Callable[..., Work]
-"""Puts the work of a stage, named first, under the attempt log; `keep` is as in `with_attempt_limit`."""
+"""Wraps the work of a stage, named first, in the attempt log; `keep` is as in `with_attempt_limit`."""
 
 
 class RemoteAttemptLog:
@@ -37,7 +37,7 @@ class RemoteAttemptLog:
         self.actor: Any = ray.remote(AttemptLog).options(**_beside_the_driver()).remote()
 
     def enter(self, stage: str, key: str) -> int:
-        """See `AttemptLog.enter`; when this returns, the attempt is noted."""
+        """See `AttemptLog.enter`; when this returns, the attempt is in the log."""
         return int(ray.get(self.actor.enter.remote(stage, key)))
 
     def leave(self, stage: str, key: str, images: int, repeated: int) -> None:
@@ -48,8 +48,8 @@ class RemoteAttemptLog:
 class RemoteSink:
     """The run's sink (`stages.write.Sink`), in an actor on the driver's machine.
 
-    It takes no CPU, so that nothing can keep results from being written. What it holds is bounded: `add` returns when
-    the rows are taken, and takes none while `SINK_THREADS` files are being staged.
+    It takes no CPU, so that nothing can keep results from being written. The number of rows that it holds is bounded:
+    `add` returns when the rows are taken, and takes none while `SINK_THREADS` files are being staged.
     """
 
     def __init__(self, lease: Lease, class_names: tuple[str, ...], rows_per_file: int) -> None:
@@ -67,13 +67,19 @@ class RemoteSink:
 
 
 def _beside_the_driver() -> dict[str, Any]:
-    """Of an actor that does not compute and must not be lost with another machine."""
+    """Ray's options for an actor that does not compute and must not be lost with another machine."""
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     return {"num_cpus": 0, "scheduling_strategy": here}
 
 
 def real_stages(config: SegmentConfig, num_classes: int, pools: Pools) -> Loads:
-    """The stages of a run, for processes that are given what `pools` says."""
+    """What loads the stages of a run, in processes with the resources that `pools` gives them.
+
+    Args:
+        config: the job's settings, with paths that every worker can read.
+        num_classes: background included.
+        pools: processes of each stage.
+    """
     gpus: dict[Processes, float] = {"tasks": 0.0, "predict": pools.predict_gpus, "refine": pools.refine_gpus}
     return {
         stage.name: partial(load_stage, stage.name, Process(config, num_classes, gpus[stage.processes]))
@@ -90,20 +96,20 @@ def build_dataset(
     attempt_log: RemoteAttemptLog,
     sink: RemoteSink,
 ) -> Dataset:
-    """The lazy graph from a manifest to the sink; what comes out of it only says that it was worked through.
+    """The lazy graph from a manifest to the sink; its output rows only show that the images were processed.
 
     Args:
         manifest: `image_id` and `uri` of the images to do.
         loads: the stages.
         config: the job's settings, with paths that every worker can read.
         pools: processes of each stage.
-        lease: the right to the output.
-        attempt_log: counts attempts.
+        lease: the right to write the output.
+        attempt_log: the run's.
         sink: gets the refined rows.
     """
     context = DataContext.get_current()
     context.execution_options.preserve_order = False  # waiting for the slowest row would idle the GPU
-    context.execution_no_progress_timeout_s = -1  # whether a run goes nowhere, its own watch decides
+    context.execution_no_progress_timeout_s = -1  # the run's own watch ends a run that stalls
     limited = partial(_limited, attempt_log=attempt_log, max_attempts=config.max_attempts)
     keep = partial(_keep, lease=lease, sink=sink, masks=config.masks)
     predict, refine = _loads_in("predict", loads), _loads_in("refine", loads)
@@ -116,8 +122,8 @@ def build_dataset(
             compute=_predict_pool(pools),
             num_cpus=pools.predict_cpus, num_gpus=pools.predict_gpus or None, batch_format="pyarrow",
         )
-        # 1:1  CRF and mask, one thread a process; masks are written here, rows sent to the sink, batch by batch. A
-        #      stage after this one would wait for a CPU beside those that decode, and on two there is never one
+        # 1:1  CRF and mask, one thread per process; masks are written here, rows sent to the sink, batch by batch. A
+        #      later stage would have to wait for a CPU beside tasks that decode, and with two CPUs never gets one
         .map_batches(
             Refine, fn_constructor_args=[refine, limited, keep],
             batch_size=IMAGES_PER_REFINEMENT, compute=ActorPoolStrategy(size=pools.refine_workers),
@@ -127,12 +133,12 @@ def build_dataset(
 
 
 def _loads_in(processes: Processes, loads: Loads) -> Loads:
-    """The stages that run in such processes."""
+    """The stages that run in this kind of process."""
     return {stage.name: loads[stage.name] for stage in STAGES if stage.processes == processes and stage.name in loads}
 
 
 def _in_tasks(dataset: Dataset, loads: Loads, limited: Limit, pools: Pools) -> Dataset:
-    """Stages as tasks: all with the same resources, so Ray runs them in one and no image is copied between."""
+    """Stages as tasks, all with the same resources, so that Ray fuses them and copies no image in between."""
     for number, (name, load) in enumerate(loads.items()):
         work = limited(name, lambda table, load=load: load()(table))
         run = _starting(work) if number == 0 else work
@@ -141,13 +147,13 @@ def _in_tasks(dataset: Dataset, loads: Loads, limited: Limit, pools: Pools) -> D
 
 
 def _keep(table: pa.Table, lease: Lease, sink: RemoteSink, *, masks: bool) -> None:
-    """The end of an image's way: its mask is in place and its row with the sink."""
+    """The end of the graph for some images: write their masks and hand their rows to the sink."""
     write_files(table, lease, masks=masks)
     sink.add(table.drop_columns(WORKING_COLUMNS.names))
 
 
 def _predict_pool(pools: Pools) -> ActorPoolStrategy:
-    """On a GPU two calls at once: one has the device's queue while the other's results are fetched and packed."""
+    """Actors for the network; on a GPU with two calls at once: one uses the device's queue while the other fetches."""
     if not pools.predict_gpus:
         return ActorPoolStrategy(size=pools.predict_workers)
     return ActorPoolStrategy(
@@ -160,7 +166,7 @@ def _drop(_table: pa.Table) -> None:
 
 
 def _limited(stage: str, work: Work, attempt_log: RemoteAttemptLog, max_attempts: int, keep: Keep = _drop) -> Work:
-    """The stage's work, under the attempt log; its name is what Ray's dashboard shows."""
+    """The stage's work, wrapped in the attempt log; Ray's dashboard shows its name."""
 
     def run(table: pa.Table) -> pa.Table:
         return with_attempt_limit(table, stage, work, attempt_log, max_attempts, keep)
@@ -170,7 +176,7 @@ def _limited(stage: str, work: Work, attempt_log: RemoteAttemptLog, max_attempts
 
 
 def _starting(first: Work) -> Work:
-    """The first stage, from ids and addresses: the rows are made where they are worked on."""
+    """The first stage, from ids and addresses; the rows are made in the process that uses them."""
 
     @wraps(first)
     def run(table: pa.Table) -> pa.Table:
@@ -180,12 +186,12 @@ def _starting(first: Work) -> Work:
 
 
 class Actor:
-    """Stages with something to load, one after the other; the names of its kinds are what Ray's dashboard shows.
+    """Stages that have to load something, one after the other; Ray's dashboard shows the names of the subclasses.
 
     Args:
         loads: the stages.
-        guard: puts each under the attempt log.
-        keep: gets what the last makes.
+        limited: wraps each in the attempt log.
+        keep: gets the rows of the last one.
     """
 
     def __init__(self, loads: Loads, limited: Limit, keep: Keep = _drop) -> None:
@@ -204,7 +210,7 @@ class Predict(Actor):
 
 
 class Refine(Actor):
-    """See `stages.refine.refine_stage`; what it makes has gone to the sink, and only the ids come out of the graph."""
+    """See `stages.refine.refine_stage`; its rows have gone to the sink, so only the ids come out of the graph."""
 
     def __call__(self, table: pa.Table) -> pa.Table:
         """Do the stages' work."""
@@ -214,6 +220,6 @@ class Refine(Actor):
 def _blocks(manifest: pa.Table) -> Dataset:
     """The manifest in blocks small enough that every core has work and large enough that Ray is cheap."""
     cores = int(ray.cluster_resources().get("CPU", 1))
-    # At the end cores wait for the last blocks: of a short run they are small.
+    # At the end, cores wait for the last blocks, so a short run has small ones.
     size = max(1, min(IMAGES_PER_BLOCK, len(manifest) // (16 * cores)), len(manifest) // MOST_BLOCKS)
     return ray.data.from_arrow([manifest.slice(start, size) for start in range(0, len(manifest), size)])

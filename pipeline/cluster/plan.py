@@ -25,14 +25,14 @@ def profile_stages(
     """Time each stage on a few images, in one process with the CPUs of a predict actor.
 
     Args:
-        manifest: what the images are taken from.
+        manifest: the images are chosen from it.
         loads: the stages.
-        pools: what the process gets.
-        patience: seconds after which it is given up: machines may be slow to come, processes may hang.
+        pools: resources of the process.
+        patience: seconds after which to give up, since machines may be slow to start, and processes may hang.
         log: prints a line.
 
     Returns:
-        See `profile.probe`; None if it could not be done, which is told and no reason not to try the run.
+        See `profile.probe`; None if it could not be done, which is logged and does not prevent the run.
     """
     gpus = max(pools.predict_gpus, pools.refine_gpus)
     timing = ray.remote(probe).options(num_cpus=pools.predict_cpus, num_gpus=gpus, max_retries=0)
@@ -40,7 +40,7 @@ def profile_stages(
     try:
         seconds: dict[str, float] = ray.get(task, timeout=patience)
     except ray.exceptions.RayError as error:
-        ray.cancel(task, force=True)  # else it keeps what the run needs
+        ray.cancel(task, force=True)  # otherwise it keeps resources that the run needs
         log(f"the stages could not be timed, so the plan is a guess: {in_short(error)}")
         return None
     return seconds
@@ -49,17 +49,17 @@ def profile_stages(
 def timed_plan(
     config: SegmentConfig, loads: Loads, pools: Pools, images: pa.Table, log: Callable[[str], None]
 ) -> tuple[Pools, dict[str, float]]:
-    """The pools for stages that were timed on a few images, and what the run will take with them, in a line.
+    """The pools for stages that were timed on a few images; a line says how long the run will take with them.
 
     Args:
         config: the job's settings.
         loads: the stages.
-        pools: a guess; what the process that times them gets.
-        images: of the run, those that are left.
+        pools: a guess, which also sets the resources of the process that times them.
+        images: the run's images that are left.
         log: prints a line.
 
     Returns:
-        The pools, and the seconds of an image in each stage; `pools` and no seconds where they could not be timed.
+        The pools, and the seconds per image in each stage; `pools` and no seconds if they could not be timed.
     """
     log(f"timing the stages on {PROBED} images")
     seconds = profile_stages(images, loads, pools, config.stall_timeout, log)
@@ -72,7 +72,7 @@ def timed_plan(
 
 
 def _in_words(expected: Estimate, images: int, gpus: float, price: float | None) -> str:
-    """How long a run of so many images will take on so many GPUs, and what it will cost."""
+    """How long a run will take, and what it will cost, as text."""
     hours = images / expected.images_per_second / 3600
     on_gpus = f", {hours * gpus:.2f} GPU-hours" if gpus else ""
     cost = f", cost {price * hours:.2f}" if price is not None else ""
@@ -87,10 +87,10 @@ def plan(config: SegmentConfig, seconds: dict[str, float] | None = None) -> Pool
 
     Args:
         config: the job's settings.
-        seconds: an image takes in each stage (`profile_stages`); None: a guess.
+        seconds: seconds per image in each stage (`profile_stages`); None: a guess.
 
     Raises:
-        PoolError: they do not fit.
+        PoolError: the processes do not fit the cluster.
     """
     limits = autoscaler_limits()
     cpus, gpus = total("CPU"), total("GPU")
@@ -101,6 +101,6 @@ def plan(config: SegmentConfig, seconds: dict[str, float] | None = None) -> Pool
     if refine_each is None:
         refine_each = REFINE_GPUS if config.refine.crf in GPU_CRFS and gpus and each != 0 else 0.0
     pools = plan_pools(cpus, gpus, config.predict_workers, config.refine_workers, each, seconds, refine_each)
-    if limits is None:  # machines that are not there yet cannot be looked at
+    if limits is None:  # machines that have not started yet cannot be checked
         return check_placement(pools, machines())
     return pools

@@ -1,7 +1,7 @@
 """How many processes each stage gets, and whether they fit: arithmetic only, no Ray here.
 
 Tasks (decode and propose) come and go; actors (predict and refine) hold their CPUs for the whole run. If the actors
-held every CPU, no task could start and the run would wait for ever, so the plan is checked before it begins.
+held every CPU, no task could start and the run would wait forever, so the plan is checked before the run.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ from pipeline.config.stages import STAGES, Processes, Stage
 from pipeline.errors import PoolError
 
 # Without a GPU the stages share the cores: several processes may be placed on one, since some always wait for rows,
-# and what a lost machine leaves must still hold them and a task. The numbers differ on purpose: Ray fuses stages that
-# ask for the same into one process.
+# and after the loss of a machine the others must still have room for them and a task. The numbers differ on purpose:
+# Ray fuses stages with equal requests into one process.
 CPU_PREDICT_CPUS = 0.25
 CPU_REFINE_CPUS = 0.125
 GPU_PREDICT_CPUS = 1.0
 GPU_REFINE_CPUS = 0.9
 TASK_CPUS = (1.0, 0.4, 0.2)
 
-GPU_KIND = "accelerator_type:"  # a resource of Ray's
-REFINE_GPUS = 0.1  # of an actor whose CRF runs on a GPU, by default
-SHARED_PREDICT_GPUS = 0.8  # of a predict actor beside such ones
+GPU_KIND = "accelerator_type:"  # a name of Ray's
+REFINE_GPUS = 0.1  # default for an actor whose CRF runs on a GPU
+SHARED_PREDICT_GPUS = 0.8  # for a predict actor beside such actors
 
 
 @dataclass(frozen=True)
@@ -63,10 +63,10 @@ class Pools:
 
 
 def machines_in_short(machines: Sequence[Mapping[str, float]]) -> str:
-    """One line on a cluster's machines.
+    """One line about a cluster's machines.
 
     Args:
-        machines: resources of each, as Ray has them; `accelerator_type:NAME` names the model of a GPU.
+        machines: resources of each, as Ray reports them; `accelerator_type:NAME` names the model of a GPU.
     """
     words = [f"{len(machines)} machine(s)", f"{sum(one.get('CPU', 0) for one in machines):g} CPUs"]
     if gpus := sum(one.get("GPU", 0) for one in machines):
@@ -77,10 +77,10 @@ def machines_in_short(machines: Sequence[Mapping[str, float]]) -> str:
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a plan promises.
+    """The expected speed of a plan.
 
     Attributes:
-        bound: the stage that all others wait for; `cpu` where the stages share the cores and all wait for those.
+        bound: the bottleneck: the stage that all others wait for; `cpu` if the stages share the cores.
         images_per_second: of the whole run, after its start.
     """
 
@@ -99,16 +99,16 @@ def plan_pools(
 ) -> Pools:
     """Size the pools for a cluster, so that its scarcest resource is busy.
 
-    With GPUs: as many predict actors as fit on them, as many for the CRF as keep up with what the GPUs or the CPUs can
-    do, the rest of the CPUs for tasks. Without: as many of both as their share of the work on all cores, rounded up.
+    With GPUs: as many predict actors as fit on them, enough refine actors to keep up with the GPUs or with the CPUs,
+    and the rest of the CPUs for tasks. Without GPUs: for both, their share of the work on all cores, rounded up.
 
     Args:
         cpus: CPUs of the cluster.
-        gpus: its GPUs, those it may use.
-        predict_workers: 0, or how many predict actors to use.
-        refine_workers: 0, or how many refine actors to use.
-        predict_gpus: GPUs of a predict actor; None: 1 where there are GPUs, less where the CRF runs on them too.
-        seconds: of one process for an image in each stage (`profile.probe`); None: a guess.
+        gpus: those of its GPUs that may be used.
+        predict_workers: how many predict actors to use; 0: chosen here.
+        refine_workers: how many refine actors to use; 0: chosen here.
+        predict_gpus: GPUs of a predict actor; None: 1 where there are GPUs, less if the CRF runs on them too.
+        seconds: seconds per image of one process in each stage (`profile.probe`); None: a guess.
         refine_gpus: GPUs of a refine actor.
 
     Raises:
@@ -158,12 +158,18 @@ def _check_gpus(gpus: float, predict: int, each: float, refine: int, refine_each
 
 
 def _fitting(gpus: float, each: float, beside: float = 0.0) -> int:
-    """How many actors of `each` GPUs find room beside what holds a part of every GPU; a part is not spread over two."""
+    """How many actors with `each` GPUs fit beside `beside` on every GPU; a share is not spread over two GPUs."""
     return int(gpus * (1 - beside) / each) if each >= 1 else int(gpus) * int((1 - beside) / each + 1e-9)
 
 
 def estimate(pools: Pools, cpus: float, seconds: Mapping[str, float]) -> Estimate:
-    """What a plan can reach if each stage takes as long for an image as `seconds` says (`profile.probe`)."""
+    """The speed of a plan.
+
+    Args:
+        pools: the plan.
+        cpus: CPUs of the cluster.
+        seconds: seconds per image of one process in each stage (`profile.probe`).
+    """
     on_tasks, on_predict, on_refine = (_seconds_in(kind, seconds) for kind in ("tasks", "predict", "refine"))
     held = pools.predict_workers * pools.predict_cpus + pools.refine_workers * pools.refine_cpus
     on_cpus = on_tasks + on_refine + (0.0 if pools.predict_gpus else on_predict)
@@ -178,28 +184,28 @@ def estimate(pools: Pools, cpus: float, seconds: Mapping[str, float]) -> Estimat
 
 
 def _seconds_in(processes: Processes, seconds: Mapping[str, float]) -> float:
-    """What the stages of such processes take together; a stage that is not in the run takes nothing."""
+    """Seconds of all stages in this kind of process; a stage that is not in the run takes none."""
     return sum(seconds.get(stage.name, 0.0) for stage in STAGES if stage.processes == processes)
 
 
 def _in_tasks(names: Collection[str]) -> str:
-    """The stages among these that run in tasks, for people."""
+    """Those of the stages that run in tasks, as text."""
     *others, last = (stage.name for stage in STAGES if stage.processes == "tasks" and stage.name in names)
     return f"{', '.join(others)} and {last}" if others else last
 
 
 def check_placement(pools: Pools, nodes: Sequence[Mapping[str, float]]) -> Pools:
-    """Make sure that every actor fits on some machine, and a task beside them: neither can span two.
+    """Make sure that every actor fits on some machine, and a task beside them; neither can span two machines.
 
     Args:
         pools: a plan that fits the cluster as a whole.
         nodes: `CPU` and `GPU` of each machine.
 
     Returns:
-        The plan, with a share of a CPU for tasks that finds room wherever Ray puts the actors.
+        The plan, with a CPU share for tasks that fits wherever Ray places the actors.
 
     Raises:
-        PoolError: an actor finds no machine with enough left; the message has the arithmetic.
+        PoolError: no machine has room for an actor; the message has the arithmetic.
     """
     free = [{"CPU": node.get("CPU", 0.0), "GPU": node.get("GPU", 0.0)} for node in nodes]
     wanted = [
@@ -208,7 +214,7 @@ def check_placement(pools: Pools, nodes: Sequence[Mapping[str, float]]) -> Pools
         ("task of decoding and proposals", pools.task_cpus, 0.0),
     ]
     for what, cpus, gpus in wanted:
-        # Machines without a GPU first for work that needs none, then the fullest that still has room.
+        # For work without a GPU, machines without one first; then the fullest machine that still has room.
         fits = [node for node in free if node["CPU"] >= cpus - 1e-9 and node["GPU"] >= gpus - 1e-9]
         if not fits:
             left = "; ".join(f"{node['CPU']:g} CPU, {node['GPU']:g} GPU" for node in free)
@@ -223,9 +229,9 @@ def check_placement(pools: Pools, nodes: Sequence[Mapping[str, float]]) -> Pools
 
 
 def _task_cpus(pools: Pools, cpus: Sequence[float]) -> float:
-    """The largest share that some machine has left even if the actors stand in the way as well as they can.
+    """The largest CPU share that some machine has left, even with the worst placement of the actors.
 
-    To leave less than a share on every machine, the actors must hold more than all that lies above it.
+    To leave less than a share on every machine, the actors must hold more than all the CPUs above it.
     """
     held = pools.predict_workers * pools.predict_cpus + pools.refine_workers * pools.refine_cpus
     shares = [share for share in TASK_CPUS if sum(max(cpu - share, 0.0) for cpu in cpus) >= held]

@@ -1,4 +1,4 @@
-"""How long each stage takes for an image, measured on a few before the run to size the pools by. No Ray here."""
+"""Times each stage on a few images before the run, to size the pools. No Ray here."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from pipeline.stages.load import Loads
 from pipeline.stages.rows import start_rows
 
 PROBED = 4
-"""Images; the first only warms up caches and kernels."""
+"""Number of images; the first one only warms up caches and kernels."""
 
 
 def sample(manifest: pa.Table) -> pa.Table:
-    """`PROBED` images spread over a manifest: neighbours are often alike."""
+    """`PROBED` images, spread over a manifest because neighbours are often similar."""
     return manifest.take([i * len(manifest) // PROBED for i in range(PROBED)])
 
 
 def probe(images: pa.Table, loads: Loads) -> dict[str, float]:
-    """Seconds that one process takes for an image in each stage: the median, the first image left out.
+    """Seconds per image of one process in each stage: the median, without the first image.
 
     Args:
         images: `image_id` and `uri` of at least two images.
         loads: the stages.
 
     Returns:
-        A value for each of the stages.
+        Seconds by the name of the stage.
 
     Raises:
         ValueError: no image came through all stages.

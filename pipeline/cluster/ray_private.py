@@ -1,4 +1,4 @@
-"""All that is used of Ray without being promised by it. A new version of Ray is looked at here first.
+"""Everything of Ray that is used but not part of its public API; check it first with a new version of Ray.
 
 `pyproject.toml` bounds Ray's version; tests/cluster runs each of these functions.
 """
@@ -18,13 +18,13 @@ from ray.data import Dataset
 
 
 def log_folder() -> str | None:
-    """Where Ray keeps the logs of this machine's processes; None before it has started."""
+    """Folder of Ray's logs of this machine's processes; None before Ray has started."""
     node = ray._private.worker._global_node
     return None if node is None else str(node.get_logs_dir_path())
 
 
 def full_address(asked: str) -> str | None:
-    """The address `HOST:PORT` that RAY_ADDRESS means; None where it means none."""
+    """The address `HOST:PORT` that a value of RAY_ADDRESS means; None if it means none."""
     try:
         return services.canonicalize_bootstrap_address(asked)
     except (ValueError, OSError):
@@ -32,7 +32,7 @@ def full_address(asked: str) -> str | None:
 
 
 def answers(address: str, seconds: float) -> bool:
-    """Whether a cluster answers at an address within so many seconds; Ray itself would wait a quarter of an hour."""
+    """Whether a cluster answers at an address within `seconds`; Ray itself would wait a quarter of an hour."""
     with init_grpc_channel(address) as channel:
         try:
             grpc.channel_ready_future(channel).result(seconds)
@@ -42,22 +42,22 @@ def answers(address: str, seconds: float) -> bool:
 
 
 def autoscaler_limits() -> dict[str, int] | None:
-    """What the cluster may grow to, as Ray Data asks for it; None where no autoscaler is at work."""
+    """The resources that the cluster may grow to, as Ray Data reads them; None without an autoscaler."""
     limits: dict[str, int] | None = state.get_max_resources_from_cluster_config()
     return limits
 
 
 def show_worker_lines_with(show: Callable[[dict[str, Any], bool], None]) -> None:
-    """Let a function print what workers print; there is no official way to choose among their lines."""
+    """Let a function print workers' lines; there is no public way to choose among them."""
     ray._private.worker.print_to_stdstream = show  # type: ignore[assignment]
 
 
 def quieten_progress() -> None:
-    """Ray Data warns that its progress bars were switched off, which was done on purpose."""
+    """Silence Ray Data's warning that its progress bars are off, which is intended."""
     logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)
 
 
 def run_to_the_end(graph: Dataset) -> None:
-    """Work a graph through without bringing what it gives into this process."""
+    """Run a graph to its end without fetching its output into this process."""
     for _ in graph.iter_internal_ref_bundles():
         pass

@@ -1,4 +1,4 @@
-"""The terminal of a job shows this project's lines; what Ray writes goes to its log files."""
+"""A job's terminal shows this project's lines; Ray's output goes to its log files."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ def log(line: str) -> None:
 
 
 def quieten() -> None:
-    """Leave the routine of Ray and of its workers to the log files: what a run does, the jobs say themselves."""
+    """Leave routine output of Ray and its workers to the log files; the jobs report progress themselves."""
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
-    # Else it tells users to set an argument of a call that is not theirs.
+    # Otherwise it advises users to set an argument of a call that they do not make.
     context.issue_detectors_config.high_memory_detector_config.detection_time_interval_s = -1
     for handler in logging.getLogger("ray.data").handlers:
         if isinstance(handler, logging.StreamHandler):
@@ -42,13 +42,13 @@ def quieten() -> None:
 
 
 def send_stderr_to(folder: str) -> None:
-    """Let what others than Python's `sys.stderr` write to this process's stderr go to a file.
+    """Redirect this process's stderr to a file, except for Python's `sys.stderr`.
 
-    Those are Ray's C++, which has no setting for it, and the loggers that took hold of stderr before. Where
-    `sys.stderr` is not the process's own, as in a notebook, nothing is done.
+    This concerns Ray's C++ code, which has no setting for it, and loggers that opened stderr before. If `sys.stderr`
+    is not the process's own, as in a notebook, nothing is done.
 
     Args:
-        folder: where `driver-<process id>.err` is made; left as it is where that cannot be.
+        folder: gets a file `driver-<process id>.err`; if it cannot be written, nothing is redirected.
     """
     stream = sys.stderr
     if not isinstance(stream, io.TextIOWrapper) or stream.fileno() != STDERR:
@@ -59,7 +59,7 @@ def send_stderr_to(folder: str) -> None:
         return
     stream.flush()
     raw: Any = getattr(stream.buffer, "raw", stream.buffer)
-    kept = io.BufferedWriter(type(raw)(os.dup(STDERR), "wb"))  # of the same class: it may know what to do in trouble
+    kept = io.BufferedWriter(type(raw)(os.dup(STDERR), "wb"))  # of the same class, which may handle errors itself
     os.dup2(file, STDERR)
     os.close(file)
     sys.stderr = io.TextIOWrapper(kept, stream.encoding, stream.errors, line_buffering=True)
