@@ -314,6 +314,14 @@ def test_the_main_job_names_the_page_and_ends_with_the_numbers(tmp_path: Path, p
     assert Path(run.output, "run", "report.html").is_file()
 
 
+def test_a_run_that_failed_has_a_page_too(tmp_path: Path, capsys):
+    run = begin(tmp_path, [failure("bad.jpg")])
+    assert report(SegmentConfig("in", run.output), run, Summary.of(STAGES), 0) == 4  # not one image succeeded
+    *_, named, last = capsys.readouterr().out.splitlines()
+    assert named == f"report:  {run.output}/run/report.html"
+    assert last.startswith("0 of 1 images done, 1 failed")
+
+
 def test_a_page_that_cannot_be_written_is_a_line_and_not_an_exit_code(tmp_path: Path, photos: Path, capsys):
     run = begin(tmp_path, [result("a.jpg", labels(8, 8, 1), 0.5, photos)])
     Path(run.output, "run", "report.html").mkdir()  # so that no file can take its place
