@@ -20,7 +20,8 @@ class EvaluateConfig:
     """Output folder of a run."""
     ground_truth: str | None = None
     """Folder in VOC's layout: SegmentationClass/<name>.png, and ImageSets/Segmentation/<split>.txt for `split`;
-    or in COCO's: annotations/instances_<split>.json, joined by `file_name`."""
+    or in COCO's: annotations/instances_<split>.json, joined by `file_name`;
+    or with images/ and masks/, whose splits are `train` and `val`, as in training."""
     split: str | None = None
     """Compare only the images of this list. Default: all that have a mask."""
     json: str | None = None

@@ -42,11 +42,12 @@ def truth_name(image_id: str) -> str:
 
 
 def list_truths(root: str, split: str | None) -> Truths:
-    """The masks of a folder in VOC's layout, or the annotations of one in COCO's, joined by file name.
+    """The masks of a folder in VOC's or the plain layout, or the annotations of one in COCO's, joined by file name.
 
     Args:
-        root: the folder with SegmentationClass, or with annotations/instances_<split>.json.
-        split: only the names in this list; None: all (VOC's layout only).
+        root: the folder with SegmentationClass, with annotations/instances_<split>.json, or with images and masks.
+        split: only the names in this list, or of plain folders in this part (`layouts.folder_pairs`, with the default
+            share); None: all (not in COCO's layout).
 
     Raises:
         EvaluationError: there are no masks, two have the same name, or the split is missing, is empty or names an
@@ -57,10 +58,12 @@ def list_truths(root: str, split: str | None) -> Truths:
             return _of_voc(root, split)
         if storage.is_folder(storage.join(root, "annotations")):
             return _of_coco(root, split)
+        if storage.is_folder(storage.join(root, "masks")):
+            return _of_folders(root, split)
     except (FileNotFoundError, ValueError) as error:
         raise EvaluationError(str(error)) from error
-    raise EvaluationError(f"{root} holds no .png masks; give a folder in VOC's layout, {voc.CLASS_MASKS}/*.png, or in "
-                          "COCO's, annotations/instances_<split>.json")  # fmt: skip
+    raise EvaluationError(f"{root} holds no .png masks; give a folder in VOC's layout, {voc.CLASS_MASKS}/*.png, in "
+                          "COCO's, annotations/instances_<split>.json, or with images/ and masks/")  # fmt: skip
 
 
 def read_truth(truth: Truth) -> NDArray[np.uint8]:
@@ -111,6 +114,22 @@ def _of_coco(root: str, split: str | None) -> Truths:
     if not masks:
         raise EvaluationError(f"{root}/annotations/instances_{split}.json lists no image")
     return Truths(masks, frozenset(masks))
+
+
+def _of_folders(root: str, split: str | None) -> Truths:
+    from pipeline.datasets.layouts import SPLITS, VAL_SHARE, folder_pairs
+
+    parts = dict(zip(SPLITS, folder_pairs(root, VAL_SHARE), strict=True))
+    if split not in {None, *parts}:
+        raise EvaluationError(f"there is no split {split}: the images of {root} are split into {' and '.join(parts)}")
+    masks = {
+        part: _by_file_name([(truth_name(pair.image_uri), Truth(pair.class_mask_uri)) for pair in pairs])
+        for part, pairs in parts.items()
+    }
+    every = {name: truth for part in masks.values() for name, truth in part.items()}
+    if not every:
+        raise EvaluationError(f"{storage.join(root, 'masks')} holds no .png masks")
+    return Truths(every, frozenset(every if split is None else masks[split]))
 
 
 def _by_file_name(found: list[tuple[str, Truth]]) -> dict[str, Truth]:

@@ -5,10 +5,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from evaluation_files import labels, write_results, write_truth
+from evaluation_files import NAMES, labels, write_results, write_truth
 from PIL import Image
 
 from jobs import evaluate
+from pipeline.datasets.layouts import folder_pairs
 from pipeline.evaluation.results import PUBLISHED, PUBLISHED_CLASSES
 from pipeline.imaging.classes import VOC_CLASSES
 
@@ -38,6 +39,28 @@ def test_figures_are_printed_and_written(case, monkeypatch, capsys):
     assert content["mean_iou"] == 1
     assert content["split"] == "val"
     assert content["results"] == str(output)
+
+
+def test_plain_folders_are_scored_as_they_were_trained_on(monkeypatch, capsys, tmp_path: Path):
+    """The images of `val` are those that training keeps for validation."""
+    mine = tmp_path / "mine"
+    write_truth(mine, {f"{n}": labels([0, n % 4]) for n in range(10)})
+    (mine / "SegmentationClass").rename(mine / "masks")
+    (mine / "images").mkdir()
+    for n in range(10):
+        Image.new("RGB", (2, 1)).save(mine / "images" / f"{n}.jpg")
+    (mine / "classes.txt").write_text("\n".join(NAMES))
+    _, kept = folder_pairs(str(mine), 0.2)
+    names = {Path(pair.image_uri).stem for pair in kept}
+    write_results(tmp_path / "run", {f"{n}.jpg": labels([0, n % 4 if str(n) in names else 3]) for n in range(10)})
+    for split, images, perfect in (("val", 2, True), ("train", 8, False), (None, 10, False)):
+        of_split = ["--split", split] if split else []
+        assert run(monkeypatch, "--results", tmp_path / "run", "--ground-truth", mine, *of_split) == 0
+        assert f"{images} images: mean IoU" in capsys.readouterr().out
+        content = json.loads((tmp_path / "run" / "run" / "evaluation.json").read_text())
+        assert (content["pixel_accuracy"] == 1) == perfect
+    assert run(monkeypatch, "--results", tmp_path / "run", "--ground-truth", mine, "--split", "test") == 2
+    assert "there is no split test" in capsys.readouterr().err
 
 
 def test_missing_images_are_reported_and_can_be_an_error(case, monkeypatch, capsys, tmp_path: Path):
