@@ -69,12 +69,18 @@ def call(
 
 
 def _check_outputs(config: Any) -> None:
-    """Make sure that a submitted job writes to a place that Ray does not remove; see `storage.check_kept`."""
-    from pipeline.storage import check_kept  # only after the command line is read: it imports pyarrow
+    """Make sure that the store of each output answers, and that Ray does not remove what a submitted job writes."""
+    from pipeline.storage import (  # only after the command line is read: it imports pyarrow
+        check_kept,
+        exists,
+        first_contact,
+    )
 
     for option in ("output", "json", "submission"):
         if (uri := getattr(config, option, None)) is not None:
             check_kept(option, uri)
+            with first_contact():
+                exists(uri)
 
 
 def told(command: Command, error: BaseException) -> int:

@@ -38,7 +38,7 @@ LOCAL_SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",
 }
 """Environment of a Ray that is started here; on a cluster they belong to `ray start` (see `cluster.yaml`)."""
-ANSWER_SECONDS = 10.0
+ANSWER_SECONDS = 8.0
 """Seconds within which a cluster must answer."""
 LONGEST_TEMPORARY = 107 - len("/ray/session_2026-01-01_00-00-00_000000_4194304/sockets/dash_TaskEventsHead")
 """Most bytes in the path of Ray's temporary folder; Linux allows 107 for a socket's path."""

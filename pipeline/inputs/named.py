@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pipeline import storage
 from pipeline.errors import ConfigError
-from pipeline.storage import listing
+from pipeline.storage import first_contact, listing
 
 SHOWN = 5
 """Most names in one message."""
@@ -26,7 +26,9 @@ def check_named(option: str, uri: str | None) -> None:
         ConfigError: it does not exist; the message has the option, the absolute address and the most similar name.
         OSError: the store gives no answer.
     """
-    if uri is not None and not storage.exists(uri):
+    with first_contact():
+        missing = uri is not None and not storage.exists(uri)
+    if uri is not None and missing:
         raise ConfigError(f"--{option} is {storage.absolute(uri)}, which does not exist; {nearest(uri)}")
 
 

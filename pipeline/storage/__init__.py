@@ -20,4 +20,5 @@ from pipeline.storage.files import worker_environment as worker_environment
 from pipeline.storage.files import write_atomic as write_atomic
 from pipeline.storage.files import write_parquet as write_parquet
 from pipeline.storage.retrying import StoreAwayError as StoreAwayError
+from pipeline.storage.retrying import first_contact as first_contact
 from pipeline.storage.submitted import check_kept as check_kept

@@ -4,11 +4,20 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from threading import Lock
 from typing import TypeVar
 
-from tenacity import RetryCallState, RetryError, Retrying, retry_if_exception_type, stop_after_attempt, stop_after_delay
+from tenacity import (
+    RetryCallState,
+    RetryError,
+    Retrying,
+    retry_if_exception_type,
+    stop_after_attempt,
+    stop_before_delay,
+)
 from tenacity.wait import wait_random_exponential
 
 T = TypeVar("T")
@@ -18,10 +27,13 @@ TOTAL_SECONDS = 300
 """No new attempt begins later than this after the first."""
 FIRST_WAIT = 0.2
 LONGEST_WAIT = 20.0
+FIRST_CONTACT = 8.0
+"""Seconds for which a store may be away when a job first asks it: a wrong address should be reported soon."""
 
 _log = logging.getLogger(__name__)
 _lock = Lock()
 _retries = 0
+_patience: ContextVar[float] = ContextVar("patience", default=TOTAL_SECONDS)
 
 
 class TransientError(OSError):
@@ -50,6 +62,16 @@ def retries(*, reset: bool = False) -> int:
     return count
 
 
+@contextmanager
+def first_contact() -> Iterator[None]:
+    """Within, requests are repeated for no longer than `FIRST_CONTACT` seconds."""
+    token = _patience.set(FIRST_CONTACT)
+    try:
+        yield
+    finally:
+        _patience.reset(token)
+
+
 def retrying(operation: Callable[[], T]) -> T:
     """Return what `operation` returns, calling it again after every `TransientError`.
 
@@ -60,7 +82,7 @@ def retrying(operation: Callable[[], T]) -> T:
     attempts = Retrying(
         retry=retry_if_exception_type(TransientError),
         wait=wait_random_exponential(multiplier=FIRST_WAIT, max=LONGEST_WAIT),
-        stop=stop_after_attempt(max_attempts()) | stop_after_delay(TOTAL_SECONDS),
+        stop=stop_after_attempt(max_attempts()) | stop_before_delay(_patience.get()),
         before_sleep=_count,
     )
     try:

@@ -166,6 +166,21 @@ def test_an_error_of_arrow_is_not_its_own_cause():
     assert caught.value.__cause__ is None
 
 
+def test_a_store_that_is_not_there_is_reported_soon_at_first_contact(monkeypatch: pytest.MonkeyPatch):
+    """A wrong address; later in a run the same store would be waited for."""
+    for name, value in {"AWS_ENDPOINT_URL": "http://127.0.0.1:9", "AWS_ACCESS_KEY_ID": "a",
+                        "AWS_SECRET_ACCESS_KEY": "b"}.items():  # fmt: skip
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(retrying, "FIRST_CONTACT", 0.3)
+    storage.retries(reset=True)
+    with storage.first_contact(), pytest.raises(OSError, match="connect"):
+        storage.exists("s3://bucket/x")
+    assert storage.retries(reset=True) < retrying.MAX_ATTEMPTS - 1
+    monkeypatch.setattr(retrying, "FIRST_WAIT", 0.001)
+    with pytest.raises(OSError, match="attempt 10, the last"):
+        storage.exists("s3://bucket/x")
+
+
 @pytest.mark.slow
 def test_thousands_of_requests_with_one_in_ten_faulty_lose_nothing(
     s3: S3Server, s3_folder: str, quick: None, monkeypatch: pytest.MonkeyPatch
