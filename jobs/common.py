@@ -70,17 +70,13 @@ def call(
 
 def _check_outputs(config: Any) -> None:
     """Make sure that the store of each output answers, and that Ray does not remove what a submitted job writes."""
-    from pipeline.storage import (  # only after the command line is read: it imports pyarrow
-        check_kept,
-        exists,
-        first_contact,
-    )
+    from pipeline.storage import check_kept, check_writable, first_contact  # only now: it imports pyarrow
 
     for option in ("output", "json", "submission"):
         if (uri := getattr(config, option, None)) is not None:
             check_kept(option, uri)
             with first_contact():
-                exists(uri)
+                check_writable(uri)
 
 
 def told(command: Command, error: BaseException) -> int:

@@ -2,6 +2,7 @@
 
 from pipeline.errors import StorageError as StorageError
 from pipeline.storage.files import absolute as absolute
+from pipeline.storage.files import check_writable as check_writable
 from pipeline.storage.files import exists as exists
 from pipeline.storage.files import is_folder as is_folder
 from pipeline.storage.files import is_local as is_local

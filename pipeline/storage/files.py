@@ -7,10 +7,13 @@ are written into manifests, results and logs.
 
 from __future__ import annotations
 
+import errno
 import io
+import os
 import unicodedata
 from collections.abc import Iterator
 from contextlib import suppress
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.fs as pafs
@@ -57,6 +60,23 @@ def parent(uri: str) -> str:
 def is_local(uri: str) -> bool:
     """Say whether an address is a path of this machine's file systems, shared folders included."""
     return scheme_of(uri) in {"", "file"}
+
+
+def check_writable(uri: str) -> None:
+    """Make sure that a file or folder can be made; a store only has to answer.
+
+    Raises:
+        PermissionError: the nearest folder that there is, on this machine, may not be written to.
+        OSError: the store gives no answer.
+    """
+    if not is_local(uri):
+        exists(uri)
+        return
+    folder = Path(absolute(uri))
+    while not folder.exists():
+        folder = folder.parent
+    if not os.access(folder, os.W_OK, effective_ids=os.access in os.supports_effective_ids):
+        raise PermissionError(errno.EACCES, "this folder may not be written to", str(folder))
 
 
 def exists(uri: str) -> bool:

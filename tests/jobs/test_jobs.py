@@ -11,6 +11,7 @@ from typing import get_args, get_type_hints
 
 import pytest
 from conftest import exit_code
+from privileges import file_modes_hold
 
 from jobs import common, console
 from jobs.commands import COMMANDS, EVALUATE, SEGMENT, TRAIN, Command, parse
@@ -222,6 +223,15 @@ def test_a_recipe_has_a_name_that_its_setting_allows_and_gives_itself():
             assert parse(command, ["in", "--output", "out", "--recipe", name], console=True).recipe == name
     assert SEGMENT.recipes[SegmentConfig.recipe](SegmentConfig("in", "out")) == SegmentConfig("in", "out")
     assert TRAIN.recipes[TrainConfig.recipe](TrainConfig("in", "out")) == TrainConfig("in", "out")
+
+
+def test_an_output_that_may_not_be_written_is_told_before_anything_starts(tmp_path, capsys):
+    (tmp_path / "closed").mkdir(mode=0o555)
+    output = tmp_path / "closed" / "deeper" / "out"
+    with file_modes_hold():
+        code = call(SEGMENT, ["--input", "a.jpg", "--output", str(output)], lambda _: pytest.fail("it was begun"))
+    assert code == 2
+    assert f"this folder may not be written to: '{tmp_path}/closed'" in capsys.readouterr().err
 
 
 def test_a_submitted_job_is_told_where_to_write_before_it_does_anything(monkeypatch, capsys):
