@@ -36,7 +36,7 @@ demo: $(READY)
 test: $(READY)
 	$(BIN)/python -m pytest -m "not slow"
 
-# Also those that take long and are near to one of the others: more ways to lose a process, more pages of the docs.
+# Also those that take long and are near to one of the others: more ways to lose a process, more pages of the docs. Nightly.
 test-all: $(READY)
 	$(BIN)/python -m pytest
 
