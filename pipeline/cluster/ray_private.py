@@ -14,6 +14,8 @@ import ray._private.worker
 from ray._private import services
 from ray._private.grpc_utils import init_grpc_channel
 from ray._private.state import state
+from ray.core.generated.gcs_service_pb2 import CheckAliveRequest  # type: ignore[attr-defined]
+from ray.core.generated.gcs_service_pb2_grpc import NodeInfoGcsServiceStub
 from ray.data import Dataset
 
 
@@ -36,8 +38,11 @@ def answers(address: str, seconds: float) -> bool:
     with init_grpc_channel(address) as channel:
         try:
             grpc.channel_ready_future(channel).result(seconds)
+            NodeInfoGcsServiceStub(channel).CheckAlive(CheckAliveRequest(), timeout=seconds)
         except grpc.FutureTimeoutError:
             return False
+        except grpc.RpcError as error:  # another service, or a cluster that wants a token, which Ray says better
+            return error.code() in {grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED}
     return True
 
 

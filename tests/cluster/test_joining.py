@@ -5,9 +5,12 @@ import re
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
+import grpc
 import pytest
 from conftest import free_port
 
@@ -24,19 +27,30 @@ def silent() -> str:
         yield f"127.0.0.1:{server.getsockname()[1]}"
 
 
+@pytest.fixture
+def other() -> Iterator[str]:
+    """The address of a server that speaks gRPC and is no Ray."""
+    server = grpc.server(ThreadPoolExecutor(1))
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    yield f"127.0.0.1:{port}"
+    server.stop(None)
+
+
 @pytest.mark.parametrize(
     ("address", "said"),
     [
         ("127.0.0.1:{free}", "no Ray cluster answers at RAY_ADDRESS=127.0.0.1:"),
         ("{silent}", "no Ray cluster answers at RAY_ADDRESS=127.0.0.1:"),
+        ("{other}", "no Ray cluster answers at RAY_ADDRESS=127.0.0.1:"),
         ("no-such-host.invalid:6379", "no Ray cluster answers at RAY_ADDRESS=no-such-host.invalid:6379"),
         ("nonsense", "HOST:PORT"),
         ("http://127.0.0.1:8265", "ray job submit"),
         ("ray://127.0.0.1:10001", "ray job submit"),
     ],
 )
-def test_an_address_where_no_ray_is_ends_in_one_line(monkeypatch, silent, address, said):
-    monkeypatch.setenv("RAY_ADDRESS", address.format(free=free_port(), silent=silent))
+def test_an_address_where_no_ray_is_ends_in_one_line(monkeypatch, silent, other, address, said):
+    monkeypatch.setenv("RAY_ADDRESS", address.format(free=free_port(), silent=silent, other=other))
     monkeypatch.setattr(connect, "ANSWER_SECONDS", 0.5)
     with pytest.raises(ClusterError) as error:
         connect.start_ray()
