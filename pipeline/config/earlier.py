@@ -14,6 +14,7 @@ RUNS: dict[str, Any] = {
     "propose.window_shape": "box",
     "propose.min_side_of": "shorter",
     "refine.crf_normalization": "symmetric",
+    "refine.mask_format": "palette",
 }
 """Settings of the main job by name, and what it did before it had them."""
 TRAINING_SETS: dict[str, Any] = {

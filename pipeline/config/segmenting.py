@@ -122,8 +122,6 @@ class SegmentConfig:
         settings = {"input": self.input, "masks": self.masks, "save_probabilities": self.save_probabilities}
         for stage in (stage.name for stage in STAGES if hasattr(self, stage.name)):
             settings |= {f"{stage}.{name}": value for name, value in asdict(getattr(self, stage)).items()}
-        if self.refine.mask_format == "palette":  # so that outputs from before this setting can be resumed
-            del settings["refine.mask_format"]
         if self.ensemble.fcn is not None:  # its fingerprint says which file it is
             settings["ensemble.rule"] = self.ensemble.ensemble
             settings["ensemble.weight"] = self.ensemble.ensemble_weight

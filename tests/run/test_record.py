@@ -125,11 +125,14 @@ def test_another_runs_results_are_refused_with_the_difference(config, change, fi
 
 
 def test_the_format_of_masks_is_part_of_a_run_and_older_runs_go_on_with_palettes(config):
-    open_run(config, "f", CLASSES, manifest("a"))
-    recorded = json.loads(Path(config.output, "run", "config.json").read_text())["identity"]
-    assert "refine.mask_format" not in recorded  # as in outputs of before there was a choice
+    open_run(config, "f", CLASSES, manifest("a")).lease.release()
+    record = Path(config.output, "run", "config.json")
+    content = json.loads(record.read_text())
+    del content["identity"]["refine.mask_format"]  # as in outputs of before there was a choice
+    record.write_text(json.dumps(content))
+    open_run(config, "f", CLASSES, manifest("a")).lease.release()
     grey = replace(config, refine=replace(config.refine, mask_format="grey"))
-    with pytest.raises(FolderError, match="mask_format"):
+    with pytest.raises(FolderError, match=r"refine\.mask_format: palette -> grey"):
         open_run(grey, "f", CLASSES, manifest("a"))
 
 
