@@ -39,13 +39,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def run(config: InspectConfig) -> int:
     """Draw, write."""
-    from pipeline.models.checkpoint import load_checkpoint  # imports torch, which the help does not need
-    from pipeline.report.network_pictures import activations, read_truth, segmented
-    from pipeline.report.steps import steps
-
     image, common = of_run(config) if config.results is not None else (config.image, [])
     for option, given in (("image", image), ("truth", config.truth)):
         check_named(option, given)
+    from pipeline.models.checkpoint import load_checkpoint  # imports torch, which neither help nor typing errors need
+    from pipeline.report.network_pictures import activations, read_truth, segmented
+    from pipeline.report.steps import steps
+
     if config.weights is not None:
         common += ["--weights", config.weights]
     common += ["--input", image, "--output", config.output]

@@ -33,7 +33,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def run(config: TrainEdgesConfig) -> int:
     """Check, train, write, score."""
-    import cv2  # these import torch, which the help does not need
+    check_named("data", config.data)
+    import cv2  # these import torch, which neither the help nor a typing error needs
     import safetensors.torch
     import torch
 
@@ -43,7 +44,6 @@ def run(config: TrainEdgesConfig) -> int:
 
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
-    check_named("data", config.data)
     data = load_outlined(config.data, "train")
     used, held_out = data[: len(data) - config.hold_out], data[len(data) - config.hold_out :]
     if not used:

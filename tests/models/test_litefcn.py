@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from jobs.train_fcn import package_file
+from pipeline.api.train_fcn import package_file
 from pipeline.errors import CheckpointError
 from pipeline.models.checkpoint import CheckpointInfo, dump_checkpoint, load_state_dict
 from pipeline.models.efficientnet import BN_EPS, INPUT, STAGES, ConvBN, Encoder, Same, fold, load_imagenet
