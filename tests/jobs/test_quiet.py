@@ -54,6 +54,6 @@ def test_from_images_to_masks_with_relative_paths_and_nothing_foreign_on_the_ter
         assert process.stderr == ""
         assert process.stdout.count(ray) == 1
     for stage in (1, 2):  # said by the workers
-        assert re.search(rf"^stage {stage} epoch 0, step \d: lr 0.01, loss ", trained.stdout, re.MULTILINE)
+        assert re.search(rf"^stage {stage} epoch 0, step \d+: lr 0.01, loss ", trained.stdout, re.MULTILINE)
     assert (folder / weights).exists()
     assert len(list((folder / "runs" / "masks" / "masks").iterdir())) == 6
