@@ -23,7 +23,8 @@ from pipeline.config.lite import TrainLiteConfig
 from pipeline.config.recipes import Recipe, first_look
 
 FILE_OPTIONS = """\
---config FILE reads settings from a YAML or JSON file, a run's run/config.json for instance; the command line wins.
+--config FILE reads settings of this command from a YAML or JSON file, `segment` also from a run's run/config.json;
+the command line wins.
 --print-config prints all settings as such a file and does nothing else."""
 EXIT_CODES = "Exit codes: 0 done, 2 wrong arguments, 3 stopped (the same command goes on), 4 failed, 5 no cluster."
 

@@ -62,6 +62,8 @@ def run(config: InspectConfig) -> int:
     if info.architecture == "deconvnet":
         checkpoint = load_checkpoint(storage.read_bytes(settings.weights), settings.weights)
         pictures["activations"] = activations(checkpoint, image_HW3, config.box)
+    else:
+        print(f"no picture of a decoder's maps: {settings.weights} is no network of the paper's kind")
     for name, picture in pictures.items():
         target = storage.join(config.output, f"{PurePosixPath(image).stem}_{name}.png")
         storage.write_atomic(target, picture)

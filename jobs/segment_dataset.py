@@ -103,6 +103,8 @@ def work(config: SegmentConfig, info: CheckpointInfo, run: RunRecord) -> int:
             f"{len(run.manifest)} images, {len(run.manifest) - len(todo)} done before; {classes(info)}; "
             f"results go to {run.output}"
         )
+        if not len(todo):
+            console.print("nothing is left to do; this is what earlier calls did:")
         if len(todo):
             from pipeline.cluster.driver import Driver
 

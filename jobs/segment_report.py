@@ -68,6 +68,7 @@ def show_plan(config: SegmentConfig, info: CheckpointInfo, manifest: pa.Table, l
         loads = real_stages(config, info.num_classes, pools)
         pools, seconds = timed_plan(config, loads, pools, left, console.print)
         show_stages(stages, seconds)
+        console.print("on top comes the start of Ray and of the networks, half a minute or more")
     console.print(f"stages: {' -> '.join(stage.name for stage in stages)} -> write; {pools.describe(stages)}")
     rows = rows_in_a_file(len(left), config.rows_per_file)
     files = -(-len(left) // rows)

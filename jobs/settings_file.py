@@ -32,6 +32,8 @@ def read_settings(uri: str) -> dict[str, Any]:
     from pipeline.inputs.named import check_named
 
     check_named("config", uri)
+    if storage.is_folder(uri):
+        raise ConfigError(f"--config {uri} is a folder; name a file of settings")
     try:
         content = yaml.safe_load(storage.read_bytes(uri))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -102,6 +104,8 @@ def _filled(config: Any, values: Mapping[str, Any], uri: str) -> Any:
 def _typed(kind: Any, value: Any, where: str) -> Any:
     from pydantic import TypeAdapter, ValidationError
 
+    if kind is bool and not isinstance(value, bool):
+        raise ConfigError(f"{where} is {value!r}: write true or false")
     try:
         return TypeAdapter(kind).validate_python(value)
     except ValidationError as error:

@@ -61,7 +61,7 @@ def timed_plan(
     Returns:
         The pools, and the seconds per image in each stage; `pools` and no seconds if they could not be timed.
     """
-    log(f"timing the stages on {PROBED} images")
+    log(f"timing the stages on {min(PROBED, len(images))} images")
     seconds = profile_stages(images, loads, pools, config.stall_timeout, log)
     if seconds is None:
         return pools, {}

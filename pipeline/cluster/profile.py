@@ -33,16 +33,17 @@ def probe(images: pa.Table, loads: Loads) -> dict[str, float]:
     """
     functions = [load() for load in loads.values()]
     seconds: dict[str, list[float]] = {stage: [] for stage in loads}
-    through = 0
+    through, failure = 0, ""
     for number in range(len(images)):
         table = start_rows(images.slice(number, 1))
         for function in functions:
             table = function(table)
         (row,) = table.select([f"seconds_{stage}" for stage in loads]).to_pylist()
+        failure = next((f": {why}" for why in table["error_message"].to_pylist() if why), failure)
         if number > 0 and None not in row.values():
             through += 1
             for stage in loads:
                 seconds[stage].append(row[f"seconds_{stage}"])
     if not through:
-        raise ValueError("none of the images that were tried came through all stages")
+        raise ValueError(f"none of the images that were tried came through all stages{failure}")
     return {stage: statistics.median(values) for stage, values in seconds.items()}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from pipeline.config.checks import require_choices, require_local
+from pipeline.config.checks import require, require_choices, require_local
 
 ExportFormat = Literal["coco", "coco-panoptic", "cvat", "hf", "labelstudio", "masks-grey", "yolo"]
 """What results can be exported to; each is a file in `pipeline/export/formats/`, its hyphens underscores there."""
@@ -28,9 +28,13 @@ class ExportConfig:
     data.yaml."""
     output: str
     """Folder for the export, on this machine. Must be new or empty."""
+    min_area: int = 0
+    """Connected parts of a class with fewer pixels become background, in every format. 0: every pixel is exported, the
+    specks that a CRF leaves along outlines among them, each an object of its own."""
     copy_images: bool = False
     """Copy the images into the export. Default: link to those on this machine; `hf` holds their addresses."""
 
     def __post_init__(self) -> None:
         require_choices(self)
+        require(self.min_area >= 0, "min_area", self.min_area, "must be 0 or more")
         require_local("output", self.output)

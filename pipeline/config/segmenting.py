@@ -46,7 +46,7 @@ class SegmentConfig:
     limit: int | None = None
     """Take only the first N images of the sorted input."""
     masks: bool = True
-    """Also write each mask as OUTPUT/masks/<image id>.png; the masks are in the Parquet results either way."""
+    """Masks are written as OUTPUT/masks/<image id>.png, too; without that they are in the Parquet results only."""
     save_probabilities: bool = False
     """Also write what the CRF starts from, OUTPUT/probabilities/<image id>.npz: log-probabilities (float16, at working
     size) of the classes that can still win. 1 to 3 MB per image; jobs/tune_crf.py reads them."""

@@ -9,6 +9,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.imaging.classes import VOID
+
 MOST_REGIONS = 254
 """Of an image: what `build-training-set` reads back, and more than people can look at."""
 
@@ -78,6 +80,18 @@ def regions_of(labels_HW: NDArray[np.uint8], classes: int, most: int = MOST_REGI
         if not alone.all():
             regions.append(region_of(label, np.isin(parts_HW, np.flatnonzero(~alone) + 1)))
     return regions
+
+
+def without_specks(labels_HW: NDArray[np.uint8], least: int) -> NDArray[np.uint8]:
+    """The mask with all 8-connected parts of a class of fewer than `least` pixels made background."""
+    cleaned_HW = labels_HW.copy()
+    for label in np.unique(labels_HW).tolist():
+        if label not in {0, VOID}:
+            inside_HW = (labels_HW == label).astype(np.uint8)
+            _, parts_HW, stats, _ = cv2.connectedComponentsWithStats(inside_HW, connectivity=8)
+            small = np.flatnonzero(stats[:, cv2.CC_STAT_AREA] < least)
+            cleaned_HW[np.isin(parts_HW, small[small > 0])] = 0
+    return cleaned_HW
 
 
 def _smallest_kept(areas: Sequence[NDArray[np.int32]], most: int) -> int:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from pipeline.errors import ImageError, ResultsError
 from pipeline.export.names import Names, names_of
+from pipeline.export.regions import without_specks
 from pipeline.imaging.images import decode_mask
 from pipeline.outputs import layout
 from pipeline.outputs.results import ids_in, read_class_names, scan_results
@@ -53,6 +54,8 @@ class Results:
     names: Names
     count: int
     watch: Watch
+    min_area: int = 0
+    """Connected parts of a class of fewer pixels are background."""
 
     def __iter__(self) -> Iterator[Segmented]:
         rows = self.watch(scan_results(self.output_uri, COLUMNS), self.count)
@@ -62,17 +65,20 @@ class Results:
                 labels_HW = decode_mask(row["mask"] or b"")
             except ImageError as error:
                 raise ResultsError(f"the mask of {image_id} in {self.output_uri} cannot be read: {error}") from error
+            if self.min_area > 1:
+                labels_HW = without_specks(labels_HW, self.min_area)
             yield Segmented(
                 number, row, labels_HW, self.names.label(image_id), self.names.picture(image_id, row["uri"])
             )
 
 
-def open_results(output_uri: str, watch: Watch | None = None) -> Results:
+def open_results(output_uri: str, watch: Watch | None = None, min_area: int = 0) -> Results:
     """The results of a run.
 
     Args:
         output_uri: its output folder.
         watch: is passed the rows as they are read.
+        min_area: as in `Results`.
 
     Raises:
         ResultsError: there are none, or a file is damaged or foreign.
@@ -81,4 +87,4 @@ def open_results(output_uri: str, watch: Watch | None = None) -> Results:
     ids = ids_in(output_uri, layout.RESULTS)
     if not len(ids):
         raise ResultsError(f"{output_uri} holds no segmented image; there is nothing to export")
-    return Results(output_uri, class_names, names_of(ids), len(ids), watch or (lambda rows, _: rows))
+    return Results(output_uri, class_names, names_of(ids), len(ids), watch or (lambda rows, _: rows), min_area)

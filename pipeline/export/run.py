@@ -40,7 +40,7 @@ def export_results(config: ExportConfig, watch: Watch | None = None) -> Exported
         OSError: a file cannot be written; the folder is then not there.
     """
     export = load(config.to)
-    results = open_results(config.results, watch)
+    results = open_results(config.results, watch, config.min_area)
     with whole_folder(config.output) as folder:
         pictures = Pictures(folder, copy=config.copy_images)
         export(results, pictures, folder)

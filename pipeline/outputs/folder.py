@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Mapping
+from pathlib import Path
 from typing import Any
 
 from pipeline import storage
@@ -43,6 +44,8 @@ def check_folder(
         FolderError: the folder was started with other settings, holds something but no record, or its record is
             damaged.
     """
+    if storage.is_local(folder) and Path(storage.absolute(folder)).is_file():
+        raise FolderError(f"{folder} is a file; {advice}")
     uri = storage.join(folder, record)
     if not storage.exists(uri):
         for name in holds:

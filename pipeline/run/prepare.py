@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from difflib import get_close_matches
 
 from pipeline import storage
-from pipeline.checkpoints.bundled import weights_uri
+from pipeline.checkpoints.bundled import BUNDLED, weights_uri
 from pipeline.config import ConfigError, SegmentConfig
 from pipeline.config.recipes import ENSEMBLES
 from pipeline.crf.refine import check_backend
@@ -51,6 +52,9 @@ def check_networks(config: SegmentConfig) -> tuple[CheckpointInfo, str]:
     """
     if config.recipe in ENSEMBLES and config.ensemble.fcn is None:
         raise ConfigError(f"--recipe {config.recipe} combines two networks: give the other one by --fcn FILE")
+    near = get_close_matches(config.weights.rpartition("/")[2], BUNDLED, 1)
+    if near and not storage.exists(config.weights):
+        raise ConfigError(f"--weights is {config.weights}, which does not exist; did you mean {near[0]}?")
     for option, uri in (
         ("weights", config.weights), ("fcn", config.ensemble.fcn), ("edge-model", config.propose.edge_model),
     ):  # fmt: skip

@@ -240,6 +240,7 @@ def test_what_is_missing_is_made_again_and_equal(run, photos, in_ray):
     [
         (["--input", "{photos}", "--weights", "{photos}/bad/text.jpg"], "safetensors"),
         (["--input", "{photos}", "--weights", "missing.safetensors"], "missing.safetensors"),
+        (["--input", "{photos}", "--weights", "vocs"], "did you mean voc?"),
         (["--input", "{photos}/nothing"], "nothing"),
         (["--input", "{empty}"], "holds no image"),
         (["--input", "{photos}", "--weights", "demo", "--proposals", "0"], "sees object proposals"),
@@ -255,6 +256,15 @@ def test_bad_arguments_are_told_before_anything_is_written(photos, tmp_path, arg
     assert exit_code(main, *filled, "--output", str(tmp_path / "out")) == 2
     assert message in "".join(capsys.readouterr())
     assert not (tmp_path / "out").exists()
+
+
+def test_an_output_that_is_a_file_is_refused(photos, tmp_path, capsys):
+    (tmp_path / "mine.txt").write_text("mine")
+    for more in ([], ["--dry-run"], ["--overwrite"]):
+        arguments = ["--input", photos / "one", "--output", tmp_path / "mine.txt", "--weights", "demo", *more]
+        assert segment_here(*arguments) == 2
+        assert "mine.txt is a file" in capsys.readouterr().err
+    assert (tmp_path / "mine.txt").read_text() == "mine"
 
 
 def test_another_runs_output_is_refused(run, photos, capsys):

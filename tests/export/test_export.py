@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 import pyarrow as pa
 import pytest
+import scipy.ndimage
 from conftest import exit_code
 from hypothesis import given
 from hypothesis import strategies as st
@@ -31,7 +32,7 @@ from pipeline.export.formats.yolo import lines
 from pipeline.export.json_lists import json_lists
 from pipeline.export.names import names_of
 from pipeline.export.polygons import rings_of
-from pipeline.export.regions import MOST_REGIONS, Region, regions_of, run_lengths
+from pipeline.export.regions import MOST_REGIONS, Region, regions_of, run_lengths, without_specks
 from pipeline.imaging.images import SUPPORTED
 from pipeline.inputs.manifest import safe_id
 from pipeline.outputs.results import write_rows
@@ -293,3 +294,26 @@ def test_memory_does_not_grow_with_the_images(to, tmp_path, monkeypatch):
         sizes.append(sum(path.stat().st_size for path in Path(config.output).rglob("*") if path.is_file()))
     assert sizes[1] > 5 * sizes[0]
     assert peaks[1] < 2 * peaks[0] + 200_000
+
+
+def test_specks_become_background_where_they_are_not_wanted(tmp_path):
+    """Against scipy's labels of the same mask."""
+    rng = np.random.default_rng(0)
+    labels_HW = (rng.random((60, 80)) < 0.2).astype(np.uint8) * rng.integers(1, 3, (60, 80)).astype(np.uint8)
+    labels_HW[10:30, 10:40] = 2
+    expected_HW = labels_HW.copy()
+    for label in (1, 2):
+        parts_HW, count = scipy.ndimage.label(labels_HW == label, structure=np.ones((3, 3)))
+        for part in range(1, count + 1):
+            if (parts_HW == part).sum() < 5:
+                expected_HW[parts_HW == part] = 0
+    assert (expected_HW != labels_HW).any()
+    np.testing.assert_array_equal(without_specks(labels_HW, 5), expected_HW)
+    np.testing.assert_array_equal(without_specks(labels_HW, 1), labels_HW)
+    void_HW = np.full((4, 4), 255, np.uint8)
+    np.testing.assert_array_equal(without_specks(void_HW, 100), void_HW)
+    write_rows(str(tmp_path / "run"), [row_of("a.png", "a.png", labels_HW)], CLASSES)
+    arguments = ["export", str(tmp_path / "run"), "--to", "masks-grey", "--min-area", "5"]
+    assert exit_code(console.main, *arguments, "--output", str(tmp_path / "out")) == 0
+    (mask,) = (tmp_path / "out" / "masks").rglob("*.png")
+    np.testing.assert_array_equal(cv2.imread(str(mask), cv2.IMREAD_UNCHANGED), expected_HW)

@@ -86,6 +86,7 @@ def test_what_a_runs_call_was_told_to_do_once_is_not_done_again(tmp_path):
         ("just words", "holds no settings"),
         ("{proposals: 3, propose: {proposals: 4}}", "has proposals twice"),
         ("proposals: -1", "--proposals is -1"),
+        ("masks: 'no'", "masks is 'no': write true or false"),
     ],
 )
 def test_a_file_that_cannot_be_used_is_told(content, message, tmp_path, monkeypatch, capsys):
@@ -93,6 +94,8 @@ def test_a_file_that_cannot_be_used_is_told(content, message, tmp_path, monkeypa
     Path("mine.yaml").write_text(content)
     assert exit_code(segment, *PATHS, "--config", "mine.yaml") == 2
     assert message in capsys.readouterr().err
+    assert exit_code(segment, *PATHS, "--config", ".") == 2
+    assert "--config . is a folder" in capsys.readouterr().err
     assert exit_code(segment, *PATHS, "--config", "mine.yml") == 2
     assert "did you mean" in capsys.readouterr().err
 
