@@ -11,7 +11,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass, replace
 from inspect import getdoc
-from typing import Any, get_type_hints
+from typing import Any
 
 from jobs import settings_file
 from pipeline import config as settings
@@ -22,6 +22,8 @@ from pipeline.config.fcn import TrainFcnConfig
 from pipeline.config.lite import TrainLiteConfig
 from pipeline.config.recipes import Recipe, first_look
 
+PANELS = "20"
+"""Pictures in a command that a job suggests."""
 FILE_OPTIONS = """\
 --config FILE reads settings of this command from a YAML or JSON file, `segment` also from a run's run/config.json;
 the command line wins.
@@ -62,7 +64,9 @@ class Command:
         """The command line that calls this job, in the form that this process was called in."""
         if self.on_console:
             return " ".join(["deconvnet", self.name, subject, *options])
-        return " ".join(["python", f"jobs/{self.module}.py", f"--{_option(self.subject)}", subject, *options])
+        return " ".join(
+            ["python", f"jobs/{self.module}.py", f"--{settings_file.option_of(self.subject)}", subject, *options]
+        )
 
 
 SEGMENT = Command(
@@ -197,25 +201,17 @@ def _description(command: Command, console: bool, *, all_shown: bool) -> str:
     """What the help says above the settings."""
     subject, _, options = command.example.partition(" --")
     call = f"deconvnet {command.name} {subject}" if console else (
-        f"python jobs/{command.module}.py --{_option(command.subject)} {subject}"
+        f"python jobs/{command.module}.py --{settings_file.option_of(command.subject)} {subject}"
     )  # fmt: skip
     call += f" --{options}" if options else ""
     shown = set(command.first) | {one.name for one in fields(command.config) if _needed(one)}
-    more = len(_names(command.config) - shown)
+    more = len(set(settings_file.names_of(command.config)) - shown)
     rest = f"\n\n{more} more settings: --help-all" if more and not all_shown else ""
     return f"{getdoc(command.config)}\n\n    {call}\n\n{FILE_OPTIONS}\n\n{EXIT_CODES}{rest}"
 
 
 def _needed(one: Any) -> bool:
     return one.default is MISSING and one.default_factory is MISSING
-
-
-def _names(config: type[Any]) -> set[str]:
-    """Every setting's name, those of nested classes included."""
-    names: set[str] = set()
-    for name, nested in get_type_hints(config).items():
-        names |= _names(nested) if isinstance(nested, type) and is_dataclass(nested) else {name}
-    return names
 
 
 def _recipe_name(command: Command, given: Sequence[str], values: Mapping[str, Any]) -> str | None:
@@ -284,7 +280,3 @@ def _view(command: Command, console: bool, *, short: bool) -> Any:
         return replace(one, type=tyro.conf.Positional[one.type])  # type: ignore[misc, name-defined]
 
     return registry
-
-
-def _option(name: str) -> str:
-    return name.replace("_", "-")

@@ -16,9 +16,7 @@ from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import PurePosixPath
 
-import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from jobs import commands
 from jobs.common import EXIT_DONE, call, end_process
@@ -27,7 +25,8 @@ from pipeline import storage
 from pipeline.config import ConfigError, InspectConfig
 from pipeline.datasets.masks import load_image
 from pipeline.inputs.named import check_named
-from pipeline.outputs.layout import MANIFEST, RECORD
+from pipeline.outputs.layout import RECORD
+from pipeline.outputs.results import read_manifest
 from pipeline.report.painter import panel, png
 from pipeline.run.prepare import check_networks, with_absolute_paths, with_shape_of
 
@@ -76,11 +75,12 @@ def of_run(config: InspectConfig) -> tuple[str, list[str]]:
 
     Raises:
         ConfigError: the folder holds no run, or the run has no such image.
+        ResultsError: the list of its images is missing or damaged.
     """
     assert config.results is not None
-    record, manifest = storage.join(config.results, RECORD), storage.join(config.results, MANIFEST)
+    record = storage.join(config.results, RECORD)
     check_named("results", record)
-    images = pq.ParquetFile(pa.BufferReader(storage.read_bytes(manifest))).read(use_threads=False)
+    images = read_manifest(config.results)
     found = images.filter(pc.equal(images["image_id"], config.image))
     if not len(found):
         known = images["image_id"].to_pylist()

@@ -18,8 +18,6 @@ from pipeline.report.run_page.facts import RunFacts
 from pipeline.report.run_page.gather import gather
 from pipeline.report.run_page.render import Step, render
 
-PANELS = "20"  # pictures that a step offers
-
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parse, run; returns the exit code."""
@@ -59,7 +57,7 @@ def next_steps(facts: RunFacts) -> Iterator[Step]:
             commands.SEGMENT.line(source, *again, "--retry-failed"),
         )
     if facts.audit.ok:
-        yield Step("Pictures of the first images", commands.EVALUATE.line(output, "--panels", PANELS))
+        yield Step("Pictures of the first images", commands.EVALUATE.line(output, "--panels", commands.PANELS))
         yield Step(
             "The masks for another tool, such as an annotation editor",
             commands.EXPORT.line(output, "--to", "coco", "--output", "FOLDER"),

@@ -14,7 +14,6 @@ from rich.table import Table
 
 from jobs import commands
 from jobs.common import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED
-from jobs.report import write_report
 from pipeline import storage
 from pipeline.config import SegmentConfig
 from pipeline.config.stages import Stage, stages_of
@@ -28,7 +27,6 @@ from pipeline.run.record import RunRecord, Summary, too_many
 from pipeline.stages.write import rows_in_a_file
 
 SHOWN = 8  # class names in a line, kinds of failures in a list
-PANELS = "20"  # pictures in the command that the last lines suggest
 
 console = Console(soft_wrap=True, markup=False)
 
@@ -160,6 +158,8 @@ def report(config: SegmentConfig, run: RunRecord, summary: Summary, code: int) -
 def make_report(output: str) -> None:
     """Write the run's report and say where it is. The run is done: what goes wrong here is a line and no more."""
     try:
+        from jobs.report import write_report  # only now: it imports jinja2, which a run's start does not need
+
         console.print(f"report:  {write_report(output)}")
     except (Exception, KeyboardInterrupt) as error:
         again = commands.REPORT.line(shlex.quote(output))
@@ -202,4 +202,4 @@ def show_results(config: SegmentConfig, output: str) -> None:
     if config.masks:
         console.print(f"masks:   {storage.join(output, MASKS)}")
     console.print(f"results: {storage.join(output, RESULTS)}")
-    console.print(f"to look at them: {commands.EVALUATE.line(shlex.quote(output), '--panels', PANELS)}")
+    console.print(f"to look at them: {commands.EVALUATE.line(shlex.quote(output), '--panels', commands.PANELS)}")

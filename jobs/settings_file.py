@@ -50,7 +50,7 @@ def _without_groups(content: Mapping[Any, Any], uri: str) -> dict[str, Any]:
     for key, value in content.items():
         inner = _without_groups(value, uri) if isinstance(value, Mapping) else {str(key).replace("-", "_"): value}
         if twice := found.keys() & inner.keys():
-            raise ConfigError(f"--config {uri} has {_option(min(twice))} twice")
+            raise ConfigError(f"--config {uri} has {option_of(min(twice))} twice")
         found |= inner
     return found
 
@@ -82,12 +82,12 @@ def with_settings(config: Any, values: Mapping[str, Any], uri: str) -> Any:
     Raises:
         ConfigError: a name is not a setting, or a value has the wrong type.
     """
-    known = _known(type(config))
+    known = names_of(type(config))
     for name in values:
         if name not in known:
             near = difflib.get_close_matches(name, known, 1)
-            hint = f"; did you mean {_option(near[0])}?" if near else ""
-            raise ConfigError(f"--config {uri}: there is no setting {_option(name)}{hint}")
+            hint = f"; did you mean {option_of(near[0])}?" if near else ""
+            raise ConfigError(f"--config {uri}: there is no setting {option_of(name)}{hint}")
     return _filled(config, values, uri)
 
 
@@ -97,7 +97,7 @@ def _filled(config: Any, values: Mapping[str, Any], uri: str) -> Any:
         if is_dataclass(kind):
             changes[name] = _filled(getattr(config, name), values, uri)
         elif name in values:
-            changes[name] = _typed(kind, values[name], f"--config {uri}: {_option(name)}")
+            changes[name] = _typed(kind, values[name], f"--config {uri}: {option_of(name)}")
     return unchecked(type(config), vars(config) | changes)
 
 
@@ -112,11 +112,11 @@ def _typed(kind: Any, value: Any, where: str) -> Any:
         raise ConfigError(f"{where} is {value!r}: {error.errors()[0]['msg']}") from error
 
 
-def _known(config: type[Any]) -> list[str]:
-    """Names of all settings, including those of the parts."""
+def names_of(config: type[Any]) -> list[str]:
+    """Names of all settings of a class, including those of its parts, in order."""
     names: list[str] = []
     for name, kind in get_type_hints(config).items():
-        names += _known(kind) if is_dataclass(kind) and isinstance(kind, type) else [name]
+        names += names_of(kind) if is_dataclass(kind) and isinstance(kind, type) else [name]
     return names
 
 
@@ -127,5 +127,6 @@ def as_yaml(config: Any) -> str:
     return str(yaml.safe_dump(asdict(config), sort_keys=False, allow_unicode=True))
 
 
-def _option(name: str) -> str:
+def option_of(name: str) -> str:
+    """A setting's name as the command line has it, without the dashes before it."""
     return name.replace("_", "-")

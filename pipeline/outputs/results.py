@@ -166,6 +166,20 @@ def read_skipped(output_uri: str) -> pa.Table:
     return pa.Table.from_batches(_scan(output_uri, layout.SKIPPED, SKIPPED_SCHEMA.names), SKIPPED_SCHEMA)
 
 
+def read_manifest(output_uri: str, columns: Sequence[str] = ("image_id", "uri")) -> pa.Table:
+    """Read which images a run has.
+
+    Args:
+        output_uri: the output folder.
+        columns: those to read.
+
+    Raises:
+        ResultsError: the file is missing or damaged.
+    """
+    uri = storage.join(output_uri, layout.MANIFEST)
+    return _read_parquet(uri, lambda file: file.read(columns=list(columns), use_threads=False))
+
+
 def read_class_names(output_uri: str) -> tuple[str, ...]:
     """Return the class names that the results were written with, background first.
 

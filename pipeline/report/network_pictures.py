@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from pipeline import storage
-from pipeline.config import ConfigError, SegmentConfig
+from pipeline.config import ConfigError, DecodeConfig, ProposeConfig, SegmentConfig
 from pipeline.errors import ImageError
 from pipeline.imaging.classes import VOID
 from pipeline.imaging.images import decode_mask
@@ -24,7 +24,7 @@ from pipeline.stages.decode import decode_stage
 from pipeline.stages.predict import load_predict
 from pipeline.stages.propose import propose_stage
 from pipeline.stages.refine import refine_stage
-from pipeline.stages.rows import start_rows
+from pipeline.stages.rows import Row, start_rows
 
 UInt8Array = NDArray[np.uint8]
 Box = tuple[float, float, float, float]
@@ -48,18 +48,37 @@ def segmented(config: SegmentConfig, num_classes: int) -> UInt8Array:
     # What the CRF starts from is made once for all results that differ in the CRF only.
     start = replace(config.refine, crf="none", crf_normalization="symmetric")
     table = predicted(replace(config, refine=start, save_probabilities=True))
-    (row,) = refine_stage(table, config.refine, num_classes).to_pylist()
-    if row["status"] != OK:
-        raise ImageError("unreadable", f"{config.input}: {row['error_stage']} failed: {row['error_message']}")
-    return decode_mask(row["mask"])
+    return decode_mask(row_of(refine_stage(table, config.refine, num_classes), config.input)["mask"])
 
 
 @cache
 def predicted(config: SegmentConfig) -> pa.Table:
-    """The image after the main job's first three stages."""
-    table = start_rows(pa.table({"image_id": ["image"], "uri": [config.input]}))
-    table = propose_stage(decode_stage(table, config.decode), config.propose)
-    return load_predict(config, gpus=0)(table)
+    """The image after the main job's stages up to the network."""
+    return load_predict(config, gpus=0)(proposed(config.input, config.decode, config.propose))
+
+
+@cache
+def proposed(uri: str, decode: DecodeConfig, propose: ProposeConfig) -> pa.Table:
+    """The image after the main job's stages before the network."""
+    table = start_rows(pa.table({"image_id": ["image"], "uri": [uri]}))
+    return propose_stage(decode_stage(table, decode), propose)
+
+
+def row_of(table: pa.Table, uri: str) -> Row:
+    """The only row of a table.
+
+    Args:
+        table: an image after some stages.
+        uri: what to call it in the error message.
+
+    Raises:
+        ImageError: a stage failed.
+    """
+    row: Row
+    (row,) = table.to_pylist()
+    if row["status"] != OK:
+        raise ImageError("unreadable", f"{uri}: {row['error_stage']} failed: {row['error_message']}")
+    return row
 
 
 def read_truth(uri: str, image_HW3: UInt8Array, num_classes: int) -> UInt8Array:

@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from pipeline import storage
 from pipeline.config import SegmentConfig
-from pipeline.errors import ImageError
 from pipeline.inference.predictor import Predictor
 from pipeline.models.checkpoint import load_for_windows
-from pipeline.outputs.schema import OK
 from pipeline.proposals.detectors import find_edges
+from pipeline.report.network_pictures import predicted, proposed, row_of
 from pipeline.report.painter import overlay, sheet
-from pipeline.stages.decode import decode_stage
-from pipeline.stages.predict import load_predict
-from pipeline.stages.propose import propose_stage
 from pipeline.stages.refine import labels_of, marginals_of
-from pipeline.stages.rows import Row, boxes_of, image_of, start_rows, unpack
+from pipeline.stages.rows import boxes_of, image_of, unpack
 
 UInt8Array = NDArray[np.uint8]
 ACROSS = 4  # pictures in a row
@@ -41,10 +36,9 @@ def steps(config: SegmentConfig, class_names: tuple[str, ...]) -> UInt8Array:
     Raises:
         ImageError: a stage failed.
     """
-    table = decode_stage(start_rows(pa.table({"image_id": ["image"], "uri": [config.input]})), config.decode)
-    table = propose_stage(table, config.propose)
-    image_HW3, boxes_N4 = image_of(_row(table, config)), boxes_of(_row(table, config))
-    row = _row(load_predict(config, gpus=0)(table), config)
+    before = row_of(proposed(config.input, config.decode, config.propose), config.input)
+    image_HW3, boxes_N4 = image_of(before), boxes_of(before)
+    row = row_of(predicted(config), config.input)
     class_ids_K = unpack(row["class_ids"], np.int64, -1)
     before_KHW = unpack(row["probabilities"], np.float16, -1, *image_HW3.shape[:2]).astype(np.float32)
     (after_KHW,) = marginals_of([row], config.refine)
@@ -61,14 +55,6 @@ def steps(config: SegmentConfig, class_names: tuple[str, ...]) -> UInt8Array:
         shown[f"after the CRF ({config.refine.crf})"] = overlay(image_HW3, labels[1])
         shown["confidence after it"] = _grey(after_KHW.max(0))
     return sheet([*shown.values()], ACROSS, [*shown], np.unique(np.stack(labels)), class_names)
-
-
-def _row(table: pa.Table, config: SegmentConfig) -> Row:
-    row: Row
-    (row,) = table.to_pylist()
-    if row["status"] != OK:
-        raise ImageError("unreadable", f"{config.input}: {row['error_stage']} failed: {row['error_message']}")
-    return row
 
 
 def _windows(config: SegmentConfig, image_HW3: UInt8Array, boxes_N4: NDArray[np.floating]) -> dict[str, UInt8Array]:

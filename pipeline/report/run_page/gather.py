@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 from collections import Counter
 from collections.abc import Iterator
@@ -10,9 +9,7 @@ from dataclasses import asdict
 from pathlib import PurePath
 from typing import Any
 
-import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from pipeline import storage
 from pipeline.checkpoints.bundled import BUNDLED, weights_uri
@@ -24,7 +21,7 @@ from pipeline.imaging.classes import class_table
 from pipeline.outputs import layout
 from pipeline.outputs.audit import audit
 from pipeline.outputs.folder import read_record
-from pipeline.outputs.results import ids_in, scan_parts
+from pipeline.outputs.results import ids_in, read_manifest, scan_parts
 from pipeline.report.run_page.facts import About, ErrorKind, Label, RunFacts, Setting, SkipKind
 from pipeline.report.run_page.tally import COLUMNS, Tally
 
@@ -55,7 +52,7 @@ def gather(output: str) -> RunFacts:
     return RunFacts(
         output=uri,
         about=_about(record, summary),
-        audit=audit(uri, _manifest(uri)),
+        audit=audit(uri, read_manifest(uri, ["image_id"])),
         stages=tally.stages(summary.get("seconds_alone", {})),
         errors=tuple(shown),
         error_kinds=len(kinds),
@@ -83,15 +80,6 @@ def _records(uri: str) -> tuple[dict[str, Any], dict[str, Any]]:
         read_record(record, needs=("identity", "classes", "settings")),
         read_record(summary) if storage.exists(summary) else {},
     )
-
-
-def _manifest(uri: str) -> pa.Table:
-    """The ids of the run's images."""
-    file = storage.join(uri, layout.MANIFEST)
-    try:
-        return pq.read_table(io.BytesIO(storage.read_bytes(file)), columns=["image_id"], use_threads=False)
-    except (FileNotFoundError, pa.ArrowException) as error:
-        raise ResultsError(f"{file} cannot be read, and it says which images there are: {error}") from error
 
 
 def _about(record: dict[str, Any], summary: dict[str, Any]) -> About:
