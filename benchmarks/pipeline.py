@@ -21,6 +21,7 @@ from pipeline.config import SegmentConfig
 from pipeline.inputs.manifest import build_manifest
 from pipeline.outputs.lease import Lease, take_lease
 from pipeline.stages.decode import decode_stage
+from pipeline.stages.memory import keep_freed_memory
 from pipeline.stages.predict import PredictStage, load_predict
 from pipeline.stages.propose import propose_stage
 from pipeline.stages.refine import refine_stage
@@ -71,6 +72,7 @@ def _plain(config: SegmentConfig) -> float:
 
 def _load(config: SegmentConfig) -> None:
     global _predict  # noqa: PLW0603  (a process of a pool has no other place)
+    keep_freed_memory()
     _predict = load_predict(config, gpus=0)
 
 

@@ -17,6 +17,7 @@ from pipeline.config.stages import STAGES, Processes, stages_of
 from pipeline.outputs.lease import Lease
 from pipeline.run.attempts import AttemptLog, Keep, with_attempt_limit
 from pipeline.stages.load import Loads, Process, load_stage
+from pipeline.stages.memory import keep_freed_memory
 from pipeline.stages.rows import WORKING_COLUMNS, Work, start_rows
 from pipeline.stages.write import Counts, Sink, write_files
 
@@ -195,6 +196,7 @@ class Actor:
     """
 
     def __init__(self, loads: Loads, limited: Limit, keep: Keep = _drop) -> None:
+        keep_freed_memory()
         last = list(loads)[-1]
         self._works = [limited(name, load(), keep=keep if name == last else _drop) for name, load in loads.items()]
 
