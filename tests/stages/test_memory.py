@@ -25,7 +25,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries have no such setting")
 def test_memory_that_is_freed_is_used_again_without_asking_the_system() -> None:
     def faults(*arguments: str) -> int:
-        return int(subprocess.check_output([sys.executable, "-c", PROGRAM, *arguments]))  # noqa: S603  (our own)
+        return int(subprocess.check_output([sys.executable, "-c", PROGRAM, *arguments]))
 
     pages = 40 * 2**20 // resource.getpagesize()
     # Without it a block of over 32 MiB is a mapping of its own each time; huge pages may make its pages fewer.
