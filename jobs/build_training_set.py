@@ -60,6 +60,8 @@ def run(config: TrainingSetConfig, runner: Runner | None = None) -> int:
     check_named("classes", config.classes)
     check_edges(config.propose)
     images = list_images(config)
+    for remark in images.remarks:
+        print(f"note: {remark}", flush=True)
     config = as_folder_was_begun(config)
     settings = {name: value for name, value in asdict(config).items() if name != "output"}
     settings |= {"data": [storage.absolute(root) for root in config.data], "classes": images.class_names}
@@ -79,8 +81,6 @@ def run(config: TrainingSetConfig, runner: Runner | None = None) -> int:
             (runner or on_ray)(MakePart(config, len(images.class_names)), todo)
         info = write_training_set(read_parts(parts), images.class_names, config)
     report(info, config.output)
-    for remark in images.remarks:
-        print(f"note: {remark}")
     if not windows_of(info, "train"):
         raise FailedError("there is nothing to train on: no image could be used, or their masks show no object")
     print(f"train with it: {commands.TRAIN.line(config.output, '--output runs/NAME')}")
@@ -201,9 +201,8 @@ def remarks(info: dict[str, Any]) -> list[str]:
             "background" not in first.lower()
         ),
         "there is nothing to train on: the masks that could be read show no object": not windows_of(info, "train"),
-        "there are no validation windows, and train.py needs some: list images in ImageSets/Segmentation/val.txt": (
-            not windows_of(info, "val")
-        ),
+        "there are no validation windows, and train.py needs some: list images in ImageSets/Segmentation/val.txt, or "
+        "give plain folders a larger --val-share": not windows_of(info, "val"),
     }
     return [text for text, holds in found.items() if holds]
 

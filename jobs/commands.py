@@ -98,7 +98,8 @@ BUILD = Command(
     "build-training-set", "build_training_set", settings.TrainingSetConfig, "data",
     "annotated images to training windows",
     "VOC2012 SBD/dataset --output data/voc_windows",
-    ("classes", "train_split", "val_split", "limit", "min_iou", "windows_per_image", "any_windows_per_image"),
+    ("classes", "train_split", "val_split", "val_share", "limit", "min_iou", "windows_per_image",
+     "any_windows_per_image"),
 )  # fmt: skip
 TRAIN = Command(
     "train", "train", settings.TrainConfig, "training_set",
@@ -111,13 +112,15 @@ TRAIN_FCN = Command(
     "train-fcn", "train_fcn", TrainFcnConfig, "data",
     "a light FCN from whole photographs with masks",
     "VOC2012 SBD/dataset --output runs/fcn",
-    ("classes", "limit", "encoder", "imagenet", "steps", "batch_size", "crop", "learning_rate", "precision", "workers"),
+    ("classes", "val_share", "limit", "encoder", "imagenet", "steps", "val_every", "batch_size", "crop",
+     "learning_rate", "precision", "workers"),
 )  # fmt: skip
 TRAIN_LITE = Command(
     "train-lite", "train_lite", TrainLiteConfig, "data",
     "a light DeconvNet from photographs with masks and a light FCN",
     "VOC2012 SBD/dataset --fcn runs/fcn/fcn.safetensors --output runs/lite",
-    ("fcn", "classes", "limit", "steps", "batch_size", "learning_rate", "precision", "workers"),
+    ("fcn", "classes", "val_share", "limit", "steps", "val_every", "batch_size", "learning_rate", "precision",
+     "workers"),
 )  # fmt: skip
 CONVERT = Command(
     "convert", "convert_weights", settings.ConvertConfig, "source",

@@ -100,18 +100,22 @@ def data_names(config: Config) -> str:
     return ", ".join(storage.absolute(root).rpartition("/")[2] for root in config.data)
 
 
-def listed(config: Config) -> Images:
-    """The photographs of both splits."""
-    return list_images(
+def listed(config: Config, log: Callable[[str], None]) -> Images:
+    """The photographs of both splits; prints what people should know of them."""
+    images = list_images(
         TrainingSetConfig(
             data=config.data,
             output=config.output,
             train_split=config.train_split,
             val_split=config.val_split,
+            val_share=config.val_share,
             classes=config.classes,
             limit=config.limit,
         )
     )
+    for remark in images.remarks:
+        log(f"note: {remark}")
+    return images
 
 
 def _trained(method: Method, config: Config, images: Images, start_uri: str, log: Callable[[str], None]) -> History:

@@ -43,7 +43,7 @@ def train_fcn(options: TrainFcnConfig, log: Callable[[str], None] = print) -> Tr
     config = with_absolute_paths(options)
     if config.imagenet not in ("package", "none"):
         config = replace(config, imagenet=storage.absolute(config.imagenet))
-    images = listed(config)
+    images = listed(config, log)
     from pipeline.training.ray.fcn import FCN
 
     state, history = train_photographs(FCN, config, images, lambda: first_network(config, len(images.class_names)), log)

@@ -34,7 +34,7 @@ def train_lite(options: TrainLiteConfig, log: Callable[[str], None] = print) -> 
     """Train a light DeconvNet on a Ray cluster; arguments, errors and resuming as for `train_fcn`."""
     config = with_absolute_paths(replace(options, fcn=storage.absolute(weights_uri(options.fcn))))
     check_named("fcn", config.fcn)
-    images = listed(config)
+    images = listed(config, log)
     start = first_network(config, images.class_names)
     from pipeline.training.ray.lite import LITE
 

@@ -35,6 +35,15 @@ def require_positive(config: object, *names: str) -> None:
         require(value is None or value > 0, name, value, "must be above 0")
 
 
+def require_val_share(share: float | None) -> None:
+    """Check a share of images for validation; None, the default's, passes.
+
+    Raises:
+        ConfigError: it is not in 0..1, or would leave nothing to train on.
+    """
+    require(share is None or 0 <= share < 1, "val_share", share, "must be at least 0 and below 1")
+
+
 def require_choices(config: Any) -> None:
     """Check that each setting with a fixed list of values has one of them; settings made in Python pass no parser.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.config.checks import require, require_positive
+from pipeline.config.checks import require, require_positive, require_val_share
 from pipeline.config.networks import EncoderVariant
 from pipeline.config.stages import Precision
 
@@ -17,6 +17,7 @@ def check_photograph_training(config: Any) -> None:
         ConfigError: a setting is out of its range.
     """
     require(len(config.data) > 0, "data", config.data, "at least one folder is needed")
+    require_val_share(config.val_share)
     require_positive(config, "limit", "steps", "learning_rate", "val_every", "workers", "keep_checkpoints")
     for name in ("weight_decay", "checkpoint_minutes"):
         require(getattr(config, name) >= 0, name, getattr(config, name), "must be 0 or more")
@@ -31,13 +32,16 @@ class TrainFcnConfig:
     """A light FCN on whole photographs with class masks; the defaults are those of `voc-fcn`."""
 
     data: tuple[str, ...]
-    """Folders, local or s3://, in the layouts of PASCAL VOC, SBD or COCO, as jobs/build_training_set.py takes them."""
+    """Folders, local or s3://, in the layouts that build-training-set takes: PASCAL VOC's, SBD's, COCO's,
+    or plain folders: images, masks and classes.txt, split by `val-share`."""
     output: str
     """Folder for checkpoints, the record and the exported network."""
     train_split: str = "train"
     """VOC: name of the training list in ImageSets/Segmentation. COCO: as in the file's name, such as train2017."""
     val_split: str = "val"
     """The same for validation."""
+    val_share: float | None = None
+    """Plain folders: share of the images that is for validation, chosen by their names. Default: 0.2."""
     classes: str | None = None
     """File with one class name a line, background first. Default: what the folders say, else VOC's 21."""
     limit: int | None = None

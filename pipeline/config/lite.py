@@ -15,7 +15,8 @@ class TrainLiteConfig:
     """A light DeconvNet on windows of photographs with class masks; the defaults are those of `voc`."""
 
     data: tuple[str, ...]
-    """Folders, local or s3://, in the layouts of PASCAL VOC, SBD or COCO, as jobs/build_training_set.py takes them."""
+    """Folders, local or s3://, in the layouts that build-training-set takes: PASCAL VOC's, SBD's, COCO's,
+    or plain folders: images, masks and classes.txt, split by `val-share`."""
     output: str
     """Folder for checkpoints, the record and the exported network."""
     fcn: str = "voc-fcn"
@@ -25,6 +26,8 @@ class TrainLiteConfig:
     """VOC: name of the training list in ImageSets/Segmentation. COCO: as in the file's name, such as train2017."""
     val_split: str = "val"
     """The same for validation."""
+    val_share: float | None = None
+    """Plain folders: share of the images that is for validation, chosen by their names. Default: 0.2."""
     classes: str | None = None
     """File with one class name a line, background first. Default: what the folders say, else VOC's 21."""
     limit: int | None = None

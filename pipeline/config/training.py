@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from pipeline.config.checks import require
+from pipeline.config.checks import require, require_val_share
 from pipeline.config.stages import Precision, ProposeConfig
 
 TrainingStage = Literal[1, 2]
@@ -77,8 +77,7 @@ class TrainingSetConfig:
             "its paths are below one folder; give one as `data`",
         )
         require(len(self.data) > 0, "data", self.data, "at least one folder is needed")
-        share = self.val_share
-        require(share is None or 0 <= share < 1, "val_share", share, "must be at least 0 and below 1")
+        require_val_share(self.val_share)
         require(0 < self.min_iou < 1, "min_iou", self.min_iou, "must lie in 0..1")
         require(self.windows_per_image >= 1, "windows_per_image", self.windows_per_image, "must be at least 1")
         require(

@@ -14,6 +14,7 @@ from pipeline.datasets import voc
 from pipeline.datasets.class_list import read_class_list
 from pipeline.datasets.coco import Coco, read_coco
 from pipeline.errors import DatasetError
+from pipeline.imaging.classes import VOC_CLASSES
 from pipeline.imaging.images import SUPPORTED
 
 SPLITS = ("train", "val")
@@ -42,7 +43,7 @@ class Images(NamedTuple):
     val: list[Pair]
     class_names: tuple[str, ...]
     remarks: tuple[str, ...] = ()
-    """Which annotations were ignored, one sentence each."""
+    """What people should know before work starts, a sentence each: ignored annotations, assumed classes."""
 
 
 def list_images(config: TrainingSetConfig) -> Images:
@@ -61,11 +62,14 @@ def list_images(config: TrainingSetConfig) -> Images:
     from_sbd: list[Pair] = []
     of_voc: set[str] = set()
     remarks: list[str] = []
+    unnamed: list[str] = []
     class_lists = {} if config.classes is None else {config.classes: read_class_list(config.classes)}
     for number, root in enumerate(config.data):
         layout = layout_of(root)
         if layout != "coco" and config.classes is None:
-            class_lists[root] = _own_classes(root) if layout == "folders" else voc.class_names(root)
+            own = _own_classes(root, layout)
+            class_lists[root] = own or VOC_CLASSES
+            unnamed += [] if own else [root]
         if layout == "sbd":
             from_sbd += sbd_pairs(root)
             continue
@@ -88,17 +92,17 @@ def list_images(config: TrainingSetConfig) -> Images:
     if not pairs["train"]:
         raise DatasetError(f"{', '.join(config.data)}: no image is listed for training, and no mask found")
     return Images(pairs["train"][: config.limit], pairs["val"][: config.limit], _agreed(class_lists),
-                  tuple(remarks))  # fmt: skip
+                  (*_assumed(unnamed), *remarks))  # fmt: skip
 
 
 def _listed_windows(config: TrainingSetConfig, lists: str) -> Images:
     """The images of two lists of windows, each with its windows, in the order of the lists."""
     (root,) = config.data
-    class_names = voc.class_names(root) if config.classes is None else read_class_list(config.classes)
+    own = _own_classes(root) if config.classes is None else read_class_list(config.classes)
     train, val = (window_list(storage.join(lists, f"{split}.txt"), root) for split in SPLITS)
     if not train:
         raise DatasetError(f"{lists}/train.txt lists no window")
-    return Images(train[: config.limit], val[: config.limit], class_names)
+    return Images(train[: config.limit], val[: config.limit], own or VOC_CLASSES, _assumed([] if own else [root]))
 
 
 def window_list(uri: str, root: str) -> list[Pair]:
@@ -218,12 +222,26 @@ def folder_pairs(root: str, val_share: float) -> tuple[list[Pair], list[Pair]]:
     return train, val
 
 
-def _own_classes(root: str) -> tuple[str, ...]:
+def _own_classes(root: str, layout: Layout | None = None) -> tuple[str, ...] | None:
+    """The classes that a folder of masks names; None if it names none, as VOC's own does not."""
     uri = storage.join(root, voc.CLASSES)
-    if not storage.exists(uri):
+    if storage.exists(uri):
+        return read_class_list(uri)
+    if layout == "folders":
         raise FileNotFoundError(f"{uri} does not exist: write the names of the classes into it, a line each, in the "
                                 "order of the masks' values, background first")  # fmt: skip
-    return read_class_list(uri)
+    return None
+
+
+def _assumed(roots: Sequence[str]) -> tuple[str, ...]:
+    """A remark on folders whose classes nobody named, if there are any."""
+    if not roots:
+        return ()
+    numbered = ", ".join(f"{label} {name}" for label, name in enumerate(VOC_CLASSES))
+    return (
+        f"no {voc.CLASSES} in {', '.join(roots)} and no --classes: labels there are taken for PASCAL VOC's classes, "
+        f"{numbered}",
+    )
 
 
 def _pairs(

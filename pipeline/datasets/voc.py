@@ -6,9 +6,7 @@ import unicodedata
 from collections.abc import Collection
 
 from pipeline import storage
-from pipeline.datasets.class_list import read_class_list
 from pipeline.errors import DatasetError
-from pipeline.imaging.classes import VOC_CLASSES
 from pipeline.storage import listing
 
 IMAGES, CLASS_MASKS, OBJECT_MASKS = "JPEGImages", "SegmentationClass", "SegmentationObject"
@@ -46,16 +44,6 @@ def class_masks(root: str) -> dict[str, str]:
         ValueError: two masks have the same name.
     """
     return files_by_name(storage.join(root, CLASS_MASKS), (".png",))
-
-
-def class_names(root: str) -> tuple[str, ...]:
-    """The classes that classes.txt names, else VOC's 21.
-
-    Raises:
-        ValueError: classes.txt is not a list of classes.
-    """
-    beside = storage.join(root, CLASSES)
-    return read_class_list(beside) if storage.exists(beside) else VOC_CLASSES
 
 
 def files_by_name(folder: str, suffixes: tuple[str, ...], names: Collection[str] | None = None) -> dict[str, str]:

@@ -14,11 +14,15 @@ from pycocotools.coco import COCO
 from scipy.io import savemat
 
 from jobs.build_training_set import main
+from pipeline.api.photographs import listed
 from pipeline.config import TrainingSetConfig
+from pipeline.config.fcn import TrainFcnConfig
+from pipeline.config.lite import TrainLiteConfig
 from pipeline.datasets.coco import draw_masks, read_coco
 from pipeline.datasets.layouts import list_images
 from pipeline.datasets.masks import load_mask
-from pipeline.errors import ImageError
+from pipeline.errors import ConfigError, ImageError
+from pipeline.imaging.classes import VOC_CLASSES
 from pipeline.imaging.geometry import extend_boxes
 from pipeline.training.windows.cut import windows_of_row
 from pipeline.training.windows.index import index_uri, load_info, read_index
@@ -311,6 +315,34 @@ def test_plain_folders_become_a_training_set(plain_folder, tmp_path, capsys):
     (plain_folder / "classes.txt").unlink()
     assert main(["--data", str(plain_folder), "--output", str(tmp_path / "other")], in_process) == 2
     assert "classes.txt does not exist: write the names" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("config", "more"), [(TrainFcnConfig, {}), (TrainLiteConfig, {"fcn": "mine.safetensors"})])
+def test_trainings_on_photographs_split_plain_folders_as_training_sets_do(plain_folder, tmp_path, config, more):
+    for share in (None, 0.0, 0.35):
+        settings = {"data": (str(plain_folder),), "output": str(tmp_path / "out"), "val_share": share}
+        found = listed(config(**settings, **more), pytest.fail)  # own classes: there is nothing to say of them
+        assert found == list_images(TrainingSetConfig(**settings))
+        assert len(found.val) == round(20 * (0.2 if share is None else share))
+    with pytest.raises(ConfigError, match="--val-share is 1"):
+        config(**settings | {"val_share": 1.0}, **more)
+
+
+def test_voc_classes_are_not_assumed_in_silence(own_folder, sbd_folder, tmp_path, capsys):
+    (own_folder / "classes.txt").unlink()
+    data = ["--data", str(own_folder), str(sbd_folder)]
+    assert main([*data, "--output", str(tmp_path / "out")], in_process) == 0
+    (note,) = [line for line in capsys.readouterr().out.splitlines() if "PASCAL VOC's classes" in line]
+    assert f"no classes.txt in {own_folder}, {sbd_folder} " in note
+    assert "0 background, 1 aeroplane, " in note
+    assert note.endswith(", 20 tvmonitor")
+    said: list[str] = []
+    listed(TrainFcnConfig(tuple(data[1:]), str(tmp_path / "fcn")), said.append)
+    assert said == [note]
+    names = tmp_path / "names.txt"
+    names.write_text("\n".join(VOC_CLASSES))
+    assert main([*data, "--output", str(tmp_path / "other"), "--classes", str(names)], in_process) == 0
+    assert "PASCAL VOC's classes" not in capsys.readouterr().out
 
 
 def test_two_images_of_one_name_are_refused_by_name_unless_no_list_holds_it(own_folder, tmp_path, capsys):
