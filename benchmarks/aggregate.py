@@ -13,8 +13,8 @@ from benchmarks.crops import HEIGHT, PROPOSALS, WIDTH, some_boxes
 from benchmarks.timing import DTYPES, measure
 from pipeline.imaging.geometry import CROP, fed_rectangles
 from pipeline.inference.aggregate import Canvas
-from pipeline.inference.form import triton_compiles
 from pipeline.inference.predictor import choose_device
+from pipeline.inference.self_test import gathering_works
 
 
 def run(config: Aggregate) -> list[dict[str, Any]]:
@@ -34,7 +34,7 @@ def run(config: Aggregate) -> list[dict[str, Any]]:
         return canvas.scores()
 
     works: dict[str, Callable[[], Tensor]] = {"copy": lambda: target.copy_(source), "window by window": one_by_one}
-    if triton_compiles(device):
+    if gathering_works(device, DTYPES[config.precision], config.classes, "max"):
         from pipeline.inference.aggregate_gpu import gather
 
         works["one kernel"] = lambda: gather(maps_NCSS, rectangles_N4, canvas_CHW, "max")

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import functools
-import logging
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pipeline.inference.folding import fold
 from pipeline.inference.layer_ops import TORCH, Steps
+from pipeline.inference.self_test import steps_work
 from pipeline.models.deconvnet import FC_KERNEL, DeconvNet, Layer
 from pipeline.models.litedeconvnet import LiteDeconvNet
 
@@ -83,28 +81,12 @@ def inference_form(net: DeconvNet | LiteDeconvNet, device: torch.device, dtype: 
     if isinstance(net, LiteDeconvNet):
         return fold(net).to(device, dtype, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
     steps = TORCH
-    if triton_compiles(device):
+    if steps_work(device, dtype, net.width):
         from pipeline.inference import kernels
 
         steps = kernels.STEPS
     form: InferenceNet = InferenceNet(net, steps).to(device, dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
     return form
-
-
-@functools.cache
-def triton_compiles(device: torch.device) -> bool:
-    """Whether Triton's kernels run on a device: they need a GPU, and a machine with a C compiler."""
-    if device.type != "cuda":
-        return False
-    try:
-        from pipeline.inference import kernels
-
-        one = torch.ones(1, 1, 2, 2, device=device)
-        pooled, places = kernels.bias_relu_pool(one, one.flatten()[:1])
-        return bool(kernels.unpool(pooled, places).sum().item() == 2)
-    except Exception as error:  # compilers and drivers raise many types
-        logging.getLogger(__name__).warning("Triton cannot compile here; torch's slower kernels are used: %s", error)
-        return False
 
 
 def _convolutions(block: nn.Module) -> list[nn.Conv2d]:

@@ -19,9 +19,10 @@ from pipeline.imaging.geometry import fed_rectangles
 from pipeline.inference.aggregate import Canvas, probabilities
 from pipeline.inference.crops import cut_crops
 from pipeline.inference.ensemble import Ensemble
-from pipeline.inference.form import inference_form, triton_compiles
+from pipeline.inference.form import inference_form
 from pipeline.inference.graphs import GraphedNet
 from pipeline.inference.labels import keep_labels
+from pipeline.inference.self_test import gathering_works
 from pipeline.models.checkpoint import Checkpoint, LiteCheckpoint
 from pipeline.models.deconvnet import DeconvNet
 from pipeline.models.litedeconvnet import LiteDeconvNet
@@ -74,7 +75,9 @@ class Predictor:
         self._dtype = torch.bfloat16 if config.precision == "bfloat16" else torch.float32
         self._net = fastest_form(checkpoint.net, self.device, self._dtype)
         # The gathering kernel needs score maps of the window's own size.
-        self._gathers = isinstance(checkpoint.net, DeconvNet) and triton_compiles(self.device)
+        self._gathers = isinstance(checkpoint.net, DeconvNet) and gathering_works(
+            self.device, self._dtype, self.num_classes, config.aggregation
+        )
         self._fetching = torch.cuda.Stream() if self.device.type == "cuda" else None
         self._turn = Lock()
         self._config = config
@@ -155,10 +158,9 @@ class Predictor:
         height, width = image_3HW.shape[1:]
         shape = (self.num_classes, height, width, self._config.aggregation, self.device)
         if self._gathers:
-            from pipeline.inference.aggregate_gpu import KNOWN, GatheredCanvas
+            from pipeline.inference.aggregate_gpu import GatheredCanvas
 
-            if self._config.aggregation in KNOWN:
-                return GatheredCanvas(*shape, windows)
+            return GatheredCanvas(*shape, windows)
         return Canvas(*shape)
 
     def _scores(self, pixels: list[Tensor], image_of: Sequence[int], places_N4: Tensor) -> Tensor:

@@ -13,7 +13,8 @@ from textwrap import shorten
 MARK = "deconvnet: "
 LONGEST = 400  # characters
 _TROUBLE = re.compile(
-    r"\bCUDA|cuDNN|\bNCCL|\bNVIDIA|out of memory|memory pressure|low on memory|Fatal Python error", re.IGNORECASE
+    r"\bCUDA|cuDNN|\bNCCL|\bNVIDIA|\bTriton\b|out of memory|memory pressure|low on memory|Fatal Python error",
+    re.IGNORECASE,
 )
 
 

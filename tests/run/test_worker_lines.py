@@ -25,5 +25,7 @@ def test_trouble_with_memory_or_a_gpu_is_shown_once():
     killed = "1 Workers (tasks / actors) killed due to memory pressure (OOM), 0 Workers crashed"
     fault = "Fatal Python error: Segmentation fault"
     assert lines.for_people([killed, fault]) == [f"a worker says: {killed}", f"a worker says: {fault}"]
+    triton = "Triton's kernels compute wrong here, so the network uses torch's operations (unpooling, 64 channels)"
+    assert lines.for_people([triton, triton]) == [f"a worker says: {triton}"]
     (long,) = lines.for_people([f"CUDA out of memory {'x ' * 10_000}"])
     assert len(long) < 500
