@@ -13,9 +13,10 @@ def categories(class_names: tuple[str, ...]) -> list[dict[str, Any]]:
 
 
 def image_entry(image: Segmented) -> dict[str, Any]:
-    """An image in COCO's list: `file_name` is its path below the export's `images`; the last three are ours."""
+    """An image in COCO's list: `file_name` is its path below the export's `images`; those after its size are ours."""
     height, width = image.labels_HW.shape
     return {
         "id": image.number, "file_name": image.picture, "height": height, "width": width,
         "image_id": image.image_id, "uri": image.row["uri"], "mean_confidence": image.row["mean_confidence"],
+        **image.carried,
     }  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -16,8 +17,9 @@ from pipeline.imaging.images import decode_mask
 from pipeline.outputs import layout
 from pipeline.outputs.results import ids_in, read_class_names, scan_results
 
-COLUMNS = ["image_id", "uri", "mask", "pixel_counts", "mean_probability", "mean_confidence", "model_fingerprint"]
-
+COLUMNS = [
+    "image_id", "uri", "manifest", "mask", "pixel_counts", "mean_probability", "mean_confidence", "model_fingerprint",
+]  # fmt: skip
 
 Watch = Callable[[Iterable[dict[str, Any]], int], Iterable[dict[str, Any]]]
 """Passes rows on and shows how far they are; the number is how many there are."""
@@ -42,6 +44,12 @@ class Segmented:
     def image_id(self) -> str:
         """The id in the results."""
         return str(self.row["image_id"])
+
+    @property
+    def carried(self) -> dict[str, Any]:
+        """The other columns of the user's manifest, under the key `manifest`; nothing if there are none."""
+        text = self.row["manifest"]
+        return {"manifest": json.loads(text)} if text else {}
 
 
 @dataclass(frozen=True)

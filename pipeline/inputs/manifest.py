@@ -8,6 +8,8 @@ The id depends only on an image's key, never on what else is in the input:
 - an S3 Inventory: the key, as if its bucket were the folder.
 
 `safe_id` then makes each segment of that path safe; different paths stay different.
+
+The other columns of a manifest are kept as one, `manifest`, a JSON object for each image (`inputs.carried`).
 """
 
 from __future__ import annotations
@@ -31,7 +33,7 @@ from pipeline.outputs.layout import FOLDERS, RECORD, is_output
 from pipeline.storage import listing
 from pipeline.storage.base import HIDDEN, NO_ENDING, OUTPUT, ending
 
-MANIFEST_SCHEMA = pa.schema([("image_id", pa.string()), ("uri", pa.string())])
+MANIFEST_SCHEMA = pa.schema([("image_id", pa.string()), ("uri", pa.string()), ("manifest", pa.string())])
 
 _LARGE = pa.schema([(name, pa.large_string()) for name in MANIFEST_SCHEMA.names])
 _ROWS_A_CHUNK = 100_000
@@ -55,7 +57,7 @@ def build_manifest(input_uri: str, limit: int | None, left_aside: Counter[str] |
             outputs of this job.
         limit: keep this many images, the first by id; None keeps all.
         left_aside: counts, by extension or other reason, the files of a folder, a pattern or an inventory that are not
-            images; existing counts are added to.
+            images, and values of a manifest that are not kept; existing counts are added to.
 
     Returns:
         Table of `MANIFEST_SCHEMA` with at least one row, sorted by `image_id`; each id occurs once, all uris are
@@ -71,8 +73,8 @@ def build_manifest(input_uri: str, limit: int | None, left_aside: Counter[str] |
     try:
         rows = pa.Table.from_batches(_batches(input_uri, counts), schema=MANIFEST_SCHEMA)
         if not rows.num_rows and set(counts) - {HIDDEN} == {".parquet"} and storage.is_folder(input_uri):
-            rows = pa.Table.from_batches(_batches_of_manifest(input_uri), schema=MANIFEST_SCHEMA)
             counts.clear()
+            rows = pa.Table.from_batches(_batches_of_manifest(input_uri, counts), schema=MANIFEST_SCHEMA)
     except FileNotFoundError as error:
         raise ManifestError(f"input {storage.redact(input_uri)}: {error}") from error
     except storage.StoreAwayError as error:
@@ -109,7 +111,7 @@ def _is_table(uri: str) -> bool:
 
 def _batches(uri: str, left_aside: Counter[str]) -> Iterator[pa.RecordBatch]:
     if _is_table(uri):
-        return _batches_of_manifest(uri)
+        return _batches_of_manifest(uri, left_aside)
     return _batches_of_inventory(uri, left_aside) if is_inventory(uri) else _batches_of_files(uri, left_aside)
 
 
@@ -120,7 +122,7 @@ def _sorted_and_unique(rows: pa.Table, limit: int | None) -> pa.Table:
     ids = rows["image_id"]
     same = pc.index(pc.equal(ids[1:], ids[:-1]), True).as_py()
     if same >= 0:
-        (image_id, other_id), (uri, other_uri) = (column.to_pylist() for column in rows[same : same + 2].columns)
+        (image_id, other_id), (uri, other_uri), _ = (column.to_pylist() for column in rows[same : same + 2].columns)
         assert image_id == other_id
         if uri == other_uri:
             raise ManifestError(f"{uri} is listed twice; remove one of the two rows")
@@ -160,8 +162,9 @@ def _safe_segment(segment: str) -> str:
     return safe.encode()[: _MAX_SEGMENT_BYTES - len(tail.encode())].decode(errors="ignore") + tail
 
 
-def _batch(keys: Iterable[str], uris: Iterable[str]) -> pa.RecordBatch:
-    return pa.record_batch([[safe_id(key) for key in keys], list(uris)], schema=MANIFEST_SCHEMA)
+def _batch(keys: Iterable[str], uris: Iterable[str], others: list[str | None] | None = None) -> pa.RecordBatch:
+    ids = [safe_id(key) for key in keys]
+    return pa.record_batch([ids, list(uris), others or [None] * len(ids)], schema=MANIFEST_SCHEMA)
 
 
 def _batches_of_files(uri: str, left_aside: Counter[str]) -> Iterator[pa.RecordBatch]:
@@ -208,9 +211,9 @@ def _key_left_aside(key: str) -> str | None:
     return None if key.lower().endswith(SUPPORTED) else ending(key.rpartition("/")[2])
 
 
-def _batches_of_manifest(uri: str) -> Iterator[pa.RecordBatch]:
+def _batches_of_manifest(uri: str, lost: Counter[str]) -> Iterator[pa.RecordBatch]:
     folder = storage.parent(uri)
-    for where, first, uris, image_ids in read_entries(uri):
+    for where, first, uris, image_ids, others in read_entries(uri, lost):
         keys, addresses = [], []
         for row, (entry, image_id) in enumerate(zip(uris, image_ids or uris, strict=True), start=first):
             if not entry or not image_id:
@@ -218,7 +221,7 @@ def _batches_of_manifest(uri: str) -> Iterator[pa.RecordBatch]:
             key, address = _key_and_address(folder, entry)
             keys.append(key if image_ids is None else image_id)
             addresses.append(address)
-        yield _batch(keys, addresses)
+        yield _batch(keys, addresses, others)
 
 
 def _key_and_address(folder: str, uri: str) -> tuple[str, str]:

@@ -7,6 +7,7 @@ import csv
 import io
 import json
 import re
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -16,11 +17,18 @@ import pyarrow.parquet as pq
 from pipeline import storage
 from pipeline.errors import ManifestError
 from pipeline.imaging.images import SUPPORTED
+from pipeline.inputs.carried import as_json, count_lost
 from pipeline.storage import listing
 
 ENDINGS = (".parquet", ".csv", ".tsv", ".jsonl", ".ndjson")
 _ROWS_A_CHUNK = 100_000
+_ROWS_A_BATCH = 10_000  # of Parquet, whose columns may be large
+_OURS = ("uri", "image_id")
 _UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+_UNSAYABLE = (
+    pa.types.is_binary, pa.types.is_large_binary, pa.types.is_binary_view, pa.types.is_fixed_size_binary,
+    pa.types.is_duration, pa.types.is_interval,
+)  # fmt: skip
 
 
 class Entries(NamedTuple):
@@ -33,14 +41,22 @@ class Entries(NamedTuple):
     uris: list[str | None]
     image_ids: list[str | None] | None
     """None if the file has no such column."""
+    others: list[str | None]
+    """The other columns of each row as a JSON object (`carried.as_json`); None if there are none."""
 
 
-def read_entries(uri: str) -> Iterator[Entries]:
+Rows = Iterator[tuple[list[str | None], str | None]]
+"""The uri and, if there is one, the image_id of each row, and its other columns as JSON."""
+
+
+def read_entries(uri: str, lost: Counter[str]) -> Iterator[Entries]:
     """Yield the rows of a manifest, some thousands at a time.
 
     Args:
         uri: a file with one of `ENDINGS`, or a folder of such files, as Spark and Ray write them. It has one column
-            `uri` and at most one `image_id`.
+            `uri` and at most one `image_id`. Of other columns with the same name, the first counts; those without a
+            name are ignored.
+        lost: counts values of other columns that are not carried, by column; existing counts are added to.
 
     Raises:
         ManifestError: the format is not what the extension says, or a column is missing.
@@ -51,11 +67,11 @@ def read_entries(uri: str) -> Iterator[Entries]:
         data = storage.read_bytes(part)
         suffix = part.lower().rpartition(".")[2]
         if suffix == "parquet":
-            yield from _parquet(part, data)
+            yield from _parquet(part, data, lost)
         elif suffix in ("jsonl", "ndjson"):
-            yield from _chunks(part, _json_rows(part, _text(part, data)))
+            yield from _chunks(part, _json_rows(part, _text(part, data), lost))
         else:
-            yield from _chunks(part, _csv_rows(part, _text(part, data), suffix))
+            yield from _chunks(part, _csv_rows(part, _text(part, data), suffix, lost))
 
 
 def _parts(uri: str) -> list[str]:
@@ -87,11 +103,11 @@ def _chosen(uri: str, names: list[str]) -> list[str]:
     if names.count("uri") != 1 or names.count("image_id") > 1:
         raise ManifestError(f"manifest {uri} needs one column uri and at most one image_id; its columns are "
                          f"{', '.join(names)}")  # fmt: skip
-    return ["uri", "image_id"] if "image_id" in names else ["uri"]
+    return list(_OURS) if "image_id" in names else ["uri"]
 
 
-def _chunks(where: str, rows: Iterator[list[str | None]]) -> Iterator[Entries]:
-    first, chunk = 1, list[list[str | None]]()
+def _chunks(where: str, rows: Rows) -> Iterator[Entries]:
+    first, chunk = 1, list[tuple[list[str | None], str | None]]()
     for row in rows:
         chunk.append(row)
         if len(chunk) == _ROWS_A_CHUNK:
@@ -101,11 +117,12 @@ def _chunks(where: str, rows: Iterator[list[str | None]]) -> Iterator[Entries]:
         yield _entries(where, first, chunk)
 
 
-def _entries(where: str, first: int, rows: list[list[str | None]]) -> Entries:
-    return Entries(where, first, [row[0] for row in rows], [row[1] for row in rows] if len(rows[0]) > 1 else None)
+def _entries(where: str, first: int, rows: list[tuple[list[str | None], str | None]]) -> Entries:
+    uris, *ids = zip(*(chosen for chosen, _ in rows), strict=True)
+    return Entries(where, first, list(uris), list(ids[0]) if ids else None, [others for _, others in rows])
 
 
-def _csv_rows(uri: str, text: str, suffix: str) -> Iterator[list[str | None]]:
+def _csv_rows(uri: str, text: str, suffix: str, lost: Counter[str]) -> Rows:
     text = re.sub(r"^\s*\n", "", text)  # blank lines above the header
     header = text.partition("\n")[0]
     separator = "\t" if suffix == "tsv" else max(",;\t", key=header.count)
@@ -115,6 +132,7 @@ def _csv_rows(uri: str, text: str, suffix: str) -> Iterator[list[str | None]]:
     try:
         names = [name.strip() for name in next(reader, [])]
         columns = [names.index(name) for name in _chosen(uri, names)]
+        others = {name: names.index(name) for name in names if name and name not in _OURS}
         for row in reader:
             if not row or (len(row) == 1 and not row[0].strip()):
                 continue
@@ -126,7 +144,8 @@ def _csv_rows(uri: str, text: str, suffix: str) -> Iterator[list[str | None]]:
             if swallowed := _swallowed(row, columns[0], separator):
                 raise ManifestError(f"manifest {uri}, row {number}: a quoted field holds what looks like a row "
                                  f"({swallowed}); close the quote")  # fmt: skip
-            yield [row[column] for column in columns]
+            carried = {name: row[column] or None for name, column in others.items()}  # CSV has no other null
+            yield [row[column] for column in columns], as_json(carried, lost)
     except csv.Error as error:
         cause = "a quote is never closed, or there is one too many"
         raise ManifestError(f"manifest {uri}, row {number + 1}: {cause} ({error})") from None
@@ -142,7 +161,7 @@ def _swallowed(row: list[str], uri_column: int, separator: str) -> str | None:
     return None
 
 
-def _json_rows(uri: str, text: str) -> Iterator[list[str | None]]:
+def _json_rows(uri: str, text: str, lost: Counter[str]) -> Rows:
     columns: list[str] = []
     number = 0
     for line in text.split("\n"):
@@ -161,7 +180,8 @@ def _json_rows(uri: str, text: str) -> Iterator[list[str | None]]:
             raise ManifestError(
                 f"{where} has {'an' if named else 'no'} image_id, unlike the first; give all one, or none"
             )
-        yield [_as_text(f"{where}: the {name}", row.get(name)) for name in columns]
+        others = {name: value for name, value in row.items() if name and name not in _OURS}
+        yield [_as_text(f"{where}: the {name}", row.get(name)) for name in columns], as_json(others, lost)
 
 
 def _as_text(what: str, value: Any) -> str | None:
@@ -176,11 +196,41 @@ def _as_text(what: str, value: Any) -> str | None:
     return value
 
 
-def _parquet(uri: str, data: bytes) -> Iterator[Entries]:
+def _parquet(uri: str, data: bytes, lost: Counter[str]) -> Iterator[Entries]:
     file = pq.ParquetFile(pa.BufferReader(data))
-    wanted = _chosen(uri, file.schema_arrow.names)
+    schema = file.schema_arrow
+    wanted = _chosen(uri, schema.names)
+    others = list(dict.fromkeys(field.name for field in schema if field.name and field.name not in _OURS))
+    sayable = [name for name in others if _sayable(schema.field(schema.names.index(name)).type)]
+    for name in others:
+        if name not in sayable and file.metadata.num_rows:
+            count_lost(lost, name, file.metadata.num_rows)
     first = 1
-    for batch in file.iter_batches(columns=wanted, batch_size=_ROWS_A_CHUNK, use_threads=False):
+    for batch in file.iter_batches(columns=[*wanted, *sayable], batch_size=_ROWS_A_BATCH, use_threads=False):
         columns = {name: batch[name].cast(pa.string()).to_pylist() for name in wanted}
-        yield Entries(uri, first, columns["uri"], columns.get("image_id"))
+        carried = {name: _values(batch.column(batch.schema.names.index(name)), name, lost) for name in sayable}
+        rows = zip(*carried.values(), strict=True) if carried else [()] * batch.num_rows
+        texts = [as_json(dict(zip(carried, row, strict=True)), lost) for row in rows]
+        yield Entries(uri, first, columns["uri"], columns.get("image_id"), texts)
         first += batch.num_rows
+
+
+def _sayable(kind: pa.DataType) -> bool:
+    """Whether JSON can say values of this type: all but bytes and spans of time, also inside of lists and the like."""
+    if kind.num_fields:
+        return all(_sayable(kind.field(number).type) for number in range(kind.num_fields))
+    return not any(is_one(kind) for is_one in _UNSAYABLE)
+
+
+def _values(column: pa.Array, name: str, lost: Counter[str]) -> list[Any]:
+    """The values of a column; times to the microsecond, which is all that Python's have."""
+    kind = column.type
+    if pa.types.is_timestamp(kind) or pa.types.is_time64(kind):
+        exact = pa.timestamp("us", kind.tz) if pa.types.is_timestamp(kind) else pa.time64("us")
+        column = column.cast(exact, safe=False)
+    try:
+        values: list[Any] = column.to_pylist()
+    except (ValueError, OverflowError):  # beyond Python's years
+        count_lost(lost, name, len(column) - column.null_count)
+        return [None] * len(column)
+    return values

@@ -18,6 +18,7 @@ RESULTS_SCHEMA = pa.schema(
     [
         ("image_id", pa.string()),
         ("uri", pa.string()),
+        ("manifest", pa.string()),  # other columns of the user's manifest, a JSON object; null: none
         ("height", pa.int32()),  # of the mask and the upright image, in pixels
         ("width", pa.int32()),
         ("mask", pa.binary()),  # palette PNG whose values are labels
@@ -31,12 +32,16 @@ RESULTS_SCHEMA = pa.schema(
     ]
 )
 ERRORS_SCHEMA = pa.schema(
-    [(name, pa.string()) for name in ("image_id", "uri", "status", "error_stage", "error_type", "error_message")]
+    [
+        (name, pa.string())
+        for name in ("image_id", "uri", "manifest", "status", "error_stage", "error_type", "error_message")
+    ]
 )
 SKIPPED_SCHEMA = pa.schema(
     [
         ("image_id", pa.string()),
         ("uri", pa.string()),
+        ("manifest", pa.string()),
         ("height", pa.int32()),  # of the upright image, in pixels
         ("width", pa.int32()),
         ("status", pa.string()),

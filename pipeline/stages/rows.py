@@ -60,13 +60,10 @@ def boxes_of(row: Row) -> NDArray[np.float32]:
 
 
 def start_rows(manifest: pa.Table) -> pa.Table:
-    """Rows to work on, from a manifest with `image_id` and `uri`."""
+    """Rows to work on, from a manifest: `image_id`, `uri` and, where there are other columns, `manifest`."""
     columns = {name: pa.nulls(len(manifest), field.type) for name, field in _fields()}
-    columns |= {
-        "image_id": manifest["image_id"],
-        "uri": manifest["uri"],
-        "status": pa.array([OK] * len(manifest), pa.string()),
-    }
+    columns |= {name: manifest[name] for name in manifest.column_names}
+    columns |= {"status": pa.array([OK] * len(manifest), pa.string())}
     return pa.table(columns, schema=ROW_SCHEMA)
 
 

@@ -1,14 +1,16 @@
 """docs/using_results.md: what it shows in Python runs as it stands, and its exports are written."""
 
+import json
 import re
 import shlex
 import shutil
+from collections import Counter
 from pathlib import Path
 from typing import get_args
 
 import pytest
 from conftest import exit_code
-from result_files import CLASSES, PATHS, write_output
+from result_files import CLASSES, PATHS, carried, write_output
 
 from jobs import console
 from pipeline.config.exporting import ExportFormat
@@ -35,7 +37,11 @@ def test_what_the_page_shows_works_from_top_to_bottom(tmp_path, monkeypatch, cap
             exec(compile(text, PAGE.name, "exec"), names)
     told = capsys.readouterr().out
     assert all(name in told for name in CLASSES)  # DuckDB's table has a row a class
-    assert "north" in told
+    carried_by = {image_id: json.loads(text)["site"] for image_id in masks if (text := carried(image_id))}
+    sites = Counter(carried_by.values())
+    assert {site: images for site, images, _ in names["sites"].fetchall()} == {**sites, None: 1}
+    table = names["table"].set_index("image_id")
+    assert {one: table["site"][one] for one in carried_by} == carried_by
     assert names["shares"].shape == (len(PATHS), len(CLASSES))
     assert names["shares"].sum(axis=1).round(6).eq(1).all()
     assert names["labels"].tolist() == masks[names["masks"]["image_id"].iloc[0]].tolist()

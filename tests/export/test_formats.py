@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
-from result_files import CLASSES, PATHS, image_name, write_output
+from result_files import CLASSES, PATHS, carried, image_name, write_output
 
 from pipeline.config import ExportConfig, TrainingSetConfig
 from pipeline.datasets.class_list import read_class_list
@@ -96,6 +96,18 @@ def test_coco_has_a_region_for_each_connected_part(exported, masks_by_id):
         assert len(coco.imgToAnns[image["id"]]) == parts or (parts > 254 >= len(coco.imgToAnns[image["id"]]) > 100)
     noise = next(one["id"] for one in coco.imgs.values() if one["image_id"] == "noise.png")
     assert len(coco.imgToAnns[noise]) > 100
+
+
+def test_columns_of_the_manifest_stand_where_the_format_has_a_place_for_them(exported):
+    expected = {one: {"manifest": json.loads(text)} if (text := carried(one)) else {} for one in IDS}
+    for to, name in (("coco", "instances"), ("coco-panoptic", "panoptic")):
+        content = json.loads((exported(to) / f"annotations/{name}_results.json").read_text())
+        entries = {one["image_id"]: one for one in content["images"]}
+        assert {one: {key: entry[key] for key in ("manifest",) if key in entry} for one, entry in entries.items()} == (
+            expected
+        )
+    tasks = [task["data"] for task in json.loads((exported("labelstudio") / "tasks.json").read_text())]
+    assert {one["image_id"]: {key: one[key] for key in ("manifest",) if key in one} for one in tasks} == expected
 
 
 @pytest.mark.parametrize("copy", [False, True])
@@ -313,6 +325,7 @@ def test_datasets_opens_images_and_masks(copy, exported, masks_by_id, counts, ma
         np.testing.assert_array_equal(np.asarray(row["image"].convert("RGB")), decode_image(photo.read_bytes(), 1))
         assert row["pixel_counts"] == counts[row["image_id"]]
         assert row["mean_confidence"] == 0.75
+        assert row["manifest"] == carried(row["image_id"])
     assert json.loads((folder / "id2label.json").read_text()) == {str(i): name for i, name in enumerate(CLASSES)}
 
 

@@ -34,9 +34,9 @@ def test_a_folder_gives_its_images_sorted_by_id_with_absolute_uris(tmp_path: Pat
     table = build_manifest("in", None)
     assert table.schema == MANIFEST_SCHEMA
     assert table.to_pylist() == [
-        {"image_id": "a/y.tif", "uri": str(tmp_path / "in/a/y.tif")},
-        {"image_id": "a/z.PNG", "uri": str(tmp_path / "in/a/z.PNG")},
-        {"image_id": "b.jpg", "uri": str(tmp_path / "in/b.jpg")},
+        {"image_id": "a/y.tif", "uri": str(tmp_path / "in/a/y.tif"), "manifest": None},
+        {"image_id": "a/z.PNG", "uri": str(tmp_path / "in/a/z.PNG"), "manifest": None},
+        {"image_id": "b.jpg", "uri": str(tmp_path / "in/b.jpg"), "manifest": None},
     ]
 
 

@@ -1,6 +1,7 @@
 """Manifests as people and programs write them: what is read, and what is refused by name and row."""
 
 import json
+from collections import Counter
 from pathlib import Path
 
 import pyarrow as pa
@@ -145,14 +146,15 @@ def test_what_arrow_writes_as_csv_is_read_back(rows: list[tuple[str, str]]):
     sink = pa.BufferOutputStream()
     uris, captions = zip(*rows, strict=True)
     pyarrow.csv.write_csv(pa.table({"caption": captions, "uri": uris}), sink)
-    entries = list(tables._csv_rows("m.csv", sink.getvalue().to_pybytes().decode(), "csv"))
-    assert entries == [[uri] for uri in uris]
+    entries = list(tables._csv_rows("m.csv", sink.getvalue().to_pybytes().decode(), "csv", Counter()))
+    assert [uri for (uri,), _ in entries] == list(uris)
+    assert [json.loads(others) for _, others in entries] == [{"caption": caption} for caption in captions]
 
 
 @given(st.lists(FIELD, min_size=1, max_size=8))
 def test_what_json_writes_is_read_back(uris: list[str]):
     text = "\n".join(json.dumps({"uri": uri}, ensure_ascii=False) for uri in uris)
-    assert list(tables._json_rows("m.jsonl", text)) == [[uri] for uri in uris]
+    assert list(tables._json_rows("m.jsonl", text, Counter())) == [([uri], None) for uri in uris]
 
 
 def test_names_are_found_in_the_other_form_of_unicode(store: str):

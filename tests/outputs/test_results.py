@@ -36,21 +36,21 @@ CLASSES = ("background", "cat", "Fußgänger")
 
 
 def ok_row(image_id: str, **changes: Any) -> dict[str, Any]:
-    row = {"image_id": image_id, "uri": f"/data/{image_id}", "height": 2, "width": 3, "mask": b"png",
-           "pixel_counts": [4, 2, 0], "mean_probability": [0.5, 0.25, None], "num_proposals": 7,
-           "mean_confidence": 0.5, "model_fingerprint": "abc", "status": OK, "seconds_decode": 0.5,
+    row = {"image_id": image_id, "uri": f"/data/{image_id}", "manifest": f'{{"site": "{image_id[0]}"}}', "height": 2,
+           "width": 3, "mask": b"png", "pixel_counts": [4, 2, 0], "mean_probability": [0.5, 0.25, None],
+           "num_proposals": 7, "mean_confidence": 0.5, "model_fingerprint": "abc", "status": OK, "seconds_decode": 0.5,
            "seconds_filter": None, "seconds_propose": 1.5, "seconds_predict": 2.5, "seconds_refine": 3.5}  # fmt: skip
     return row | changes
 
 
 def failed_row(image_id: str) -> dict[str, Any]:
-    return {"image_id": image_id, "uri": f"/data/{image_id}", "status": "failed", "error_stage": "decode",
-            "error_type": "truncated", "error_message": "ends early"}  # fmt: skip
+    return {"image_id": image_id, "uri": f"/data/{image_id}", "manifest": None, "status": "failed",
+            "error_stage": "decode", "error_type": "truncated", "error_message": "ends early"}  # fmt: skip
 
 
 def skipped_row(image_id: str) -> dict[str, Any]:
-    return {"image_id": image_id, "uri": f"/data/{image_id}", "height": 3, "width": 4, "status": "skipped",
-            "skip_stage": "filter", "skip_reason": "3 x 4 pixels"}  # fmt: skip
+    return {"image_id": image_id, "uri": f"/data/{image_id}", "manifest": '{"n": 1}', "height": 3, "width": 4,
+            "status": "skipped", "skip_stage": "filter", "skip_reason": "3 x 4 pixels"}  # fmt: skip
 
 
 ROW_OF = {"ok": ok_row, "failed": failed_row, "skipped": skipped_row}

@@ -1,5 +1,6 @@
 """The stages as functions of tables, without Ray: what becomes of good rows, bad rows and bad outputs."""
 
+import json
 import re
 import subprocess
 import sys
@@ -35,7 +36,7 @@ from pipeline.models.initialise import initialise
 from pipeline.models.litefcn import folded
 from pipeline.models.members import load_member
 from pipeline.outputs.lease import Lease, take_lease
-from pipeline.outputs.results import read_errors, read_results
+from pipeline.outputs.results import read_errors, read_results, read_skipped, write_rows
 from pipeline.outputs.schema import RESULTS_SCHEMA
 from pipeline.stages.decode import decode_stage
 from pipeline.stages.filter import filter_stage
@@ -81,7 +82,8 @@ def manifest(tmp_path) -> pa.Table:
         Image.fromarray(rng.integers(0, 256, (*size, 3), dtype=np.uint8)).save(tmp_path / f"{name}.png")
     (tmp_path / "b.png").write_text("no image")
     names = ["a.png", "b.png", "c.png", "gone.png"]
-    return pa.table({"image_id": names, "uri": [str(tmp_path / name) for name in names]})
+    others = [json.dumps({"site": name}) for name in names]
+    return pa.table({"image_id": names, "uri": [str(tmp_path / name) for name in names], "manifest": others})
 
 
 def run_all(manifest: pa.Table, predict: PredictStage) -> pa.Table:
@@ -101,6 +103,15 @@ def test_rows_go_through_in_order_and_bad_ones_say_where_they_failed(manifest, p
         assert row["probabilities"] is None
         assert all(row[f"seconds_{stage}"] > 0 for stage in ("decode", "propose", "predict", "refine"))
     assert rows[1]["seconds_propose"] is None  # a failed row is not worked on
+
+
+def test_the_columns_of_the_manifest_reach_results_errors_and_skipped(manifest, predict, tmp_path):
+    table = filter_stage(decode_stage(start_rows(manifest), DecodeConfig()), FilterConfig(min_pixels=40 * 60 + 1))
+    table = refine_stage(predict(propose_stage(table, ProposeConfig(proposals=3))), RefineConfig(), len(CLASSES))
+    write_rows(str(tmp_path), table.to_pylist(), CLASSES)
+    for read, names in ((read_results, ["c.png"]), (read_errors, ["b.png", "gone.png"]), (read_skipped, ["a.png"])):
+        assert [json.loads(text) for text in read(str(tmp_path))["manifest"].to_pylist()] == [
+            {"site": name} for name in names]  # fmt: skip
 
 
 def test_images_below_the_least_pixels_are_skipped_and_no_later_stage_touches_them(manifest, predict):

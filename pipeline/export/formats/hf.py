@@ -28,6 +28,7 @@ BYTES_IN_A_FILE = 500_000_000
 _FILE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 SCHEMA = pa.schema([
     ("image", _FILE), ("label", _FILE), ("image_id", pa.string()), ("uri", pa.string()),
+    ("manifest", pa.string()),
     ("pixel_counts", pa.list_(pa.int64())), ("mean_probability", pa.list_(pa.float32())),
     ("mean_confidence", pa.float32()), ("model_fingerprint", pa.string()),
 ])  # fmt: skip

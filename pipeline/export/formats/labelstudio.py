@@ -55,6 +55,7 @@ def task(image: Segmented, pictures: Pictures, class_names: tuple[str, ...]) -> 
         "data": {
             "image": image.row["uri"] if place is None else f"/data/local-files/?d={quote(place)}",
             "image_id": image.image_id,
+            **image.carried,
         },
         "predictions": [{
             "model_version": image.row["model_fingerprint"],
