@@ -19,6 +19,7 @@ from ray.data import Dataset
 from pipeline import storage
 from pipeline.cluster import connect
 from pipeline.cluster.graph import RemoteAttemptLog, RemoteSink, build_dataset, real_stages
+from pipeline.cluster.metrics import RunMetrics
 from pipeline.cluster.plan import plan, timed_plan
 from pipeline.cluster.pools import Pools, estimate, machines_in_short
 from pipeline.cluster.ray_private import run_to_the_end
@@ -135,9 +136,11 @@ class Driver:
         rows_per_file = rows_in_a_file(len(todo), self.config.rows_per_file)
         attempt_log, sink = RemoteAttemptLog(), RemoteSink(self.run.lease, self.info.class_names, rows_per_file)
         graph = build_dataset(todo, loads, self.config, pools, self.run.lease, attempt_log, sink)
-        saver, watch = self._saver(sink, started), self._watch(attempt_log, len(todo))
+        view = self._viewer(pools, len(todo))
+        saver, watch = self._saver(sink, started), self._watch(attempt_log, len(todo), view)
+        shown = self.screen(lambda: view(attempt_log.progress(1.0))) if self.screen else nullcontext()
         try:
-            with self._shown(attempt_log, pools, len(todo)), _told_to_stop(saver.close):
+            with shown, _told_to_stop(saver.close):
                 try:
                     _work_through(graph)
                 except Exception:
@@ -172,12 +175,19 @@ class Driver:
 
         return Saver(sink.collect, save, check, _end_this_process)
 
-    def _watch(self, attempt_log: RemoteAttemptLog, total: int) -> Watch:
+    def _watch(self, attempt_log: RemoteAttemptLog, total: int, view: Callable[[RunProgress], View]) -> Watch:
         """What reports the progress of a graph over `total` images, and ends it if it stalls."""
         before, skipped = self.summary.images, self.summary.skipped
+        metrics = RunMetrics(self.config.output, view)
+
+        def progress() -> RunProgress:
+            heard = attempt_log.progress(BEAT_SECONDS)
+            metrics.see(heard)
+            return heard
+
         return Watch(
             self.run.lease,
-            lambda: ray.get(attempt_log.actor.progress.remote(), timeout=BEAT_SECONDS),
+            progress,
             lambda: (self.summary.images - before, self.summary.skipped - skipped),
             total,
             self.config.stall_timeout,
@@ -186,24 +196,25 @@ class Driver:
             report=self.log if self.screen is None else lambda _line: None,
         )
 
-    def _shown(self, attempt_log: RemoteAttemptLog, pools: Pools, total: int) -> AbstractContextManager[None]:
-        """What a graph over so many images is doing, on the screen if there is one."""
-        if self.screen is None:
-            return nullcontext()
+    def _viewer(self, pools: Pools, total: int) -> Callable[[RunProgress], View]:
+        """What makes a view of a graph that starts now, over `total` images, for the screen and the metrics."""
         summary, alone = self.summary, self.summary.seconds_alone
         images, failed, skipped = summary.images, summary.failed, summary.skipped
+        repeated = summary.faults["requests_repeated"]
+        seconds = {stage: totals["seconds"] for stage, totals in summary.stages.items()}
         bound = estimate(pools, connect.total("CPU"), alone).bound if alone else ""
 
-        def view() -> View:
-            progress: RunProgress = ray.get(attempt_log.actor.progress.remote(), timeout=1.0)
+        def view(progress: RunProgress) -> View:
             done = {stage.name: progress.done.get(stage.name, 0) for stage in stages_of(self.config)}
             saved = summary.images - images
             return View(
                 done, total, saved, summary.failed - failed, summary.skipped - skipped, progress.lost,
                 pools.of_stages(), alone, bound, list(summary.last_failures),
+                progress.repeated + summary.faults["requests_repeated"] - repeated,
+                {stage: totals["seconds"] - seconds[stage] for stage, totals in summary.stages.items()},
             )  # fmt: skip
 
-        return self.screen(view)
+        return view
 
     def _plan_again(self, before: Pools) -> Pools:
         """The pools for the cluster as it is now; `before` if it lacks GPUs or room, since they may come back."""

@@ -15,7 +15,7 @@ from pipeline.cluster.pools import Pools
 from pipeline.config import SegmentConfig
 from pipeline.config.stages import STAGES, Processes, stages_of
 from pipeline.outputs.lease import Lease
-from pipeline.run.attempts import AttemptLog, Keep, with_attempt_limit
+from pipeline.run.attempts import AttemptLog, Keep, RunProgress, with_attempt_limit
 from pipeline.stages.load import Loads, Process, load_stage
 from pipeline.stages.memory import keep_freed_memory
 from pipeline.stages.rows import WORKING_COLUMNS, Work, start_rows
@@ -44,6 +44,11 @@ class RemoteAttemptLog:
     def leave(self, stage: str, key: str, images: int, repeated: int) -> None:
         """See `AttemptLog.leave`."""
         self.actor.leave.remote(stage, key, images, repeated)
+
+    def progress(self, patience: float) -> RunProgress:
+        """See `AttemptLog.progress`; raises an error of Ray's if no answer comes within `patience` seconds."""
+        found: RunProgress = ray.get(self.actor.progress.remote(), timeout=patience)
+        return found
 
 
 class RemoteSink:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 
 from rich.console import Group, RenderableType
@@ -35,6 +35,8 @@ class View:
         alone: seconds of one process for an image in each stage, timed before the run; empty if not timed.
         bound: the stage that the others wait for, or `cpu`; empty if not known.
         failures: the last images that failed, and why.
+        repeated: requests to a store that had to be sent again.
+        seconds: seconds of all processes in each stage, for the images in place.
     """
 
     done: Mapping[str, int]
@@ -47,6 +49,8 @@ class View:
     alone: Mapping[str, float]
     bound: str
     failures: Sequence[str]
+    repeated: int = 0
+    seconds: Mapping[str, float] = field(default_factory=dict)
 
 
 class Speeds:
@@ -69,6 +73,18 @@ class Speeds:
         if now <= then:
             return dict.fromkeys(done, 0.0)
         return {stage: (images - before.get(stage, 0)) / (now - then) for stage, images in done.items()}
+
+
+def seconds_left(view: View, speeds: Mapping[str, float]) -> float | None:
+    """Seconds until the last image leaves the last stage, at its speed now; None if it stands still.
+
+    Args:
+        view: the run.
+        speeds: images a second of each stage now.
+    """
+    *_, last = view.done
+    speed = speeds.get(last, 0.0)
+    return (view.total - view.done[last]) / speed if speed else None
 
 
 def live_table(view: View, speeds: Mapping[str, float]) -> RenderableType:
@@ -100,14 +116,12 @@ def live_table(view: View, speeds: Mapping[str, float]) -> RenderableType:
 
 def _summary(view: View, speeds: Mapping[str, float]) -> str:
     """The run in a line."""
-    last = [*view.done][-1]
-    speed = speeds.get(last, 0.0)
     words = [f"{view.saved:,} of {view.total:,} images saved"]
     words += [f"{count:,} {what}" for count, what in (
         (view.failed, "failed"), (view.skipped, "skipped"), (view.lost, "attempts lost"),
     ) if count]  # fmt: skip
-    if speed:
-        words.append(f"{timedelta(seconds=round((view.total - view.done[last]) / speed))} left")
+    if (left := seconds_left(view, speeds)) is not None:
+        words.append(f"{timedelta(seconds=round(left))} left")
     if view.bound == "cpu":
         words.append("all stages share the CPUs and wait for them")
     return ", ".join(words)

@@ -1,5 +1,6 @@
 """The training of the FCN without Ray: what is drawn, cut and minimised, that it learns, and that it resumes."""
 
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -122,6 +123,15 @@ def test_it_learns_what_colour_tells():
 
 def test_a_killed_run_that_goes_on_ends_as_one_that_was_not_killed(tmp_path):
     check_that_a_killed_run_goes_on(tmp_path, CONFIG, fresh, hooks_of, killed_at=4)
+
+
+def test_each_step_is_told_with_its_loss():
+    training, told = fresh(CONFIG), []
+    train(training, training.net, CONFIG, replace(hooks_of(CONFIG), stepped=told.append))
+    assert len(told) == CONFIG.steps
+    means = [line["train_loss"] for line in training.history]
+    every = CONFIG.val_every
+    assert means == [pytest.approx(float(np.mean(told[at : at + every]))) for at in range(0, CONFIG.steps, every)]
 
 
 def test_a_loss_that_is_no_number_ends_the_training():

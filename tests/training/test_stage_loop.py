@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,7 +26,7 @@ from pipeline.training.loop.optimizer import make_optimizer, make_schedule
 from pipeline.training.loop.progress import ThroughputLog
 from pipeline.training.loop.stage import Hooks, train_stage
 from pipeline.training.loop.state import TrainState, check_weights, load_state, save_state
-from pipeline.training.loop.steps import share_of_batch, train_steps, validate
+from pipeline.training.loop.steps import Step, share_of_batch, train_steps, validate
 from pipeline.training.windows.cut import cut_window
 from pipeline.training.windows.order import IMAGES_A_BLOCK, blocks, epoch_rows, examples_of, first_rows
 
@@ -58,7 +59,9 @@ def new_learner(config: TrainConfig) -> TrainState:
     return TrainState(net, INFO, optimizer, make_schedule(optimizer, config, 1))
 
 
-def train(folder: Path, config: TrainConfig, kill_at: int | None = None) -> TrainState:
+def train(
+    folder: Path, config: TrainConfig, kill_at: int | None = None, stepped: Callable[[Step], None] = lambda _: None
+) -> TrainState:
     """Train a stage with its checkpoints in `folder`, from the last one there; die at a checkpoint if told so."""
     state = new_learner(config)
     if (folder / "progress.json").exists():
@@ -78,7 +81,7 @@ def train(folder: Path, config: TrainConfig, kill_at: int | None = None) -> Trai
 
     hooks = Hooks(
         train=epoch_from, val=lambda: iter([windows(2, 99)]), save=save, validated=lambda line: None,
-        log=lambda line: None, examples=EXAMPLES,
+        log=lambda line: None, examples=EXAMPLES, stepped=stepped,
     )  # fmt: skip
     train_stage(state, state.net, config=config, stage=1, feed=Feed(Preprocessing(), 3), hooks=hooks)
     return state
@@ -128,6 +131,14 @@ def test_the_plateau_looks_every_so_many_steps_and_at_the_end_of_an_epoch(tmp_pa
             rate, without = rate / 10, 0
     assert state.optimizer.param_groups[0]["lr"] == pytest.approx(rate)
     assert rate < 0.02  # it fell: six looks at a network that learns nothing more
+
+
+def test_each_step_is_told_with_its_loss(tmp_path):
+    told: list[Step] = []
+    state = train(tmp_path, replace(CONFIG, epochs=(2, 1)), stepped=told.append)
+    assert [step.examples for step in told] == [2] * 6
+    for line, steps in zip(state.progress.history, (told[:3], told[3:]), strict=True):
+        assert line["train"]["loss"] == pytest.approx(sum(step.loss for step in steps) / 3)
 
 
 def test_a_stage_ends_within_an_epoch_when_the_rate_falls_below_the_least(tmp_path):

@@ -77,6 +77,8 @@ class Hooks:
     """Prints a line for people."""
     loss: Callable[[Any, Tensor, int], Tensor] = by_turns
     """From the network's output for a batch, the labels, int64, and the number of the step."""
+    stepped: Callable[[float], None] = lambda _loss: None
+    """Called after each step with its loss, this worker's."""
 
 
 def new_training(net: nn.Module, config: TrainFcnConfig) -> Training:
@@ -111,6 +113,7 @@ def train(training: Training, model: nn.Module, config: Config, hooks: Hooks) ->
     batches = hooks.batches(training.step)
     while training.step < config.steps:
         training.since.append(train_step(training, model, config, next(batches), hooks.loss))
+        hooks.stepped(training.since[-1])
         now = time.perf_counter()
         looked = training.step % config.val_every == 0 or training.step == config.steps
         if looked:

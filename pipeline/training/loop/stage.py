@@ -16,7 +16,7 @@ from pipeline.config.training import TrainingStage
 from pipeline.training.loop.metrics import Feed, Meter
 from pipeline.training.loop.progress import ThroughputLog
 from pipeline.training.loop.state import Look, TrainState, check_weights
-from pipeline.training.loop.steps import Batch, train_steps, validate
+from pipeline.training.loop.steps import Batch, Step, train_steps, validate
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,8 @@ class Hooks:
     """Prints a line for people."""
     examples: int
     """Examples in an epoch, over all workers."""
+    stepped: Callable[[Step], None] = lambda _step: None
+    """Called after each step."""
 
 
 def train_stage(
@@ -89,6 +91,7 @@ def _rest_of_epoch(
         line = throughput.line(progress.seen, step.loss, time.perf_counter())
         if line is not None and feed.rank == 0:
             hooks.log(line)
+        hooks.stepped(step)
         if config.validate_every is not None and progress.iterations % config.validate_every == 0:
             _look(state, meter, feed=feed, hooks=hooks)
             hooks.save()

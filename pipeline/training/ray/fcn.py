@@ -47,6 +47,7 @@ from pipeline.training.fcn.loop import (
 )
 from pipeline.training.fcn.photographs import load, looked_at
 from pipeline.training.loop.metrics import confusion_of
+from pipeline.training.ray.metrics import TrainingMetrics
 from pipeline.training.ray.run import Workers, run_workers
 
 Cut = Callable[[Any, int, NDArray[np.uint8], NDArray[np.uint8], int, np.random.Generator], tuple[Any, Any]]
@@ -181,12 +182,24 @@ def _worker(loop: dict[str, Any]) -> str | None:
         due=lambda due: bool(broadcast_from_rank_zero(due)),
         log=say if rank == 0 else _be_silent,
         loss=partial(method.loss, config),
+        stepped=_exported(config, training) if rank == 0 else lambda _loss: None,
     )
     try:
         train(training, prepare_model(net), config, hooks)
     except TrainingError as error:  # returned, not raised, because Ray Train would try again
         return str(error)
     return None
+
+
+def _exported(config: Config, training: Training) -> Callable[[float], None]:
+    """A function that exports each step's loss, and where the training is."""
+    metrics = TrainingMetrics(config.output, "network")
+
+    def stepped(loss: float) -> None:
+        seen = training.history[-1]["mean_iou"] if training.history else None
+        metrics.see(training.step, config.batch_size, loss, epoch=None, mean_iou=seen)
+
+    return stepped
 
 
 def _be_silent(line: str) -> None:

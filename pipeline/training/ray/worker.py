@@ -28,8 +28,9 @@ from pipeline.training.loop.metrics import Feed
 from pipeline.training.loop.optimizer import make_optimizer, make_schedule
 from pipeline.training.loop.stage import Hooks, train_stage
 from pipeline.training.loop.state import Look, TrainState, load_state, save_state
-from pipeline.training.loop.steps import Batch, share_of_batch, validate
+from pipeline.training.loop.steps import Batch, Step, share_of_batch, validate
 from pipeline.training.loop.window_sheet import some_windows, write_sheet
+from pipeline.training.ray.metrics import TrainingMetrics
 from pipeline.training.ray.shares import my_share, training_batches, validation_batches
 from pipeline.training.seeds import seed_of
 from pipeline.training.windows.index import index_uri, read_index
@@ -95,8 +96,9 @@ def _sum_over_workers(tensor: Tensor) -> Tensor:
 def _surroundings(loop: dict[str, Any], state: TrainState, feed: Feed) -> Hooks:
     config: TrainConfig = loop["config"]
     stage: TrainingStage = loop["stage"]
-    shown = None
+    shown = metrics = None
     if feed.rank == 0:
+        metrics = TrainingMetrics(config.output, f"stage{stage}")
         shown = some_windows(read_index(index_uri(config.training_set, stage, "val")), stage)
 
     def validated(line: Look) -> None:
@@ -112,6 +114,12 @@ def _surroundings(loop: dict[str, Any], state: TrainState, feed: Feed) -> Hooks:
             write_sheet(storage.join(config.output, "windows", name), state.net, shown, feed)
         say(describe(stage, line))
 
+    def stepped(step: Step) -> None:
+        progress = state.progress
+        if metrics is not None:
+            seen = progress.history[-1]["val"]["mean_iou"] if progress.history else None
+            metrics.see(progress.iterations, step.examples, step.loss, epoch=progress.epochs, mean_iou=seen)
+
     return Hooks(
         train=partial(_train_batches, loop, feed),
         val=partial(validation_batches, my_share(loop["sharder"], "val"), config.micro_batch),
@@ -119,6 +127,7 @@ def _surroundings(loop: dict[str, Any], state: TrainState, feed: Feed) -> Hooks:
         validated=validated,
         log=say,
         examples=loop["examples"],
+        stepped=stepped,
     )
 
 

@@ -1,0 +1,33 @@
+"""Exports what a graph of the main job does, through Ray's metrics; the list of them is in `pipeline.run.metrics`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import ray
+from ray.util.metrics import Counter, Gauge
+
+from pipeline.run.attempts import RunProgress
+from pipeline.run.live import Speeds, View
+from pipeline.run.metrics import Exporter, Samples, samples_of_run
+
+
+class RunMetrics:
+    """The metrics of one graph, which counts from 0.
+
+    Args:
+        output: address of the run's output.
+        view: makes a view of the graph.
+    """
+
+    def __init__(self, output: str, view: Callable[[RunProgress], View]) -> None:
+        self._exporter = Exporter(output, ray.get_runtime_context().get_job_id(), Counter, Gauge)
+        self._view, self._speeds = view, Speeds()
+
+    def see(self, progress: RunProgress) -> None:
+        """Export what is known of the graph now; to be called every 10 seconds, since Ray forgets gauges after 20."""
+        self._exporter.tell(lambda: self._samples(self._view(progress)))
+
+    def _samples(self, view: View) -> Samples:
+        return samples_of_run(view, self._speeds.see(time.monotonic(), view.done))
