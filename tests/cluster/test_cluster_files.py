@@ -20,6 +20,7 @@ from botocore.validate import ParamValidator
 
 from pipeline.cluster.pools import Pools, plan_pools
 from pipeline.config import EvaluateConfig, SegmentConfig
+from pipeline.run.metrics import METRICS
 
 ROOT = Path(__file__).parents[2]
 CLUSTER = yaml.safe_load((ROOT / "cluster.yaml").read_text())
@@ -27,6 +28,8 @@ NODE_TYPES = CLUSTER["available_node_types"]
 SERVICE_ACCOUNT, RAY_JOB = yaml.safe_load_all((ROOT / "deploy" / "rayjob.yaml").read_text())
 DOCUMENT = (ROOT / "docs" / "running_on_a_cluster.md").read_text()
 POLICIES = {path.stem: json.loads(path.read_text()) for path in sorted((ROOT / "deploy" / "iam").glob("*.json"))}
+POD_MONITOR = yaml.safe_load((ROOT / "deploy" / "podmonitor.yaml").read_text())
+BOARD = json.loads((ROOT / "deploy" / "grafana" / "deconvnet.json").read_text())
 JOBS = {"segment_dataset": SegmentConfig, "evaluate": EvaluateConfig}
 
 
@@ -258,7 +261,73 @@ def test_the_image_is_built_from_files_that_exist_and_are_sent() -> None:
     assert dockerfile.splitlines()[1].startswith("FROM python:3.11-")
 
 
+# Metrics: the ports, deploy/podmonitor.yaml, and the queries of deploy/grafana
+
+EXPORTED = {f"ray_{metric.name}": metric for metric in METRICS}
+PANELS = [panel for panel in BOARD["panels"] if panel["type"] != "row"]
+VARIABLES = {variable["name"]: variable for variable in BOARD["templating"]["list"]}
+QUERIES = [target["expr"] for panel in PANELS for target in panel["targets"]]
+QUERIES += [variable["definition"] for variable in VARIABLES.values() if variable["type"] == "query"]
+
+
+def test_every_machine_and_pod_exports_its_metrics_at_the_same_port() -> None:
+    starts = [CLUSTER[f"{kind}_start_ray_commands"][-1] for kind in ("head", "worker")]
+    ports = {re.search(r"--metrics-export-port=(\d+)", command)[1] for command in starts}  # type: ignore[index]
+    groups = [RAY_CLUSTER["headGroupSpec"], *GROUPS.values()]
+    ports |= {group["rayStartParams"]["metrics-export-port"] for group in groups}
+    assert ports == {"8080"}  # KubeRay names this port `metrics` on every pod
+
+
+def test_the_pod_monitor_reads_the_port_that_kuberay_opens_on_its_pods() -> None:
+    assert (POD_MONITOR["apiVersion"], POD_MONITOR["kind"]) == ("monitoring.coreos.com/v1", "PodMonitor")
+    assert set(POD_MONITOR["spec"]) == {"selector", "podMetricsEndpoints"}
+    assert POD_MONITOR["spec"]["selector"] == {"matchLabels": {"ray.io/is-ray-node": "yes"}}
+    assert [endpoint["port"] for endpoint in POD_MONITOR["spec"]["podMetricsEndpoints"]] == ["metrics"]
+    assert not any("ports" in pod["containers"][0] for pod in PODS)  # a head's own list would hide Ray's other ports
+
+
+@pytest.mark.parametrize("query", QUERIES)
+def test_queries_of_the_board_name_metrics_labels_and_variables_that_exist(query: str) -> None:
+    for operand in query.split(" / "):
+        names = set(re.findall(r"\bray_\w+", operand))
+        assert names
+        assert names <= set(EXPORTED)
+        selected = re.findall(r"(\w+)=~?\"", operand)
+        grouped = [label for group in re.findall(r"\bby \(([^)]*)\)", operand) for label in group.split(", ")]
+        looked_up = re.findall(r", (\w+)\)$", operand) if operand.startswith("label_values") else []
+        known = set.intersection(*(set(EXPORTED[name].labels) for name in names)) | {"__name__"}
+        assert {*selected, *grouped, *looked_up} <= known
+    assert set(re.findall(r"\$(\w+)", query)) <= {*VARIABLES, "__rate_interval"}
+    assert all(query.count(opening) == query.count(closing) for opening, closing in ("()", "[]", "{}"))
+
+
+def test_only_counters_are_turned_into_rates() -> None:
+    rated = {name for query in QUERIES for name in re.findall(r"rate\((\w+)", query)}
+    assert rated
+    assert all(EXPORTED[name].is_counter for name in rated)
+
+
+def test_the_board_shows_every_metric_once_or_more_in_panels_that_do_not_overlap() -> None:
+    assert {name for query in QUERIES for name in re.findall(r"\bray_\w+", query)} == set(EXPORTED)
+    assert len({panel["id"] for panel in BOARD["panels"]}) == len(BOARD["panels"])
+    taken = [(x, y) for panel in BOARD["panels"] for at in [panel["gridPos"]]
+             for x in range(at["x"], at["x"] + at["w"]) for y in range(at["y"], at["y"] + at["h"])]  # fmt: skip
+    assert len(taken) == len(set(taken))
+    assert max(x for x, _ in taken) < 24
+    for panel in PANELS:
+        assert panel["description"]
+        assert panel["datasource"]["uid"] == "${datasource}"
+        legend = {label for target in panel["targets"] for label in re.findall(r"{{(\w+)}}", target["legendFormat"])}
+        grouped = [re.search(r"\bby \(([^)]*)\)", target["expr"]) for target in panel["targets"]]
+        assert legend == {label for group in grouped if group for label in group[1].split(", ")}
+
+
 # docs/running_on_a_cluster.md
+
+
+def test_the_document_explains_every_metric() -> None:
+    rows = dict(re.findall(r"^\| `(ray_deconvnet_\w+)` \| (?:`(\w+)`)? *\|", DOCUMENT, re.MULTILINE))
+    assert rows == {name: metric.by for name, metric in EXPORTED.items()}
 
 
 @pytest.mark.parametrize("command", commands_of_jobs())
