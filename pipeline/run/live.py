@@ -123,5 +123,5 @@ def _summary(view: View, speeds: Mapping[str, float]) -> str:
     if (left := seconds_left(view, speeds)) is not None:
         words.append(f"{timedelta(seconds=round(left))} left")
     if view.bound == "cpu":
-        words.append("all stages share the CPUs and wait for them")
+        words.append("all stages wait for the CPUs")
     return ", ".join(words)

@@ -42,7 +42,7 @@ def test_tasks_that_bound_a_run_together_are_all_marked_and_shared_cpus_are_said
     view = View(VIEW.done, 5_000, 0, 0, 0, 0, {}, {}, "decode and propose", [])
     assert sum("all wait for this" in line for line in shown(view, {})) == 2
     cpu = View(VIEW.done, 5_000, 0, 0, 0, 0, {}, {}, "cpu", [])
-    assert shown(cpu, {})[-1].strip() == "0 of 5,000 images saved, all stages share the CPUs and wait for them"
+    assert shown(cpu, {})[-1].strip() == "0 of 5,000 images saved, all stages wait for the CPUs"
 
 
 def test_speeds_are_those_of_the_last_minute():
