@@ -15,7 +15,7 @@ from typing import Any
 
 from jobs import settings_file
 from pipeline import config as settings
-from pipeline.checkpoints.bundled import BUNDLED
+from pipeline.checkpoints.bundled import recipe_for
 from pipeline.config.edges import TrainEdgesConfig
 from pipeline.config.evaluating import ReportConfig, TuneCrfConfig
 from pipeline.config.fcn import TrainFcnConfig
@@ -218,12 +218,12 @@ def _needed(one: Any) -> bool:
 
 
 def _recipe_name(command: Command, given: Sequence[str], values: Mapping[str, Any]) -> str | None:
-    """The recipe that was given, known or not; else the one that the bundled checkpoint is made for."""
+    """The recipe that was given, known or not; else the one that the network brings."""
     if not command.recipes:
         return None
     weights = str(values.get("weights", getattr(command.config, "weights", "")))
-    bundled = BUNDLED.get(first_look(given, "weights", weights))
-    return first_look(given, "recipe", str(values.get("recipe", bundled.recipe if bundled else command.config.recipe)))
+    brought = recipe_for(first_look(given, "weights", weights))
+    return first_look(given, "recipe", str(values.get("recipe", brought or command.config.recipe)))
 
 
 def _start(command: Command, given: Sequence[str], file: str | None) -> Any:

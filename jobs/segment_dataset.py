@@ -23,7 +23,7 @@ from pipeline.config.stages import stages_of
 from pipeline.errors import LeaseError, ResultsError, TooManyErrors
 from pipeline.inputs.manifest import build_manifest, describe
 from pipeline.inputs.named import check_named
-from pipeline.models.checkpoint_header import CheckpointInfo
+from pipeline.models.checkpoint_header import NetworkInfo
 from pipeline.run.prepare import check_networks, with_absolute_paths, with_shape_of
 from pipeline.run.record import RunRecord, Summary, check_run, open_run, recorded_settings, unfinished
 from pipeline.storage import listing
@@ -84,7 +84,7 @@ def as_output_was_begun(config: SegmentConfig) -> SegmentConfig:
     return as_begun(config, recorded, RUNS, default, console.print)
 
 
-def work(config: SegmentConfig, info: CheckpointInfo, run: RunRecord) -> int:
+def work(config: SegmentConfig, info: NetworkInfo, run: RunRecord) -> int:
     """Do what is left of a run that this process owns.
 
     Args:

@@ -17,7 +17,7 @@ from jobs.common import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED
 from pipeline import storage
 from pipeline.config import SegmentConfig
 from pipeline.config.stages import Stage, stages_of
-from pipeline.models.checkpoint_header import CheckpointInfo
+from pipeline.models.checkpoint_header import NetworkInfo
 from pipeline.outputs.layout import ERRORS, MASKS, RESULTS, SKIPPED
 from pipeline.outputs.results import images_per_class, read_errors, read_skipped
 from pipeline.outputs.schema import RESULTS_SCHEMA
@@ -31,13 +31,13 @@ SHOWN = 8  # class names in a line, kinds of failures in a list
 console = Console(soft_wrap=True, markup=False)
 
 
-def classes(info: CheckpointInfo) -> str:
+def classes(info: NetworkInfo) -> str:
     """The network's classes in one line, so that a wrong network is noticed at once."""
     more = ", ..." if info.num_classes > SHOWN else ""
     return f"{info.num_classes} classes ({', '.join(info.class_names[:SHOWN])}{more})"
 
 
-def show_plan(config: SegmentConfig, info: CheckpointInfo, manifest: pa.Table, left: pa.Table) -> int:
+def show_plan(config: SegmentConfig, info: NetworkInfo, manifest: pa.Table, left: pa.Table) -> int:
     """Print what a run would do and how long it would take, timed on a few of its images; writes nothing.
 
     Args:

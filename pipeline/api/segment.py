@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL.Image import Image
 
 from pipeline import storage
-from pipeline.checkpoints.bundled import BUNDLED
+from pipeline.checkpoints.bundled import recipe_for
 from pipeline.config import SEGMENT_RECIPES, SegmentConfig
 from pipeline.config.stages import STAGES, stages_of
 from pipeline.errors import ImageError, SegmentError
@@ -60,8 +60,9 @@ def segment(
 
     Args:
         images: paths and addresses; Pillow's images; arrays, RGB, uint8 `[H, W, 3]`. The first two are turned upright.
-        weights: a checkpoint, or the name of a bundled one: `voc`, `voc-fcn`, `demo`.
-        config: settings; None: the recipe of the bundled checkpoint, or the defaults. Its `input`, `output`, `weights`
+        weights: a checkpoint, the name of a bundled one (`voc`, `voc-fcn`, `demo`), or a network of another library as
+            `--weights` has it: `torchvision:fcn_resnet50=FILE`, `hf:FOLDER`, `onnx:FILE`, `module:Class`.
+        config: settings; None: the recipe of the network, or the defaults. Its `input`, `output`, `weights`
             and settings for Ray are not used.
 
     Yields:
@@ -83,8 +84,7 @@ def segment(
 def _loaded(weights: str, config: SegmentConfig | None) -> tuple[SegmentConfig, tuple[str, ...], list[Work]]:
     """The settings as in a run, the classes, and the functions of the stages before the CRF."""
     if config is None:
-        recipe = BUNDLED[weights].recipe if weights in BUNDLED else SegmentConfig.recipe
-        config = SEGMENT_RECIPES[recipe](SegmentConfig("", ""))
+        config = SEGMENT_RECIPES[recipe_for(weights) or SegmentConfig.recipe](SegmentConfig("", ""))
     paths = with_absolute_paths(replace(config, input=".", output=".", weights=weights))
     info, _ = check_networks(paths)
     settings = with_shape_of(paths, info)

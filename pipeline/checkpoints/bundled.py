@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+
+from pipeline.config.networks import parse_network
+from pipeline.errors import ConfigError
 
 DEMO, VOC, VOC_FCN = "demo", "voc", "voc-fcn"
 
@@ -27,6 +31,15 @@ BUNDLED = {
     VOC_FCN: Bundled("fcn+crf", "this network knows the 20 classes of PASCAL VOC in photographs"),
 }
 """By the value of `--weights`."""
+
+
+def recipe_for(weights: str) -> str | None:
+    """The recipe that a `--weights` setting brings: a bundled file's, or that for whole images; None: none."""
+    if weights in BUNDLED:
+        return BUNDLED[weights].recipe
+    with suppress(ConfigError):  # the settings' own check reports it
+        return BUNDLED[VOC_FCN].recipe if parse_network(weights).kind else None
+    return None
 
 
 def weights_uri(weights: str) -> str:

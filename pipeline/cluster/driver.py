@@ -26,7 +26,7 @@ from pipeline.cluster.ray_private import run_to_the_end
 from pipeline.config import SegmentConfig
 from pipeline.config.stages import stages_of
 from pipeline.errors import PoolError, WorkBrokenError
-from pipeline.models.checkpoint_header import CheckpointInfo
+from pipeline.models.checkpoint_header import NetworkInfo
 from pipeline.outputs.lease import BEAT_SECONDS
 from pipeline.run.attempts import RunProgress
 from pipeline.run.error_line import in_short
@@ -57,7 +57,7 @@ class Driver:
     """
 
     config: SegmentConfig
-    info: CheckpointInfo
+    info: NetworkInfo
     run: RunRecord
     summary: Summary
     log: Callable[[str], None]

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from pipeline.config.checks import require, require_choices
+from pipeline.config.networks import parse_network
 from pipeline.config.stages import (
     GPU_CRFS,
     STAGES,
@@ -39,7 +40,12 @@ class SegmentConfig:
     """Folder for results, masks, errors and the run's record. The same command again finishes what is left."""
     weights: str = "voc"
     """A checkpoint (.safetensors), or one that ships with the project and brings its recipe: `voc`, a DeconvNet with
-    an FCN beside it, and `voc-fcn`, that FCN alone, for photographs (`docs/models`); `demo` for generated scenes."""
+    an FCN beside it, and `voc-fcn`, that FCN alone, for photographs (`docs/models`); `demo` for generated scenes.
+    Or a network of another library, with the recipe `fcn+crf`: `torchvision:fcn_resnet50=FILE`, `hf:FOLDER`,
+    `onnx:FILE`, or `module:Class` of your own (`docs/networks.md`)."""
+    classes: str | None = None
+    """A text file with the names of the classes, one a line, background first, for a network of another library whose
+    files have none, or others."""
     recipe: Recipe = "deconvnet+crf"
     """A row of the paper's table, an FCN alone, or the authors' released code: where the settings start from.
     Settings that are given win; `--recipe NAME --help-all` shows what it stands for."""
@@ -91,6 +97,7 @@ class SegmentConfig:
 
     def __post_init__(self) -> None:
         require_choices(self)
+        parse_network(self.weights)
         require(self.limit is None or self.limit >= 1, "limit", self.limit, "must be at least 1")
         rate = self.max_error_rate
         require(rate is None or 0 <= rate <= 1, "max_error_rate", rate, "must lie in 0..1")
@@ -122,6 +129,8 @@ class SegmentConfig:
         settings = {"input": self.input, "masks": self.masks, "save_probabilities": self.save_probabilities}
         for stage in (stage.name for stage in STAGES if hasattr(self, stage.name)):
             settings |= {f"{stage}.{name}": value for name, value in asdict(getattr(self, stage)).items()}
+        if self.classes is not None:
+            settings["classes"] = self.classes
         if self.ensemble.fcn is not None:  # its fingerprint says which file it is
             settings["ensemble.rule"] = self.ensemble.ensemble
             settings["ensemble.weight"] = self.ensemble.ensemble_weight

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from pipeline.config.checks import require, require_choices
-from pipeline.config.networks import FcnKind
+from pipeline.config.networks import FcnKind, parse_network
 
 if TYPE_CHECKING:
     from pipeline.config.segmenting import SegmentConfig
@@ -158,11 +158,12 @@ class EnsembleConfig:
     """EDeconvNet: a fully convolutional network beside DeconvNet (paper section 5)."""
 
     fcn: str | None = None
-    """The other network: `voc-fcn`, a file of jobs/train_fcn.py or jobs/convert_weights.py (FCN-8s),
-    or a state dict of torchvision's (`.pth`, `.safetensors`) with DeconvNet's classes in the same order.
-    None: DeconvNet alone."""
+    """The other network: `voc-fcn`, a file of jobs/train_fcn.py or jobs/convert_weights.py (FCN-8s), or one of another
+    library as `weights` names them, such as `torchvision:fcn_resnet50=FILE`, with DeconvNet's classes in the same
+    order. None: DeconvNet alone."""
     fcn_kind: FcnKind = "auto"
-    """What `fcn` holds; `auto`: the file says it itself. torchvision's files don't."""
+    """What a plain file holds: `--fcn FILE --fcn-kind fcn_resnet50` is `--fcn torchvision:fcn_resnet50=FILE`.
+    `auto`: the file says it itself. torchvision's files don't."""
     ensemble: EnsembleRule = "mean"
     """How the two are combined: mean of their probabilities (paper)
     or product of their scores, the other network's clamped at 0 (release)."""
@@ -172,6 +173,8 @@ class EnsembleConfig:
 
     def __post_init__(self) -> None:
         require_choices(self)
+        if self.fcn is not None:
+            parse_network(self.fcn, self.fcn_kind)
         require(0 <= self.ensemble_weight <= 1, "ensemble_weight", self.ensemble_weight, "must lie in 0..1")
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from pipeline.config.stages import EnsembleRule
-from pipeline.models.members import Member
+from pipeline.models.members import WholeImageNetwork
 
 
 def combine(deconvnet_CHW: Tensor, fcn_CHW: Tensor, rule: EnsembleRule, weight: float = 0.5) -> Tensor:
@@ -40,15 +40,14 @@ def combine(deconvnet_CHW: Tensor, fcn_CHW: Tensor, rule: EnsembleRule, weight: 
 class Ensemble:
     """The other network of an ensemble, and how its scores are used."""
 
-    member: Member
+    member: WholeImageNetwork
     rule: EnsembleRule
     weight: float = 0.5
     """DeconvNet's weight in the mean, 0..1."""
 
     def to(self, device: torch.device, dtype: torch.dtype) -> Ensemble:
-        """The same ensemble on a device; see `Member.to`."""
-        self.member.to(device, dtype)
-        return self
+        """The same ensemble on a device; see `WholeImageNetwork.to`."""
+        return replace(self, member=self.member.to(device, dtype))
 
     @torch.inference_mode()
     def __call__(self, image_3HW: Tensor, deconvnet_CHW: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The predictor of a fully convolutional network: whole images in, class probabilities out, no proposals."""
+"""The predictor of a network that sees whole images: whole images in, class probabilities out, no proposals."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from torch import Tensor
 
 from pipeline.config import PredictConfig
 from pipeline.inference.predictor import Image, Prediction, choose_device, prune
-from pipeline.models.members import Member
+from pipeline.models.members import WholeImageNetwork
 
 
 class WholeImages:
     """A network that sees a whole image at once, on one device; several threads may call `predict`.
 
     Args:
-        member: the network.
+        network: the network.
         config: device and precision; the rest concerns proposals.
         label_threshold: as for `keep_labels`, 0..1.
         log_probabilities: whether predictions hold logarithms too.
@@ -31,11 +31,16 @@ class WholeImages:
     """
 
     def __init__(
-        self, member: Member, config: PredictConfig, label_threshold: float, *, log_probabilities: bool = False
+        self,
+        network: WholeImageNetwork,
+        config: PredictConfig,
+        label_threshold: float,
+        *,
+        log_probabilities: bool = False,
     ) -> None:
         self.device = choose_device(config.device)
-        self.num_classes = member.num_classes
-        self._member = member.to(self.device, torch.bfloat16 if config.precision == "bfloat16" else torch.float32)
+        self.num_classes = network.num_classes
+        self._network = network.to(self.device, torch.bfloat16 if config.precision == "bfloat16" else torch.float32)
         self._prune = partial(prune, label_threshold=label_threshold, log_probabilities=log_probabilities)
         self._turn = Lock()
 
@@ -57,4 +62,4 @@ class WholeImages:
         Their softmax equals the network's. A class that is more likely than chance is above 0, as `prune` needs it.
         """
         image_3HW = torch.from_numpy(np.array(image_HW3)).to(self.device).permute(2, 0, 1)
-        return self._member.scores(image_3HW).log_softmax(dim=0) + math.log(self.num_classes)
+        return self._network.scores(image_3HW).log_softmax(dim=0) + math.log(self.num_classes)

@@ -91,6 +91,23 @@ class CheckpointInfo:
         return len(self.class_names)
 
 
+@dataclass(frozen=True)
+class NetworkInfo:
+    """What a run knows of its first network."""
+
+    class_names: tuple[str, ...]
+    """Background first."""
+    architecture: str
+    """As a checkpoint names it, or the kind of another library's network (`config.networks.KINDS`)."""
+    window_shape: WindowShape = "box"
+    """Shape of the windows that it was trained on; without meaning if it sees whole images."""
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes, background included."""
+        return len(self.class_names)
+
+
 def fingerprint(data: bytes) -> str:
     """Short hash of a checkpoint file's content, for results and records."""
     return hashlib.sha256(data).hexdigest()[:16]
@@ -180,7 +197,7 @@ def check_network(info: CheckpointInfo, uri: str, *, whole_images: bool) -> None
         advice = (
             "sees object proposals: choose `--recipe deconvnet+crf`, or `deconvnet`"
             if whole_images
-            else "sees whole images: choose `--recipe fcn+crf`, or `fcn`; in an ensemble it can be given as --fcn"
+            else _SEES_WHOLE_IMAGES
         )
         raise CheckpointError(f"{uri} is a {info.architecture}, which {advice}")
     if not info.batch_statistics:
@@ -190,7 +207,24 @@ def check_network(info: CheckpointInfo, uri: str, *, whole_images: bool) -> None
         )
 
 
-def shape_for(info: CheckpointInfo, asked: AskedShape, uri: str) -> WindowShape:
+def check_whole_images(name: str, *, whole_images: bool) -> None:
+    """Make sure that a network of another library will see what it is made for.
+
+    Args:
+        name: what to call it in the error message.
+        whole_images: whether it will see whole images, not proposals.
+
+    Raises:
+        CheckpointError: it would see proposals.
+    """
+    if not whole_images:
+        raise CheckpointError(f"{name} {_SEES_WHOLE_IMAGES}")
+
+
+_SEES_WHOLE_IMAGES = "sees whole images: choose `--recipe fcn+crf`, or `fcn`; in an ensemble it can be given as --fcn"
+
+
+def shape_for(info: CheckpointInfo | NetworkInfo, asked: AskedShape, uri: str) -> WindowShape:
     """The shape of windows for a network: the one that it was trained on.
 
     Args:

@@ -8,12 +8,14 @@ from difflib import get_close_matches
 from pipeline import storage
 from pipeline.checkpoints.bundled import BUNDLED, weights_uri
 from pipeline.config import ConfigError, SegmentConfig
+from pipeline.config.networks import parse_network
 from pipeline.config.recipes import ENSEMBLES
 from pipeline.crf.refine import check_backend
 from pipeline.inputs.named import check_named
 from pipeline.models.checkpoint_header import (
-    CheckpointInfo,
+    NetworkInfo,
     check_network,
+    check_whole_images,
     fingerprint,
     joint_fingerprint,
     read_info,
@@ -30,8 +32,9 @@ def with_absolute_paths(config: SegmentConfig) -> SegmentConfig:
         config,
         input=storage.absolute(config.input),
         output=storage.absolute(config.output),
-        weights=storage.absolute(weights_uri(config.weights)),
-        ensemble=replace(config.ensemble, fcn=fcn and storage.absolute(weights_uri(fcn))),
+        weights=_absolute_network(config.weights),
+        classes=config.classes and storage.absolute(config.classes),
+        ensemble=replace(config.ensemble, fcn=fcn and _absolute_network(fcn)),
         propose=replace(
             config.propose,
             edge_model=edge_model and storage.absolute(edge_model),
@@ -40,11 +43,16 @@ def with_absolute_paths(config: SegmentConfig) -> SegmentConfig:
     )
 
 
-def check_networks(config: SegmentConfig) -> tuple[CheckpointInfo, str]:
+def _absolute_network(text: str) -> str:
+    name = parse_network(weights_uri(text))
+    return text if name.uri is None else str(name.at(storage.absolute(name.uri)))
+
+
+def check_networks(config: SegmentConfig) -> tuple[NetworkInfo, str]:
     """Make sure that this process has all that the settings name, before workers fail image by image.
 
     Returns:
-        The network's description, and the fingerprint of all networks together.
+        What is known of the first network, and the fingerprint of all networks together.
 
     Raises:
         UserError: a file or a module is missing, or does not fit.
@@ -52,24 +60,42 @@ def check_networks(config: SegmentConfig) -> tuple[CheckpointInfo, str]:
     """
     if config.recipe in ENSEMBLES and config.ensemble.fcn is None:
         raise ConfigError(f"--recipe {config.recipe} combines two networks: give the other one by --fcn FILE")
-    near = get_close_matches(config.weights.rpartition("/")[2], BUNDLED, 1)
+    first, other = parse_network(config.weights), config.ensemble.fcn
+    near = [] if first.kind else get_close_matches(config.weights.rpartition("/")[2], BUNDLED, 1)
     if near and not storage.exists(config.weights):
         raise ConfigError(f"--weights is {config.weights}, which does not exist; did you mean {near[0]}?")
     for option, uri in (
-        ("weights", config.weights), ("fcn", config.ensemble.fcn), ("edge-model", config.propose.edge_model),
+        ("weights", first.uri), ("classes", config.classes), ("fcn", other and parse_network(other).uri),
+        ("edge-model", config.propose.edge_model),
     ):  # fmt: skip
         check_named(option, uri)
     check_backend(config.refine)
     check_edges(config.propose)
     if config.propose.proposals_from is not None:
         check_given(config.propose.proposals_from)
+    info, own = _first_network(config)
+    return info, joint_fingerprint(own, _fingerprint_of_other(config, info))
+
+
+def _first_network(config: SegmentConfig) -> tuple[NetworkInfo, str]:
+    """What is known of the network of `weights`, and its own fingerprint."""
+    kind = parse_network(config.weights).kind
+    if kind:
+        check_whole_images(config.weights, whole_images=config.whole_images)
+        from pipeline.models.kinds import load_network, names_for, try_out
+
+        network = load_network(config.weights)
+        try_out(network, config.weights)
+        return NetworkInfo(names_for(network, config.weights, config.classes), kind), network.fingerprint
     data = storage.read_bytes(config.weights)
     info = read_info(data, config.weights)
+    if config.classes is not None:
+        raise ConfigError(f"--classes {config.classes} is not needed: {config.weights} names its own classes")
     check_network(info, config.weights, whole_images=config.whole_images)
-    return info, joint_fingerprint(fingerprint(data), _fingerprint_of_other(config, info))
+    return NetworkInfo(info.class_names, info.architecture, info.window_shape), fingerprint(data)
 
 
-def with_shape_of(config: SegmentConfig, info: CheckpointInfo) -> SegmentConfig:
+def with_shape_of(config: SegmentConfig, info: NetworkInfo) -> SegmentConfig:
     """The settings with the shape of windows that the network was trained on.
 
     Raises:
@@ -79,7 +105,7 @@ def with_shape_of(config: SegmentConfig, info: CheckpointInfo) -> SegmentConfig:
     return replace(config, propose=replace(config.propose, window_shape=shape))
 
 
-def _fingerprint_of_other(config: SegmentConfig, info: CheckpointInfo) -> str | None:
+def _fingerprint_of_other(config: SegmentConfig, info: NetworkInfo) -> str | None:
     """Load the ensemble's other network once here, so that one that cannot be used is found before the run starts.
 
     Returns:
@@ -90,7 +116,11 @@ def _fingerprint_of_other(config: SegmentConfig, info: CheckpointInfo) -> str | 
     """
     if config.ensemble.fcn is None:
         return None
+    from pipeline.models.kinds import try_out
     from pipeline.stages.predict import load_other
 
-    other = load_other(config, info)
-    return other.fingerprint if other else None
+    other = load_other(config, info.class_names)
+    if other is None:
+        return None
+    try_out(other, config.ensemble.fcn)
+    return other.fingerprint

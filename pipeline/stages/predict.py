@@ -11,9 +11,10 @@ from pipeline.errors import CheckpointError
 from pipeline.inference.ensemble import Ensemble
 from pipeline.inference.predictor import Predictor
 from pipeline.inference.whole_images import WholeImages
-from pipeline.models.checkpoint import CheckpointInfo, load_for_windows, read_info
+from pipeline.models.checkpoint import load_for_windows, read_info
 from pipeline.models.checkpoint_header import check_network, joint_fingerprint
-from pipeline.models.members import Member, load_member
+from pipeline.models.kinds import load_network
+from pipeline.models.members import WholeImageNetwork
 from pipeline.stages.device import check_gpu, ending_with_its_gpu
 from pipeline.stages.load import Process
 from pipeline.stages.rows import Row, boxes_of, image_of, pack, run_together
@@ -68,27 +69,28 @@ def load_predict(config: SegmentConfig, gpus: float) -> PredictStage:
         check_gpu(gpus, "--device cpu")
     # One thread: with several processes on a core, their threads would wait for each other at every layer.
     torch.set_num_threads(1)
-    data, threshold = storage.read_bytes(config.weights), config.refine.label_threshold
+    threshold = config.refine.label_threshold
     logs = config.save_probabilities or config.refine.exact_unaries
-    info = read_info(data, config.weights)
-    check_network(info, config.weights, whole_images=config.whole_images)
     if config.whole_images:
-        alone = load_member(data, config.weights)
+        alone = load_network(config.weights)
         return PredictStage(WholeImages(alone, config.predict, threshold, log_probabilities=logs), alone.fingerprint)
+    data = storage.read_bytes(config.weights)
+    info = read_info(data, config.weights)
+    check_network(info, config.weights, whole_images=False)
     checkpoint = load_for_windows(data, config.weights)
-    member = load_other(config, info)
+    member = load_other(config, info.class_names)
     rule, weight = config.ensemble.ensemble, config.ensemble.ensemble_weight
     ensemble = Ensemble(member, rule, weight) if member is not None else None
     names = joint_fingerprint(checkpoint.fingerprint, member.fingerprint if member is not None else None)
     return PredictStage(Predictor(checkpoint, config.predict, threshold, ensemble, log_probabilities=logs), names)
 
 
-def load_other(config: SegmentConfig, info: CheckpointInfo) -> Member | None:
+def load_other(config: SegmentConfig, class_names: tuple[str, ...]) -> WholeImageNetwork | None:
     """Load the other network of the ensemble; None if the settings name none.
 
     Args:
         config: the job's settings.
-        info: the description in DeconvNet's checkpoint.
+        class_names: DeconvNet's.
 
     Raises:
         CheckpointError: the file cannot be used, or has other classes than DeconvNet.
@@ -96,10 +98,10 @@ def load_other(config: SegmentConfig, info: CheckpointInfo) -> Member | None:
     uri = config.ensemble.fcn
     if uri is None:
         return None
-    member = load_member(storage.read_bytes(uri), uri, config.ensemble.fcn_kind)
-    if member.class_names not in {None, info.class_names} or member.num_classes != info.num_classes:
+    member = load_network(uri, config.ensemble.fcn_kind)
+    if member.class_names not in {None, class_names} or member.num_classes != len(class_names):
         raise CheckpointError(
-            f"the networks of the ensemble know different classes: {config.weights} {described(info.class_names)}, "
+            f"the networks of the ensemble know different classes: {config.weights} {described(class_names)}, "
             f"{uri} {described(member.class_names) if member.class_names else member.num_classes}"
         )
     return member

@@ -24,7 +24,8 @@ from pipeline.models.checkpoint_header import joint_fingerprint
 from pipeline.models.deconvnet import DeconvNet
 from pipeline.models.fcn8s import FCN8s
 from pipeline.models.initialise import initialise
-from pipeline.models.members import LAST_LAYER, Member, load_member, resized
+from pipeline.models.kinds.torchvision import LAST_LAYERS, load_bytes, resized
+from pipeline.models.members import Member, load_member
 from pipeline.outputs.schema import OK
 from pipeline.stages.predict import PredictStage, load_other
 from pipeline.stages.rows import ROW_SCHEMA, pack, to_table, unpack
@@ -91,7 +92,7 @@ def test_torchvisions_networks_have_vocs_classes_in_vocs_order(kind):
     np.testing.assert_allclose(np.array(Preprocessing().std), np.array(transforms.std) * 255)
     with torch.device("meta"):
         net = torchvision.models.get_model(kind, weights=None, weights_backbone=None, aux_loss=True)
-    assert len(net.state_dict()[LAST_LAYER]) == 21
+    assert len(net.state_dict()[LAST_LAYERS[0]]) == 21
 
 
 @pytest.mark.parametrize("form", ["pth", "safetensors"])
@@ -107,7 +108,7 @@ def test_a_torchvision_member_computes_what_torchvision_computes(form):
     saved = io.BytesIO()
     torch.save(net.state_dict(), saved)
     data = saved.getvalue() if form == "pth" else safetensors.torch.save(net.state_dict())
-    member = load_member(data, "net.pth", kind)
+    member = load_bytes(data, "net.pth", kind)
     assert (member.num_classes, member.class_names) == (5, None)
     image_3HW = torch.randint(0, 256, (3, 600, 620), dtype=torch.uint8)  # shrunk, so that its smoothing shows
     transforms = torchvision.models.get_model_weights(kind).DEFAULT.transforms()
@@ -121,24 +122,27 @@ def test_a_torchvision_member_computes_what_torchvision_computes(form):
 def test_long_images_do_not_grow_without_end():
     assert resized(375, 500, 520) == (520, 693)
     assert resized(1, 640, 520) == (2, 1040)
+    for height, width in ((200, 121), (121, 200), (333, 333), (200, 397)):
+        image = torchvision.transforms.functional.resize(torch.zeros(1, height, width), [520])
+        assert resized(height, width, 520) == tuple(image.shape[1:])
 
 
 def test_files_that_are_no_member_are_refused(fcn_file, checkpoint):
     resnet = io.BytesIO()
     torch.save({"conv1.weight": torch.zeros(3)}, resnet)
     whole = io.BytesIO()  # as training scripts save it
-    torch.save({"epoch": 3, "model": {LAST_LAYER: torch.zeros(21, 4, 1, 1)}}, whole)
+    torch.save({"epoch": 3, "model": {LAST_LAYERS[0]: torch.zeros(21, 4, 1, 1)}}, whole)
     for data, kind, said in (
-        (resnet.getvalue(), "auto", "--fcn-kind"),
+        (resnet.getvalue(), "auto", "torchvision:fcn_resnet50=net.pth"),
         (resnet.getvalue(), "fcn_resnet50", "lacks classifier.4.weight"),
-        (safetensors.torch.save({LAST_LAYER: torch.zeros(21, 4)}), "fcn_resnet50", "no fcn_resnet50"),
+        (safetensors.torch.save({LAST_LAYERS[0]: torch.zeros(21, 4)}), "fcn_resnet50", "no fcn_resnet50"),
         (b"nonsense", "deeplabv3_resnet50", "neither"),
         (whole.getvalue(), "fcn_resnet50", r"state_dict\(\) alone"),
         (dump_checkpoint(checkpoint.net, checkpoint.info), "auto", "an FCN is needed here"),
         (fcn_file[:-8], "auto", "damaged"),
     ):
         with pytest.raises(CheckpointError, match=said):
-            load_member(data, "net.pth", kind)
+            load_member(data, "net.pth") if kind == "auto" else load_bytes(data, "net.pth", kind)
 
 
 @settings(max_examples=20, deadline=None)
@@ -195,16 +199,16 @@ def test_networks_of_different_classes_are_refused(tmp_path, fcn_file, capsys):
     (tmp_path / "fcn.safetensors").write_bytes(fcn_file)
     config = SegmentConfig("in", "out", "deconvnet.safetensors")
     config = replace(config, ensemble=replace(config.ensemble, fcn=str(tmp_path / "fcn.safetensors")))
-    assert isinstance(load_other(config, CheckpointInfo(CLASSES, 1.0)), Member)
+    assert isinstance(load_other(config, CLASSES), Member)
     for others in (CLASSES[:3], (*CLASSES[:3], "d")):
         with pytest.raises(CheckpointError, match="different classes"):
-            load_other(config, CheckpointInfo(others, 1.0))
+            load_other(config, others)
     kind = "deeplabv3_mobilenet_v3_large"  # its files have no names
     net = torchvision.models.get_model(kind, weights=None, weights_backbone=None, num_classes=5, aux_loss=False)
     torch.save(net.state_dict(), tmp_path / "five.pth")
     ensemble = replace(config.ensemble, fcn=str(tmp_path / "five.pth"), fcn_kind=kind)
     with pytest.raises(CheckpointError, match=r"deconvnet\.safetensors 4 .*five\.pth 5"):
-        load_other(replace(config, ensemble=ensemble), CheckpointInfo(CLASSES, 1.0))
+        load_other(replace(config, ensemble=ensemble), CLASSES)
     arguments = [
         "--recipe",
         "edeconvnet",
