@@ -8,7 +8,7 @@ export RAY_AUTH_MODE ?= disabled
 # Threads of processes that share a core must sleep, not spin, while they wait for each other.
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: setup demo variants test test-all quick chaos lint format train-demo train-voc-fcn train-voc clean
+.PHONY: setup demo variants test test-all quick chaos gpu lint format train-demo train-voc-fcn train-voc clean
 
 setup: $(READY)
 
@@ -47,6 +47,10 @@ quick: $(READY)
 # Kills the main job's driver, workers and nodes, on a faulty store, and counts what was lost: about a quarter of an hour.
 chaos: $(READY)
 	PYTHONPATH=tests $(BIN)/python tests/chaos.py
+
+# Measures on a GPU everything that the docs claim of GPUs, in eight minutes at most. Elsewhere: python -m benchmarks.gpu.
+gpu: $(READY)
+	$(BIN)/python -m benchmarks.gpu --output runs/gpu
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -19,6 +19,8 @@ line also needs tyro and rich. Without those two:
 
     python -c "from benchmarks.network import *; [print(row) for row in run(Network(width=1, micro_batch=64))]"
 
+On a GPU, `python -m benchmarks.gpu` (also without those two) runs these and more, and judges what is claimed of GPUs.
+
 Exit codes: 0 measured, 2 bad arguments or missing data.
 """
 

@@ -38,6 +38,8 @@ class Network:
     """Crops at once."""
     seconds: float = 10.0
     """Seconds to measure each form for."""
+    matrix_side: int | None = None
+    """Side of the matrices whose product is the floor. Default: 2048 on a CPU, 8192 on a GPU."""
     device: Literal["auto", "cuda", "cpu"] = "auto"
     """Device, as for segment_dataset.py."""
     json: str | None = None
@@ -46,7 +48,7 @@ class Network:
     def __post_init__(self) -> None:
         require(0 < self.width <= 4, "width", self.width, "must lie in 0..4")
         require(self.classes >= 2, "classes", self.classes, "must be at least 2, background included")
-        require_positive(self, "micro_batch", "seconds")
+        require_positive(self, "micro_batch", "seconds", "matrix_side")
 
 
 @dataclass(frozen=True)
@@ -61,18 +63,30 @@ class Step(Network):
 
 @dataclass(frozen=True)
 class Crops(Network):
-    """Crops, network and aggregation of an image's 50 proposals compared with the network alone."""
+    """Crops, network and aggregation of an image's proposals compared with the network alone."""
 
+    proposals: int = 50
+    """Proposals of the image."""
+    image: tuple[int, int] = (375, 500)
+    """Height and width of the image, in pixels."""
     precision: Precision = "float32"
     """Precision, as for segment_dataset.py."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _require_image(self.image, self.proposals)
 
 
 @dataclass(frozen=True)
 class Aggregate:
-    """Aggregation of the score maps of an image's 50 proposals compared with a copy of as many bytes."""
+    """Aggregation of the score maps of an image's proposals compared with a copy of as many bytes."""
 
     classes: int = 21
     """Classes, background included."""
+    proposals: int = 50
+    """Proposals of the image."""
+    image: tuple[int, int] = (375, 500)
+    """Height and width of the image, in pixels."""
     precision: Precision = "float32"
     """Precision of the score maps."""
     seconds: float = 5.0
@@ -84,6 +98,7 @@ class Aggregate:
 
     def __post_init__(self) -> None:
         require_positive(self, "classes", "seconds")
+        _require_image(self.image, self.proposals)
 
 
 @dataclass(frozen=True)
@@ -98,6 +113,8 @@ class Crf:
     """Images to measure."""
     batch: int = 4
     """Images that `torch` computes at once."""
+    image: tuple[int, int] = (375, 500)
+    """Height and width of synthetic images, in pixels."""
     json: str | None = None
     """File for the figures."""
     propose: ProposeConfig = field(default_factory=ProposeConfig)
@@ -106,6 +123,7 @@ class Crf:
 
     def __post_init__(self) -> None:
         require_positive(self, "limit", "batch")
+        require(min(self.image) >= 1, "image", self.image, "must be 1 or more each")
 
 
 @dataclass(frozen=True)
@@ -189,3 +207,8 @@ class Pipeline:
 
     def __post_init__(self) -> None:
         require_positive(self, "limit")
+
+
+def _require_image(image: tuple[int, int], proposals: int) -> None:
+    require(min(image) >= 1, "image", image, "must be 1 or more each")
+    require(proposals >= 1, "proposals", proposals, "must be at least 1")

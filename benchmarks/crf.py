@@ -23,8 +23,8 @@ from pipeline.crf.refine import check_backend, refine_batch, refine_logs
 from pipeline.inference.predictor import Prediction, prune
 
 THRESHOLDS = (0.0, 0.003, 0.01, 0.03, 0.1, 0.2, 0.3, 0.5)
-MADE_UP = (21, 375, 500)
-"""Classes, height and width of synthetic scores: VOC's."""
+CLASSES = 21
+"""Of synthetic scores: VOC's."""
 
 Image = NDArray[np.uint8]
 
@@ -46,11 +46,13 @@ def run(config: Crf) -> list[dict[str, Any]]:
 
     The others are compared with the first row: pydensecrf with all classes, if it is installed.
     """
-    images, scores = zip(*(_made_up(config.limit) if config.input is None else _predicted(config)), strict=True)
+    images, scores = zip(
+        *(made_up(config.limit, *config.image) if config.input is None else _predicted(config)), strict=True
+    )
     torch.set_num_threads(1)  # for the CRF; the scores may have been computed with more
     forms = list(_installed(config))
     plans = [(form, threshold) for form in forms for threshold in (0.0, config.refine.label_threshold)]
-    ours = next((form for form in forms if form.crf == config.refine.crf), forms[0])
+    ours = next((form for form in forms if form.crf == config.refine.crf), forms[-1])
     plans += [(ours, threshold) for threshold in THRESHOLDS if (ours, threshold) not in plans]
     rows: list[dict[str, Any]] = []
     reference_seconds = 0.0
@@ -109,9 +111,9 @@ def _refine(
     return refine_batch(images, [one.probabilities_KHW for one in kept], config, device)
 
 
-def _made_up(count: int) -> Iterator[tuple[Image, Tensor]]:
-    """Smooth score maps in which a few classes win, and images whose colours follow them."""
-    classes, height, width = MADE_UP
+def made_up(count: int, height: int, width: int) -> Iterator[tuple[Image, Tensor]]:
+    """Smooth score maps of 21 classes, in which a few win, and images whose colours follow them."""
+    classes = CLASSES
     for seed in range(count):
         random = torch.Generator().manual_seed(seed)
 

@@ -16,21 +16,18 @@ from pipeline.imaging.geometry import CROP
 from pipeline.inference.predictor import Predictor, choose_device, fastest_form
 from pipeline.models.checkpoint import Checkpoint, CheckpointInfo
 
-PROPOSALS = 50
-HEIGHT, WIDTH = 375, 500
-
 
 def run(config: Crops) -> list[dict[str, Any]]:
-    """Crops, network and aggregation for an image's 50 proposals, and the network alone on as many crops."""
+    """Crops, network and aggregation for an image's proposals, and the network alone on as many crops."""
     device, micro_batch = choose_device(config.device), config.micro_batch
     net = random_network(config.width, config.classes)
     info = CheckpointInfo(tuple(str(i) for i in range(config.classes)), config.width)
     settings = PredictConfig(device=config.device, micro_batch=micro_batch, precision=config.precision)
     predictor = Predictor(Checkpoint(net, info, "0" * 16), settings, label_threshold=0.0)
     form = fastest_form(net, device, DTYPES[config.precision])
-    image_HW3 = np.random.default_rng(0).integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8)
-    boxes_N4 = some_boxes()
-    sizes = [min(micro_batch, PROPOSALS - start) for start in range(0, PROPOSALS, micro_batch)]
+    image_HW3 = np.random.default_rng(0).integers(0, 256, (*config.image, 3), dtype=np.uint8)
+    boxes_N4 = some_boxes(config.proposals, *config.image)
+    sizes = [min(micro_batch, config.proposals - start) for start in range(0, config.proposals, micro_batch)]
     batches = [torch.randn(n, 3, CROP, CROP, device=device).to(DTYPES[config.precision]) for n in sizes]
     batches = [batch.contiguous(memory_format=torch.channels_last) for batch in batches]
     works = {
@@ -47,9 +44,10 @@ def run(config: Crops) -> list[dict[str, Any]]:
     ]  # fmt: skip
 
 
-def some_boxes() -> NDArray[np.float64]:
-    """50 boxes inside a 500x375 image, with sides of 112 pixels or more, `[50, 4]`."""
+def some_boxes(count: int, height: int, width: int) -> NDArray[np.float64]:
+    """Boxes inside an image, `[count, 4]`; their sides are at least 112 pixels, or the image's shorter side if less."""
     random = np.random.default_rng(0)
-    sides_N2 = random.uniform(112, HEIGHT, (PROPOSALS, 2))
-    corners_N2 = random.uniform(0, 1, (PROPOSALS, 2)) * (np.array([WIDTH, HEIGHT]) - sides_N2)
+    shorter = min(height, width)
+    sides_N2 = random.uniform(min(112, shorter), shorter, (count, 2))
+    corners_N2 = random.uniform(0, 1, (count, 2)) * (np.array([width, height]) - sides_N2)
     return np.concatenate([corners_N2, corners_N2 + sides_N2], axis=1)

@@ -40,7 +40,10 @@ def run(config: Step) -> list[dict[str, Any]]:
         return loss.detach()
 
     works: dict[str, Callable[[], Tensor]] = {name: partial(step, dtype) for name, dtype in fast_dtypes(device).items()}
-    products = {f"product, {name}": matrix_product(device, dtype) for name, dtype in fast_dtypes(device).items()}
+    products = {
+        f"product, {name}": matrix_product(device, dtype, config.matrix_side)
+        for name, dtype in fast_dtypes(device).items()
+    }
     taken = measure(works | {name: product for name, (product, _) in products.items()}, config.seconds)
     flops = 3 * forward_flops(net, config.micro_batch)
     rows = []

@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 Blobs = dict[str, list[np.ndarray]]
 
@@ -183,17 +183,3 @@ def crop_offsets() -> tuple[int, int, int]:
     offsets.append(-start / step)
     assert all(one.is_integer() for one in offsets)
     return tuple(int(one) for one in offsets)
-
-
-def trained_looking(net: nn.Module, seed: int = 0) -> nn.Module:
-    """Random weights that keep activations at the same size, so that every layer shows in the scores."""
-    generator = torch.Generator().manual_seed(seed)
-    for module in net.modules():
-        if isinstance(module, torch.nn.Conv2d | torch.nn.ConvTranspose2d):
-            torch.nn.init.normal_(module.weight, std=(2 / module.weight[0].numel()) ** 0.5, generator=generator)
-            torch.nn.init.normal_(module.bias, std=0.1, generator=generator)
-        if isinstance(module, torch.nn.BatchNorm2d):
-            for name, low, high in (("weight", 0.5, 1.5), ("bias", -0.5, 0.5), ("running_mean", -0.3, 0.3),
-                                    ("running_var", 0.3, 2.0)):  # fmt: skip
-                getattr(module, name).data.uniform_(low, high, generator=generator)
-    return net.eval()

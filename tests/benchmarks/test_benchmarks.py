@@ -63,9 +63,8 @@ def test_a_training_step_and_aggregation_are_held_against_their_floors():
     assert all(way["largest difference"] < 1e-3 for way in ways)
 
 
-def test_crops_compare_with_the_network_alone(monkeypatch):
-    monkeypatch.setattr(crops, "PROPOSALS", 5)
-    alone, whole = crops.run(Crops(width=1 / 16, classes=3, micro_batch=4, seconds=0.05, device="cpu"))
+def test_crops_compare_with_the_network_alone():
+    alone, whole = crops.run(Crops(width=1 / 16, classes=3, micro_batch=4, seconds=0.05, device="cpu", proposals=5))
     assert alone["network's share"] == 1.0
     assert whole["ms an image"] > 0
 
@@ -81,13 +80,12 @@ def test_every_backend_of_the_crf_gives_pydensecrfs_labels(photos):
     assert {"native", "torch cpu x4"} < {row["backend"] for row in rows}
 
 
-def test_made_up_scores_leave_the_crf_something_to_do(monkeypatch):
-    monkeypatch.setattr(crf, "MADE_UP", (21, 75, 100))
-    rows = crf.run(Crf(limit=2))
+def test_made_up_scores_leave_the_crf_something_to_do():
+    rows = crf.run(Crf(limit=2, image=(75, 100)))
     assert rows[0]["classes"] == 21
     assert 2 < rows[1]["classes"] < 15
     assert all(row["equal, worst image"] >= 0.999 for row in rows if row["threshold"] <= 0.1)
-    for image_HW3, scores_CHW in crf._made_up(2):
+    for image_HW3, scores_CHW in crf.made_up(2, 75, 100):
         before_HW = scores_CHW.argmax(dim=0).numpy()
         after_HW = refine(image_HW3, scores_CHW.softmax(dim=0).numpy(), RefineConfig()).argmax(axis=0)
         assert 0.005 < (before_HW != after_HW).mean() < 0.2

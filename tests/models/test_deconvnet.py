@@ -7,8 +7,9 @@ import torch.nn.functional as F
 import torchvision
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from reference_networks import deconvnet_rows, deconvnet_scores, trained_looking
+from reference_networks import deconvnet_rows, deconvnet_scores
 
+from benchmarks.network import trained_looking
 from pipeline.inference.folding import fold
 from pipeline.inference.form import inference_form
 from pipeline.models.background import hold_back_background
