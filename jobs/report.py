@@ -14,9 +14,10 @@ from pipeline import storage
 from pipeline.config.evaluating import ReportConfig
 from pipeline.inputs.named import check_named
 from pipeline.outputs.layout import RECORD, REPORT
+from pipeline.report.page.parts import Step
 from pipeline.report.run_page.facts import RunFacts
 from pipeline.report.run_page.gather import gather
-from pipeline.report.run_page.render import Step, render
+from pipeline.report.run_page.render import render
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

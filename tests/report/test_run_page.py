@@ -25,9 +25,9 @@ from pipeline.config import FilterConfig, RefineConfig, SegmentConfig
 from pipeline.config.stages import STAGES
 from pipeline.imaging.classes import voc_palette
 from pipeline.outputs.results import mask_path
+from pipeline.report.page.parts import duration, percent
 from pipeline.report.run_page.gallery import PICTURE_BYTES, SIDE, jpeg
 from pipeline.report.run_page.gather import gather
-from pipeline.report.run_page.render import duration, percent
 from pipeline.run.record import Summary, identity
 
 VOID_ELEMENTS = {"meta", "img", "br", "rect", "line"}

@@ -5,20 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from pipeline.outputs.audit import Audit
-
-
-@dataclass(frozen=True)
-class Setting:
-    """A setting of the run; `usual` is its value in the recipe, None where the recipe is not known."""
-
-    name: str
-    value: str
-    usual: str | None
-
-    @property
-    def changed(self) -> bool:
-        """Whether the recipe has another value."""
-        return self.usual is not None and self.usual != self.value
+from pipeline.report.page.parts import Label, Setting
 
 
 @dataclass(frozen=True)
@@ -104,14 +91,6 @@ class SkipKind:
     stage: str
     images: int
     example: tuple[str, str]
-
-
-@dataclass(frozen=True)
-class Label:
-    """A class, by its name and its colour in the masks, as CSS has it (`#rrggbb`)."""
-
-    name: str
-    colour: str
 
 
 @dataclass(frozen=True)

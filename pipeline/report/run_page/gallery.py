@@ -19,8 +19,9 @@ from pipeline.errors import ImageError, StorageError
 from pipeline.imaging.classes import voc_palette
 from pipeline.imaging.images import decode_image, decode_mask, resize_labels, working_size
 from pipeline.outputs.results import mask_path, read_masks
+from pipeline.report.page.parts import Label
 from pipeline.report.painter import overlay
-from pipeline.report.run_page.facts import Candidate, Label
+from pipeline.report.run_page.facts import Candidate
 
 SIDE = 512
 """Of a picture, at most, in pixels."""

@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import asdict
-from pathlib import PurePath
 from typing import Any
 
 import pyarrow.compute as pc
 
 from pipeline import storage
-from pipeline.checkpoints.bundled import BUNDLED, weights_uri
 from pipeline.config import SEGMENT_RECIPES, DecodeConfig, SegmentConfig
-from pipeline.config.earlier import flat
 from pipeline.config.segmenting import ONCE
 from pipeline.errors import ResultsError
-from pipeline.imaging.classes import class_table
 from pipeline.outputs import layout
 from pipeline.outputs.audit import audit
 from pipeline.outputs.folder import read_record
 from pipeline.outputs.results import ids_in, read_manifest, scan_parts
-from pipeline.report.run_page.facts import About, ErrorKind, Label, RunFacts, Setting, SkipKind
+from pipeline.report.page.parts import labels_of, settings_of
+from pipeline.report.run_page.facts import About, ErrorKind, RunFacts, SkipKind
 from pipeline.report.run_page.tally import COLUMNS, Tally
 
 EXAMPLES = 3  # of each kind of error
@@ -65,11 +60,6 @@ def gather(output: str) -> RunFacts:
     )
 
 
-def labels_of(class_names: list[str]) -> tuple[Label, ...]:
-    """Names and colours of the classes, background first."""
-    return tuple(Label(one["name"], "#{:02x}{:02x}{:02x}".format(*one["colour"])) for one in class_table(class_names))
-
-
 def _records(uri: str) -> tuple[dict[str, Any], dict[str, Any]]:
     """The run's settings, and its summary: empty while no call has ended."""
     record = storage.join(uri, layout.RECORD)
@@ -90,7 +80,7 @@ def _about(record: dict[str, Any], summary: dict[str, Any]) -> About:
         other=(settings.get("ensemble") or {}).get("fcn") or "",
         fingerprint=record["identity"].get("model_fingerprint", ""),
         recipe=settings.get("recipe", ""),
-        settings=tuple(_settings(settings)),
+        settings=tuple(settings_of(settings, _usual(settings), NOT_HOW)),
         masks=settings.get("masks", True),
         max_megapixels=settings.get("decode", {}).get("max_megapixels", DecodeConfig.max_megapixels),
         version=summary.get("version", ""),
@@ -104,29 +94,10 @@ def _about(record: dict[str, Any], summary: dict[str, Any]) -> About:
     )
 
 
-def _settings(recorded: dict[str, Any]) -> Iterator[Setting]:
-    """The settings by their names on the command line, beside what the run's recipe has."""
+def _usual(recorded: dict[str, Any]) -> dict[str, Any]:
+    """The settings of the recipe that a run started from; none if it is not known."""
     recipe = SEGMENT_RECIPES.get(recorded.get("recipe", ""))
-    usual = flat(asdict(recipe(SegmentConfig(recorded["input"], recorded["output"])))) if recipe else {}
-    for name, value in flat(recorded).items():
-        if name not in NOT_HOW:
-            known = name in usual and not _found_out(usual[name], value)
-            yield Setting(_option(name), _in_words(value), _in_words(usual[name]) if known else None)
-
-
-def _found_out(usual: Any, value: Any) -> bool:
-    """Whether a value is what the job made of the usual one: what `auto` means, where a bundled network lies."""
-    if usual in BUNDLED:
-        return PurePath(str(value)).name == PurePath(weights_uri(usual)).name
-    return bool(usual == "auto")
-
-
-def _option(name: str) -> str:
-    return "--" + name.rpartition(".")[2].replace("_", "-")
-
-
-def _in_words(value: Any) -> str:
-    return json.dumps(value) if isinstance(value, bool) else str(value)
+    return asdict(recipe(SegmentConfig(recorded["input"], recorded["output"]))) if recipe else {}
 
 
 def _errors(uri: str) -> tuple[Counter[tuple[str, str]], dict[tuple[str, str], list[tuple[str, str, str]]]]:

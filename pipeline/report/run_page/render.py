@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
 from pipeline import storage
+from pipeline.report.page.parts import Step, images, page
 from pipeline.report.run_page.facts import Confidence, RunFacts
 from pipeline.report.run_page.gallery import Shown, show
 
-TEMPLATE = "page.html.j2"
+SECTIONS = (
+    ("run", "What was run"), ("audit", "Audit"), ("stages", "Stages"), ("errors", "Errors"), ("classes", "Classes"),
+    ("confidence", "Confidence"), ("gallery", "Worth a look"), ("next", "What to do next"),
+)  # fmt: skip
 CHART_WIDTH, CHART_HEIGHT = 600, 140
 """Of the histogram's bars, in its own units."""
 
@@ -22,14 +23,6 @@ LEAST_SURE = "Images in which something was found, lowest confidence first."
 NOTHING_FOUND = (
     "Images in which all is background, lowest confidence first: an object may have been missed. In all: {}."
 )
-
-
-@dataclass(frozen=True)
-class Step:
-    """Something to do next: why, and the command for it."""
-
-    why: str
-    command: str
 
 
 @dataclass(frozen=True)
@@ -66,19 +59,10 @@ def render(facts: RunFacts, steps: Sequence[Step]) -> str:
     linked = facts.about.masks and storage.is_local(facts.output)
     labels = [one.label for one in facts.classes]
     shown = show(candidates, labels, facts.about.max_megapixels, masks=linked)
-    # Names are data: all that is filled in is escaped.
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined,
-        trim_blocks=True, lstrip_blocks=True,
-    )  # fmt: skip
-    environment.filters |= {
-        "number": number,
-        "images": images,
-        "percent": percent,
-        "duration": duration,
-        "seconds": seconds,
-    }
-    return environment.get_template(TEMPLATE).render(
+    return page(
+        Path(__file__).parent,
+        "Segmentation report",
+        SECTIONS,
         facts=facts,
         about=facts.about,
         audit=facts.audit,
@@ -95,7 +79,6 @@ def render(facts: RunFacts, steps: Sequence[Step]) -> str:
             if some
         ],
         steps=steps,
-        made=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
     )
 
 
@@ -109,34 +92,3 @@ def columns(confidence: Confidence) -> list[Column]:
         words = f"{bar.low:.3g} to {bar.high:.3g}: {images(bar.images)}"
         drawn.append(Column(place * width, CHART_HEIGHT - height, width, height, words))
     return drawn
-
-
-def number(value: int) -> str:
-    """12,345."""
-    return f"{value:,}"
-
-
-def images(value: int) -> str:
-    """12,345 images."""
-    return f"{number(value)} image{'' if value == 1 else 's'}"
-
-
-def percent(share: float) -> str:
-    """A share of 0..1 in per cent."""
-    if 0 < share < 0.0005:
-        return "under 0.1 %"
-    return f"{100 * share:.1f} %" if share < 0.0995 else f"{100 * share:.0f} %"
-
-
-def seconds(value: float) -> str:
-    """Seconds, to three digits of those that count."""
-    return f"{value:.3f}" if value < 10 else f"{value:.1f}"
-
-
-def duration(value: float) -> str:
-    """Seconds as people say them."""
-    minutes, rest = divmod(round(value), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours} h {minutes:02} min"
-    return f"{minutes} min {rest:02} s" if minutes else f"{value:.1f} s"

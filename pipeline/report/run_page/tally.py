@@ -11,7 +11,8 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from pipeline.config.stages import STAGES
-from pipeline.report.run_page.facts import Bar, Candidate, ClassFigures, Confidence, Label, StageTimes
+from pipeline.report.page.parts import Label
+from pipeline.report.run_page.facts import Bar, Candidate, ClassFigures, Confidence, StageTimes
 
 LEAST_SURE = 24
 """Images of the gallery that have an object."""
