@@ -25,8 +25,8 @@ from pipeline.config.recipes import Recipe, first_look
 PANELS = "20"
 """Pictures in a command that a job suggests."""
 FILE_OPTIONS = """\
---config FILE reads settings of this command from a YAML or JSON file, `segment` also from a run's run/config.json;
-the command line wins.
+--config FILE reads settings of this command from a YAML or JSON file, also from a run's run/config.json or a
+training's train.json; the command line wins.
 --print-config prints all settings as such a file and does nothing else."""
 EXIT_CODES = "Exit codes: 0 done, 2 wrong arguments, 3 stopped (the same command goes on), 4 failed, 5 no cluster."
 
@@ -90,7 +90,7 @@ EXPORT = Command(
 )  # fmt: skip
 REPORT = Command(
     "report", "report", ReportConfig, "results",
-    "what came out of a run, on one page",
+    "what came out of a run or a training, on one page",
     "runs/photos",
     (),
 )  # fmt: skip

@@ -12,6 +12,7 @@ exit code   error (pipeline/errors)   meaning
 from __future__ import annotations
 
 import io
+import shlex
 import signal
 import sys
 import traceback
@@ -21,7 +22,7 @@ from importlib import import_module
 from types import FrameType
 from typing import Any, NoReturn
 
-from jobs.commands import Command, parse
+from jobs.commands import REPORT, Command, parse
 from pipeline.errors import ClusterError, FailedError, StoppedError, UserError
 
 EXIT_DONE, EXIT_FAULT, EXIT_ARGUMENTS, EXIT_STOPPED, EXIT_FAILED, EXIT_NO_CLUSTER = range(6)
@@ -77,6 +78,24 @@ def _check_outputs(config: Any) -> None:
             check_kept(option, uri)
             with first_contact():
                 check_writable(uri)
+
+
+def make_report(output: str, say: Callable[[str], None]) -> None:
+    """Write the report of a run or a training and say where it is; what goes wrong is a line, since the work is done.
+
+    Args:
+        output: the output folder.
+        say: prints a line for people.
+    """
+    try:
+        from jobs.report import write_report  # only now: it imports jinja2, which the start does not need
+
+        say(f"report:  {write_report(output)}")
+    except (Exception, KeyboardInterrupt) as error:
+        from pipeline.run.error_line import in_short
+
+        reason = in_short(error) if isinstance(error, Exception) else "stopped"
+        say(f"the report was not written ({reason}); to try again: {REPORT.line(shlex.quote(output))}")
 
 
 def told(command: Command, error: BaseException) -> int:

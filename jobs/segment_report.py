@@ -13,7 +13,7 @@ from rich.live import Live
 from rich.table import Table
 
 from jobs import commands
-from jobs.common import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED
+from jobs.common import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, make_report
 from pipeline import storage
 from pipeline.config import SegmentConfig
 from pipeline.config.stages import Stage, stages_of
@@ -21,7 +21,6 @@ from pipeline.models.checkpoint_header import NetworkInfo
 from pipeline.outputs.layout import ERRORS, MASKS, RESULTS, SKIPPED
 from pipeline.outputs.results import images_per_class, read_errors, read_skipped
 from pipeline.outputs.schema import RESULTS_SCHEMA
-from pipeline.run.error_line import in_short
 from pipeline.run.live import Speeds, View, live_table
 from pipeline.run.record import RunRecord, Summary, too_many
 from pipeline.stages.write import rows_in_a_file
@@ -146,28 +145,13 @@ def report(config: SegmentConfig, run: RunRecord, summary: Summary, code: int) -
     if found.ok:
         show_results(config, run.output)
     if code != EXIT_STOPPED:
-        make_report(run.output)
+        make_report(run.output, console.print)
     skipped = f"{found.skipped} skipped, " if found.skipped else ""
     console.print(
         f"{found.ok} of {found.total} images done, {found.failed} failed, {skipped}{found.missing} left; "
         f"{content['seconds']:.1f} s, {content['images_per_second']:.2f} images/s"
     )
     return code
-
-
-def make_report(output: str) -> None:
-    """Write the run's report and say where it is. The run is done: what goes wrong here is a line and no more."""
-    try:
-        from jobs.report import write_report  # only now: it imports jinja2, which a run's start does not need
-
-        console.print(f"report:  {write_report(output)}")
-    except (Exception, KeyboardInterrupt) as error:
-        again = commands.REPORT.line(shlex.quote(output))
-        console.print(f"run/report.html was not written ({_reason(error)}); to try again: {again}")
-
-
-def _reason(error: BaseException) -> str:
-    return in_short(error) if isinstance(error, Exception) else "stopped"
 
 
 def show_failures(output: str) -> None:

@@ -1,7 +1,8 @@
 """Settings from a YAML or JSON file.
 
 `--config FILE` sets the values in the file, over the recipe; the command line wins over both. The keys are the
-settings' names, without groups or in groups as in a run's own `run/config.json`, which works unchanged.
+settings' names, without groups or in groups as in a run's own `run/config.json`, which works unchanged; so does the
+`train.json` of a training.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ def read_settings(uri: str) -> dict[str, Any]:
 
     Args:
         uri: a YAML or JSON file, local or s3://. From a run's record, only the part `settings` is used, without options
-            for a single call such as `--overwrite`, which would delete the run's results.
+            for a single call such as `--overwrite`, which would delete the run's results; from that of a training, only
+            `config`.
 
     Raises:
         ConfigError: it is not such a file, or names a setting twice.
@@ -38,7 +40,9 @@ def read_settings(uri: str) -> dict[str, Any]:
         content = yaml.safe_load(storage.read_bytes(uri))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"--config {uri} is neither YAML nor JSON: {' '.join(str(error).split())}") from error
-    if isinstance(content, Mapping) and {"identity", "settings"} <= set(content):
+    if isinstance(content, Mapping) and {"config", "history"} <= set(content):
+        content = content["config"]
+    elif isinstance(content, Mapping) and {"identity", "settings"} <= set(content):
         content = {name: value for name, value in dict(content["settings"]).items() if name not in ONCE}
     if not isinstance(content, Mapping):
         raise ConfigError(f"--config {uri} holds no settings; it should have lines such as `proposals: 50`")

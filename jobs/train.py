@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from functools import partial
 
 from jobs import commands
-from jobs.common import EXIT_DONE, call, end_process
+from jobs.common import EXIT_DONE, call, end_process, make_report
 from pipeline.api.train import train
 from pipeline.config import TrainConfig
 from pipeline.inputs.named import check_named
@@ -33,6 +33,7 @@ def run(options: TrainConfig) -> int:
     print(f"mean IoU on validation windows {trained.best['val']['mean_iou']:.3f}; network: {trained.network}")
     print(f"curves: {trained.curves}")
     print(f"segment with it: {commands.SEGMENT.line('photos', '--output runs/photos --weights', trained.network)}")
+    make_report(options.output, print)
     return EXIT_DONE
 
 

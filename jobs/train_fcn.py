@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from functools import partial
 
 from jobs import commands
-from jobs.common import EXIT_DONE, call, end_process
+from jobs.common import EXIT_DONE, call, end_process, make_report
 from pipeline.config.fcn import TrainFcnConfig
 from pipeline.inputs.named import check_named
 
@@ -33,6 +33,7 @@ def run(options: TrainFcnConfig) -> int:
     print(f"mean IoU on validation photographs {trained.mean_iou:.3f}; network: {trained.network}")
     with_it = commands.SEGMENT.line("photos", "--output runs/photos --recipe fcn+crf --weights", trained.network)
     print(f"segment with it: {with_it}")
+    make_report(options.output, print)
     return EXIT_DONE
 
 

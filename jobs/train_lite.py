@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from functools import partial
 
 from jobs import commands
-from jobs.common import EXIT_DONE, call, end_process
+from jobs.common import EXIT_DONE, call, end_process, make_report
 from pipeline import storage
 from pipeline.checkpoints.bundled import weights_uri
 from pipeline.config.lite import TrainLiteConfig
@@ -36,6 +36,7 @@ def run(options: TrainLiteConfig) -> int:
     fcn = storage.absolute(weights_uri(options.fcn))
     with_it = f"--output runs/photos --recipe voc --fcn {fcn} --weights {trained.network}"
     print(f"segment with it: {commands.SEGMENT.line('photos', with_it)}")
+    make_report(options.output, print)
     return EXIT_DONE
 
 

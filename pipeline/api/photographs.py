@@ -18,6 +18,7 @@ from pipeline.datasets.layouts import Images, list_images
 from pipeline.errors import TrainingError
 from pipeline.errors.claim import after_claim
 from pipeline.inputs.named import check_named
+from pipeline.outputs import layout
 from pipeline.outputs.folder import check_folder
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ Config = TrainFcnConfig | TrainLiteConfig
 AnyConfig = TypeVar("AnyConfig", TrainFcnConfig, TrainLiteConfig)
 State = dict[str, torch.Tensor]
 History = list[dict[str, Any]]
-RECORD = "train.json"
+RECORD = layout.TRAINING_RECORD
 ERRORS_LISTED = 5
 
 
@@ -72,7 +73,7 @@ def train_photographs(
         connect.start_ray()
     with after_claim():
         if record is None:
-            _write_record(config, [])
+            _write_record(config, images.class_names, [])
         if start is not None:
             storage.write_atomic(start_uri, start)
         try:
@@ -147,11 +148,11 @@ def _trained(method: Method, config: Config, images: Images, start_uri: str, log
     pairs, labels = zip(*usable, strict=True)
     photographs = fcn.Photographs(list(pairs), list(labels), images.val)
     history = fcn.run_training(method, config, photographs, start_uri, len(images.class_names))
-    _write_record(config, history)
+    _write_record(config, images.class_names, history)
     return history
 
 
-def _write_record(config: Config, history: History) -> None:
-    """Write the settings and the figures of every validation."""
-    record = {"config": asdict(config), "torch": torch.__version__, "history": history}
+def _write_record(config: Config, class_names: tuple[str, ...], history: History) -> None:
+    """Write the settings, the classes and the figures of every validation."""
+    record = {"config": asdict(config), "classes": class_names, "torch": torch.__version__, "history": history}
     storage.write_atomic(storage.join(config.output, RECORD), json.dumps(record, indent=1).encode())

@@ -12,12 +12,13 @@ from pipeline.config import AT_WORK, ConfigError, TrainConfig
 from pipeline.config.training import TrainingStage
 from pipeline.datasets.layouts import SPLITS
 from pipeline.errors.claim import after_claim
+from pipeline.outputs import layout
 from pipeline.outputs.folder import check_folder
 from pipeline.training.windows.index import load_info
 
-EXPORT = "deconvnet.safetensors"
+EXPORT = layout.DECONVNET
 CURVES = "curves.png"
-RECORD = "train.json"
+RECORD = layout.TRAINING_RECORD
 
 History = dict[str, list[dict[str, Any]]]
 
@@ -68,8 +69,8 @@ def train(config: TrainConfig, log: Callable[[str], None] = print) -> Trained:
         connect.start_ray()
     with after_claim():
         if record is None:
-            _write_record(config, {})
-        network, best = _train_stages(config, start, history)
+            _write_record(config, info["class_names"], {})
+        network, best = _train_stages(config, info["class_names"], start, history)
         storage.write_atomic(target, export(config, network, best))
     return Trained(target, storage.join(config.output, CURVES), best)
 
@@ -85,11 +86,14 @@ def _with_absolute_paths(config: TrainConfig) -> TrainConfig:
     )
 
 
-def _train_stages(config: TrainConfig, start: bytes, history: History) -> tuple[bytes, dict[str, Any]]:
+def _train_stages(
+    config: TrainConfig, class_names: list[str], start: bytes, history: History
+) -> tuple[bytes, dict[str, Any]]:
     """Run what is left of the stages.
 
     Args:
         config: the settings.
+        class_names: background first.
         start: the checkpoint that the first stage starts from.
         history: every epoch's figures by stage; those of each finished stage are added.
 
@@ -98,14 +102,14 @@ def _train_stages(config: TrainConfig, start: bytes, history: History) -> tuple[
     """
     try:
         for stage in config.stages:
-            start = _network_of_stage(config, stage, start, history)
+            start = _network_of_stage(config, class_names, stage, start, history)
         effect = _renew_statistics(config)
     except SystemExit:  # what Ray Train makes of Ctrl-C
         raise KeyboardInterrupt from None
     best = max(history[f"stage{config.stages[-1]}"], key=lambda line: line["val"]["pixel_accuracy"])
     if effect is None:
         return start, best
-    _write_record(config, history, effect)
+    _write_record(config, class_names, history, effect)
     return storage.read_bytes(_statistics_uri(config)), {**best, "val": effect["after"]}
 
 
@@ -131,7 +135,9 @@ def _check_windows(config: TrainConfig, info: dict[str, Any]) -> None:
             )
 
 
-def _network_of_stage(config: TrainConfig, stage: TrainingStage, start: bytes, history: History) -> bytes:
+def _network_of_stage(
+    config: TrainConfig, class_names: list[str], stage: TrainingStage, start: bytes, history: History
+) -> bytes:
     """The best network of a stage: trained from `start`, or read if an earlier call finished the stage."""
     done_uri = storage.join(config.output, f"stage{stage}.safetensors")
     if storage.exists(done_uri):
@@ -143,7 +149,7 @@ def _network_of_stage(config: TrainConfig, stage: TrainingStage, start: bytes, h
         storage.write_atomic(start_uri, start)
     result = run_stage(config, stage, start_uri, history)
     history[f"stage{stage}"] = result.history
-    _write_record(config, history)
+    _write_record(config, class_names, history)
     storage.write_atomic(done_uri, result.network)
     return result.network
 
@@ -172,7 +178,9 @@ def _renew_statistics(config: TrainConfig) -> dict[str, Any] | None:
     return run_statistics(config, network_uri, _statistics_uri(config))
 
 
-def _write_record(config: TrainConfig, history: History, effect: dict[str, Any] | None = None) -> None:
-    """Write the settings, every epoch's figures, and the effect of recomputed batch normalisation statistics."""
-    record = {"config": asdict(config), "history": history, "bn_statistics": effect}
+def _write_record(
+    config: TrainConfig, class_names: list[str], history: History, effect: dict[str, Any] | None = None
+) -> None:
+    """Write settings, classes, every epoch's figures, and the effect of recomputed batch normalisation statistics."""
+    record = {"config": asdict(config), "classes": class_names, "history": history, "bn_statistics": effect}
     storage.write_atomic(storage.join(config.output, RECORD), json.dumps(record, indent=1).encode())

@@ -24,8 +24,9 @@ from pipeline.errors import CheckpointError, ConfigError
 from pipeline.models.checkpoint import CheckpointInfo, dump_checkpoint, dump_state_dict, load_state_dict
 from pipeline.models.efficientnet import INPUT, fold, load_imagenet
 from pipeline.models.litefcn import LiteFCN
+from pipeline.outputs import layout
 
-EXPORT = "fcn.safetensors"
+EXPORT = layout.FCN
 
 
 def train_fcn(options: TrainFcnConfig, log: Callable[[str], None] = print) -> TrainedPhotographs:

@@ -25,9 +25,10 @@ from pipeline.models.efficientnet import INPUT
 from pipeline.models.litedeconvnet import initialise
 from pipeline.models.litefcn import LiteFCN
 from pipeline.models.members import load_member
+from pipeline.outputs import layout
 from pipeline.training.lite.loop import Taught
 
-EXPORT = "deconvnet.safetensors"
+EXPORT = layout.DECONVNET
 
 
 def train_lite(options: TrainLiteConfig, log: Callable[[str], None] = print) -> TrainedPhotographs:

@@ -54,14 +54,15 @@ class EvaluateConfig:
 
 @dataclass(frozen=True)
 class ReportConfig:
-    """What came out of a run, on one page: RESULTS/run/report.html, which the main job also writes at its end.
+    """What came out of a run or a training, on one page: RESULTS/run/report.html, or RESULTS/report.html of a training.
 
-    The audit, the time of each stage, errors by kind, classes, confidences and the images that are worth a look, in
-    one file that opens without a network. Of an output on S3, the page is written there.
+    The page is one file that opens without a network. A run's has the audit, the time of each stage, errors by kind,
+    classes, confidences and the images that are worth a look; a training's the curves, the IoU of each class and where
+    it started from. The jobs also write it at their end. Of an output on S3, the page is written there.
     """
 
     results: str
-    """Output folder of a run, finished or not. Local or s3://."""
+    """Output folder of a run or a training, finished or not. Local or s3://."""
 
 
 @dataclass(frozen=True)

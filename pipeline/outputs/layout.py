@@ -22,6 +22,11 @@ MANIFEST = f"{RUN}/manifest.parquet"
 REPORT = f"{RUN}/report.html"
 """The run as a page for people."""
 
+TRAINING_RECORD, TRAINING_REPORT, CURVES = "train.json", "report.html", "curves.csv"
+"""Of a training: its settings and figures, the same as a page for people, and the figures of every validation."""
+DECONVNET, FCN = "deconvnet.safetensors", "fcn.safetensors"
+"""The network that a training exports."""
+
 
 def is_output(folder: str) -> bool:
     """Say whether a folder is one of `FOLDERS` of a run, which has its record beside them.

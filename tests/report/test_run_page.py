@@ -5,14 +5,13 @@ import io
 import json
 import shlex
 import sys
-from dataclasses import dataclass, field
-from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urljoin, urlparse
 
 import numpy as np
 import pytest
 from conftest import exit_code, free_port
+from pages import check_is_safe_and_usable, read
 from PIL import Image
 from run_outputs import begin, failure, photograph, result, skip
 
@@ -30,45 +29,7 @@ from pipeline.report.run_page.gallery import PICTURE_BYTES, SIDE, jpeg
 from pipeline.report.run_page.gather import gather
 from pipeline.run.record import Summary, identity
 
-VOID_ELEMENTS = {"meta", "img", "br", "rect", "line"}
 MOST_BYTES = 5_000_000
-
-
-@dataclass
-class Page(HTMLParser):
-    """A page as a browser reads it: its elements with their attributes, and its text."""
-
-    elements: list[tuple[str, dict[str, str]]] = field(default_factory=list)
-    text: str = ""
-    open: list[str] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        super().__init__()
-
-    def handle_starttag(self, tag, attrs):
-        self.elements.append((tag, dict(attrs)))
-        if tag not in VOID_ELEMENTS:
-            self.open.append(tag)
-
-    def handle_endtag(self, tag):
-        if tag not in VOID_ELEMENTS:
-            assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        if self.open and self.open[-1] != "style":
-            self.text += data
-
-    def all(self, tag: str) -> list[dict[str, str]]:
-        return [attributes for name, attributes in self.elements if name == tag]
-
-
-def read(output: str) -> Page:
-    page = Page()
-    page.feed(Path(write_report(output)).read_text())
-    page.close()
-    assert page.open == []
-    page.text = " ".join(page.text.split())
-    return page
 
 
 def picture(address: str) -> Image.Image:
@@ -87,23 +48,6 @@ def labels(height: int, width: int, label: int) -> np.ndarray:
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
     return tmp_path / "photos"
-
-
-def check_is_safe_and_usable(page: Page) -> None:
-    """Nothing runs and nothing is fetched; each picture has words; each link leads somewhere."""
-    ids = [attributes["id"] for _, attributes in page.elements if "id" in attributes]
-    assert len(set(ids)) == len(ids)
-    for tag, attributes in page.elements:
-        assert tag not in ("script", "iframe", "link", "object", "form")
-        assert not [name for name in attributes if name.startswith("on")]
-        assert attributes.get("src", "data:").startswith("data:")
-        href = attributes.get("href", "#run")
-        assert href.startswith(("file:///", "../masks/")) or href[1:] in ids, href
-    policy = next(one["content"] for one in page.all("meta") if "http-equiv" in one)
-    assert "default-src 'none'" in policy
-    assert all(one["alt"] for one in page.all("img"))
-    for one in page.all("div"):
-        assert one.get("class") != "scroll" or (one["tabindex"] == "0" and one["aria-label"])
 
 
 def test_a_page_tells_what_happened(tmp_path: Path, photos: Path):
@@ -280,7 +224,7 @@ def test_the_command_writes_the_page_and_names_it(tmp_path: Path, capsys):
     assert capsys.readouterr().out.strip() == f"{run.output}/run/report.html"
     assert Path(run.output, "run", "report.html").read_text().startswith("<!DOCTYPE html>")
     assert exit_code(console.main, "report", str(tmp_path)) == 2
-    assert "holds no run/config.json; give the output folder of a run" in capsys.readouterr().err
+    assert "holds no run/config.json and no train.json; give the output folder of a run" in capsys.readouterr().err
     assert exit_code(console.main, "report", f"{run.output}x") == 2
     assert f"did you mean {run.output}?" in capsys.readouterr().err
 
@@ -327,7 +271,7 @@ def test_a_page_that_cannot_be_written_is_a_line_and_not_an_exit_code(tmp_path: 
     Path(run.output, "run", "report.html").mkdir()  # so that no file can take its place
     assert report(SegmentConfig(str(photos), run.output), run, Summary.of(STAGES), 0) == 0
     *_, said, last = capsys.readouterr().out.splitlines()
-    assert said.startswith("run/report.html was not written (")
+    assert said.startswith("the report was not written (")
     assert f"--results {run.output}" in said or f"deconvnet report {run.output}" in said
     assert last.startswith("1 of 1 images done")
 

@@ -39,6 +39,8 @@ def test_training_leaves_a_network_a_record_and_curves(trained, scenes, capsys):
     assert all(len(line["iou"]) == len(CLASSES) for line in record["history"])
     assert (trained / "curves.csv").read_text().count("\n") == 3
     Image.open(trained / "curves.png").verify()
+    assert record["classes"] == list(CLASSES)
+    assert "Training report" in (trained / "report.html").read_text()
     info = read_info((trained / "fcn.safetensors").read_bytes())
     assert (info.architecture, info.encoder, info.long_side, info.class_names) == ("litefcn", "lite0", 96, CLASSES)
     assert "4 steps of 4 crops" in info.trained_on

@@ -150,15 +150,15 @@ def _coloured(labels_HW: UInt8Array) -> UInt8Array:
     return np.asarray(voc_palette()[resize_labels(labels_HW, height, width)], np.uint8)
 
 
-def jpeg(picture_HW3: UInt8Array) -> bytes:
-    """A picture as a JPEG file of at most `PICTURE_BYTES`, coarser or smaller where it takes more."""
+def jpeg(picture_HW3: UInt8Array, most_bytes: int = PICTURE_BYTES) -> bytes:
+    """A picture as a JPEG file of at most so many bytes, coarser or smaller where it takes more."""
     image = Image.fromarray(picture_HW3)
     while True:
         for quality in QUALITIES:
             with io.BytesIO() as file:
                 image.save(file, "JPEG", quality=quality)
                 data = file.getvalue()
-            if len(data) <= PICTURE_BYTES:
+            if len(data) <= most_bytes:
                 return data
         image = image.reduce(2)
 

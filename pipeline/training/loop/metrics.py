@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pipeline.errors import TrainingError
-from pipeline.evaluation.metrics import mean_iou, pixel_accuracy
+from pipeline.evaluation.metrics import mean_iou, per_class_iou, pixel_accuracy
 from pipeline.imaging.classes import VOID
 from pipeline.models.checkpoint import Preprocessing
 
@@ -28,6 +28,8 @@ class Metrics:
     loss: float
     pixel_accuracy: float
     mean_iou: float
+    iou: list[float | None]
+    """Of each class; None for one that neither occurs nor was found."""
 
 
 @dataclass(frozen=True)
@@ -120,6 +122,7 @@ class Meter:
             loss=loss / crops,
             pixel_accuracy=pixel_accuracy(confusion),
             mean_iou=mean_iou(confusion),
+            iou=[None if math.isnan(iou) else float(iou) for iou in per_class_iou(confusion)],
         )
 
 
