@@ -25,7 +25,7 @@ class View:
     """A run at one moment.
 
     Attributes:
-        done: images that left each stage, in the stages' order.
+        done: images that left each stage, in the stages' order; failed and skipped ones pass all stages.
         total: images to do.
         saved: images in place, failed and skipped ones included.
         failed: images that failed.
@@ -95,7 +95,7 @@ def live_table(view: View, speeds: Mapping[str, float]) -> RenderableType:
         speeds: images a second of each stage now.
     """
     table = Table("stage", box=None, pad_edge=False)
-    for name in ("processes", "done", "waiting", "images/s now", "alone, each"):
+    for name in ("processes", "passed", "waiting", "images/s now", "alone, each"):
         table.add_column(name, justify="right")
     before = view.total
     for stage, images in view.done.items():
@@ -116,7 +116,7 @@ def live_table(view: View, speeds: Mapping[str, float]) -> RenderableType:
 
 def _summary(view: View, speeds: Mapping[str, float]) -> str:
     """The run in a line."""
-    words = [f"{view.saved:,} of {view.total:,} images saved"]
+    words = [f"{view.saved - view.failed - view.skipped:,} of {view.total:,} images done"]
     words += [f"{count:,} {what}" for count, what in (
         (view.failed, "failed"), (view.skipped, "skipped"), (view.lost, "attempts lost"),
     ) if count]  # fmt: skip

@@ -1,5 +1,7 @@
 """The table that people watch: what it says of a run, and that what a run holds is shown as it is."""
 
+from dataclasses import replace
+
 import pytest
 from rich.console import Console
 
@@ -21,14 +23,18 @@ def shown(view: View, speeds: dict[str, float], width: int = 100) -> list[str]:
 
 def test_each_stage_has_a_line_and_the_bound_is_marked():
     lines = shown(VIEW, {"decode": 3.0, "propose": 3.0, "predict": 1.5, "refine": 2.0})
-    assert lines[0].split() == ["stage", "processes", "done", "waiting", "images/s", "now", "alone,", "each"]
+    assert lines[0].split() == ["stage", "processes", "passed", "waiting", "images/s", "now", "alone,", "each"]
     assert lines[1].split() == ["decode", "tasks", "1,200", "3,800", "3.00", "100.00"]
     assert lines[2].split() == ["propose", "tasks", "1,100", "100", "3.00", "8.00"]
     assert lines[3].split() == ["predict", "<-", "all", "wait", "for", "this", "4", "300", "800", "1.50", "2.00"]
     assert lines[4].split() == ["refine", "2", "290", "10", "2.00", "5.00"]
     assert lines[5].endswith(
-        "280 of 5,000 images saved, 7 failed, 2 attempts lost, 0:39:15 left"
+        "273 of 5,000 images done, 7 failed, 2 attempts lost, 0:39:15 left"
     )  # 4,710 images at 2 a second
+
+
+def test_failed_and_skipped_images_are_not_done():
+    assert "200 of 5,000 images done, 7 failed, 73 skipped" in shown(replace(VIEW, skipped=73), {})[-3]
 
 
 def test_failures_are_shown_as_they_are_and_take_a_line_each():
@@ -42,7 +48,7 @@ def test_tasks_that_bound_a_run_together_are_all_marked_and_shared_cpus_are_said
     view = View(VIEW.done, 5_000, 0, 0, 0, 0, {}, {}, "decode and propose", [])
     assert sum("all wait for this" in line for line in shown(view, {})) == 2
     cpu = View(VIEW.done, 5_000, 0, 0, 0, 0, {}, {}, "cpu", [])
-    assert shown(cpu, {})[-1].strip() == "0 of 5,000 images saved, all stages wait for the CPUs"
+    assert shown(cpu, {})[-1].strip() == "0 of 5,000 images done, all stages wait for the CPUs"
 
 
 def test_speeds_are_those_of_the_last_minute():
