@@ -18,7 +18,7 @@ from pipeline.outputs.results import write_rows
 from pipeline.report.run_page import tally
 from pipeline.report.run_page.facts import Confidence
 from pipeline.report.run_page.gather import gather
-from pipeline.report.run_page.tally import Tally
+from pipeline.report.run_page.tally import FEW, Tally
 
 SECONDS = [f"seconds_{stage.name}" for stage in STAGES]
 
@@ -121,6 +121,7 @@ def test_the_histogram_has_every_image_once_in_the_bar_that_says_so(thousandths)
     assert sum(value < found.median for value in values) * 2 >= len(values)
     assert found.median - 0.001 <= in_order[(len(values) - 1) // 2]
     assert found.low <= found.median
+    assert list(found.values) == (in_order if len(values) < FEW else [])  # an image of twenty is there from 20 on
 
 
 def test_the_histogram_looks_closer_where_all_are_sure():

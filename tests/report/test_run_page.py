@@ -83,7 +83,7 @@ def test_a_page_tells_what_happened(tmp_path: Path, photos: Path):
         "predict (slowest)",
         "1.250",
         "In no image: cow",
-        "Half of the images lie below 0.7",
+        "Of these, lowest first: 0.300, 0.700, 0.900.",
         "unsure.jpg, confidence 0.300",
     ):
         assert said in page.text

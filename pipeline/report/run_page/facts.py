@@ -127,11 +127,13 @@ class Confidence:
 
     Attributes:
         bars: a histogram up to 1, without gaps; the first begins at 0, however wide the others are.
+        values: of all images, lowest first, if they are few; otherwise empty.
         median: half of the images lie below, to 0.001; None without images. Likewise `low`: 5 % lie below.
         unknown: images without a value.
     """
 
     bars: tuple[Bar, ...]
+    values: tuple[float, ...]
     median: float | None
     low: float | None
     unknown: int

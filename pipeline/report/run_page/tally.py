@@ -21,6 +21,8 @@ NOTHING_FOUND = 12
 STEPS = 1000  # of the confidences that are counted, 0..1
 BARS = 20
 BAR_STEPS = (1, 2, 5, 10, 20, 50)  # steps a bar may be wide: 20 of the widest are the whole range
+FEW = 20
+"""With fewer images, one in twenty is none: their confidences are listed instead."""
 BELOW = 0.01  # part of the images that may lie left of the histogram's range
 
 COLUMNS = [
@@ -46,6 +48,7 @@ class Tally:
         self._class_shares = np.zeros(classes)
         self._class_probabilities = np.zeros(classes)
         self._confidences = np.zeros(STEPS, np.int64)
+        self._first_confidences: list[float] = []  # as they are, of `FEW` images at most
         self._times = {stage.name: (0, 0.0, 0.0) for stage in STAGES}  # images, seconds, longest
         self._worst: dict[bool, list[Candidate]] = {True: [], False: []}  # by whether an object was found
         self.without_object = 0
@@ -64,6 +67,7 @@ class Tally:
         self.without_object += int((~found_N).sum())
         self._add_classes(counts_NC, _lists(table["mean_probability"]).reshape(counts_NC.shape))
         known_N = confidence_N[~np.isnan(confidence_N)]
+        self._first_confidences += known_N[: FEW - len(self._first_confidences)].tolist()
         self._confidences += np.bincount(np.clip(known_N * STEPS, 0, STEPS - 1).astype(np.int64), minlength=STEPS)
         for stage, (images, seconds, longest) in self._times.items():
             taken_N = _numbers(table[f"seconds_{stage}"])
@@ -146,7 +150,8 @@ class Tally:
         edges = [*range(STEPS - BARS * width, STEPS + 1, width)]
         edges[0] = 0
         bars = (Bar(low / STEPS, high / STEPS, int(below[high] - below[low])) for low, high in pairwise(edges))
-        return Confidence(tuple(bars), _quantile(below, 0.5), _quantile(below, 0.05), self.images - known)
+        values = tuple(sorted(self._first_confidences)) if known < FEW else ()
+        return Confidence(tuple(bars), values, _quantile(below, 0.5), _quantile(below, 0.05), self.images - known)
 
 
 def _quantile(below: NDArray[np.int64], part: float) -> float | None:
