@@ -175,16 +175,23 @@ def parse(command: Command, arguments: Sequence[str] | None = None, console: boo
 
     file, printed, given = _file_options(sys.argv[1:] if arguments is None else arguments)
     help_asked = next((word for word in given if word in ("-h", "--help", "--help-all")), None)
-    config = tyro.cli(
-        command.config,
-        args=given if help_asked is None else ["--help"],
-        prog=f"deconvnet {command.name}" if console else f"jobs/{command.module}.py",
-        description=_description(command, console, all_shown=help_asked == "--help-all"),
-        default=_start(command, given, file),
-        config=(tyro.conf.OmitArgPrefixes, tyro.conf.PositionalMetavarFromFieldName)
-        + ((tyro.conf.FlagCreatePairsOff, tyro.conf.DisallowNone) if help_asked else ()),
-        registry=_view(command, console, short=help_asked in ("-h", "--help")),
-    )
+    values = {} if file is None else settings_file.read_settings(file)
+    try:
+        config = tyro.cli(
+            command.config,
+            args=given if help_asked is None else ["--help"],
+            prog=f"deconvnet {command.name}" if console else f"jobs/{command.module}.py",
+            description=_description(command, console, all_shown=help_asked == "--help-all"),
+            default=_start(command, given, values, file),
+            config=(tyro.conf.OmitArgPrefixes, tyro.conf.PositionalMetavarFromFieldName)
+            + ((tyro.conf.FlagCreatePairsOff, tyro.conf.DisallowNone) if help_asked else ()),
+            registry=_view(command, console, short=help_asked in ("-h", "--help")),
+        )
+    except SystemExit as end:
+        if end.code:  # tyro has said what is wrong, but not where it stands
+            for wrong in settings_file.out_of_range(command.config, values):
+                print(f"--config {file}: {wrong}", file=sys.stderr)
+        raise
     if printed:
         print(settings_file.as_yaml(config), end="")
         raise SystemExit(0)
@@ -226,11 +233,10 @@ def _recipe_name(command: Command, given: Sequence[str], values: Mapping[str, An
     return first_look(given, "recipe", str(values.get("recipe", brought or command.config.recipe)))
 
 
-def _start(command: Command, given: Sequence[str], file: str | None) -> Any:
+def _start(command: Command, given: Sequence[str], values: Mapping[str, Any], file: str | None) -> Any:
     """What the settings start from: the recipe's and over them the file's, with what must be given missing."""
     import tyro
 
-    values = {} if file is None else settings_file.read_settings(file)
     start = settings_file.unchecked(command.config, {}, otherwise=tyro.MISSING)
     recipe = command.recipes.get(_recipe_name(command, given, values) or "")  # tyro says which names there are
     start = start if recipe is None else recipe(start)

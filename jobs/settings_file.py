@@ -8,7 +8,7 @@ settings' names, without groups or in groups as in a run's own `run/config.json`
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, asdict, fields, is_dataclass
 from typing import Any, get_type_hints
 
@@ -103,6 +103,24 @@ def _filled(config: Any, values: Mapping[str, Any], uri: str) -> Any:
         elif name in values:
             changes[name] = _typed(kind, values[name], f"--config {uri}: {option_of(name)}")
     return unchecked(type(config), vars(config) | changes)
+
+
+def out_of_range(config: type[Any], values: Mapping[str, Any]) -> Iterator[str]:
+    """What is wrong with each value by itself, where all other settings have their defaults.
+
+    Args:
+        config: the class of the settings.
+        values: by name, of the right types.
+    """
+    others = vars(unchecked(config, {}, otherwise="anything"))
+    for name, kind in get_type_hints(config).items():
+        if is_dataclass(kind) and isinstance(kind, type):
+            yield from out_of_range(kind, values)
+        elif name in values:
+            try:
+                config(**others | {name: _typed(kind, values[name], option_of(name))})
+            except ConfigError as error:
+                yield str(error)
 
 
 def _typed(kind: Any, value: Any, where: str) -> Any:

@@ -11,7 +11,7 @@ from conftest import exit_code
 from jobs import console
 from jobs.commands import COMMANDS, SEGMENT, TRAIN, TRAIN_FCN, parse
 from jobs.segment_dataset import main as segment
-from pipeline.config import SegmentConfig
+from pipeline.config import SegmentConfig, TrainConfig
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))
 PATHS = ["--input", "a", "--output", "b"]
@@ -64,6 +64,19 @@ def test_a_runs_record_is_such_a_file(tmp_path):
     assert parse(SEGMENT, ["--config", str(tmp_path / "config.json")]) == config
 
 
+def test_the_record_of_a_training_is_one_too(tmp_path):
+    config = TrainConfig("windows", "out", stages=(2,), epochs=(3, 4), init="first.safetensors", sync_bn=True)
+    record = {"config": asdict(config), "classes": ["background", "cat"], "history": {}, "bn_statistics": None}
+    (tmp_path / "train.json").write_text(json.dumps(record))
+    assert parse(TRAIN, ["--config", str(tmp_path / "train.json")]) == config
+
+
+def test_a_value_out_of_range_that_the_command_line_replaces_is_no_trouble(tmp_path, capsys):
+    file = written(tmp_path, {"proposals": -1})
+    assert parse(SEGMENT, [*PATHS, "--config", file, "--proposals", "7"]).propose.proposals == 7
+    assert capsys.readouterr().err == ""
+
+
 def test_what_a_runs_call_was_told_to_do_once_is_not_done_again(tmp_path):
     """Else its record would delete results: those of `--output`, too."""
     config = parse(SEGMENT, [*PATHS, "--overwrite", "--retry-failed", "--proposals", "3"])
@@ -85,7 +98,7 @@ def test_what_a_runs_call_was_told_to_do_once_is_not_done_again(tmp_path):
         ("crf: fast", "crf is 'fast': Input should be 'native', 'pydensecrf'"),
         ("just words", "holds no settings"),
         ("{proposals: 3, propose: {proposals: 4}}", "has proposals twice"),
-        ("proposals: -1", "--proposals is -1"),
+        ("proposals: -1", "--config mine.yaml: --proposals is -1; must be 0 or more"),
         ("masks: 'no'", "masks is 'no': write true or false"),
     ],
 )
