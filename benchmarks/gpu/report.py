@@ -23,9 +23,10 @@ def write(folder: Path, sizes: Sizes, sections: Sequence[Section], seconds: floa
     """Write gpu.json and gpu.md into a folder, which is made if it is not there."""
     folder.mkdir(parents=True, exist_ok=True)
     results = Results(list(sections))
+    claims = [asdict(one) for one in verdicts(results, quick=sizes.quick)]
     held = {
         "dry_run": sizes.interpreted, "sizes": asdict(sizes), "seconds": seconds,
-        "kernels_wrong": kernels_wrong(results.sections), "claims": [asdict(one) for one in verdicts(results)],
+        "kernels_wrong": kernels_wrong(results.sections), "claims": claims,
         "sections": [asdict(section) for section in sections],
     }  # fmt: skip
     (folder / "gpu.json").write_text(json.dumps(held, indent=1))
@@ -37,7 +38,7 @@ def markdown(sizes: Sizes, results: Results, seconds: float) -> str:
     parts = ["# GPU measurement", banner(sizes), f"`python -m benchmarks.gpu`, {seconds:.0f} s."]
     wrong = kernels_wrong(results.sections)
     parts.append("**Kernels that compute wrong:** " + "; ".join(wrong) if wrong else "Every kernel computes right.")
-    parts += ["## Claims", table([asdict(one) for one in verdicts(results)])]
+    parts += ["## Claims", table([asdict(one) for one in verdicts(results, quick=sizes.quick)])]
     if left := unfinished(results.sections):
         parts += ["## Not finished", "\n".join(f"- {line}" for line in left)]
     for one in results.tables():

@@ -64,6 +64,8 @@ def kernel_checks(sizes: Sizes) -> Iterator[Table]:
             check()
         except AssertionError as error:
             found = f"WRONG: {' '.join(str(error).split())[:300]}"
+        except Exception as error:  # does not compile or start: the other checks still tell something
+            found = f"FAILED: {type(error).__name__}: {' '.join(str(error).split())[:300]}"
         else:
             found = RIGHT
         yield Table(KERNEL_CHECKS, [{"kernel": name, "result": found}])
