@@ -136,7 +136,7 @@ def _predicted(config: Crf) -> Iterator[tuple[Image, Tensor]]:
 
     from pipeline import storage
     from pipeline.checkpoints.bundled import weights_uri
-    from pipeline.imaging.images import decode_image, working_size
+    from pipeline.imaging.images import decode_at_working_size
     from pipeline.inference.predictor import Predictor
     from pipeline.inputs.manifest import build_manifest
     from pipeline.models.checkpoint import load_checkpoint
@@ -152,6 +152,6 @@ def _predicted(config: Crf) -> Iterator[tuple[Image, Tensor]]:
     )
     decode = DecodeConfig()
     for uri in build_manifest(config.input, config.limit)["uri"].to_pylist():
-        image_HW3 = working_size(decode_image(storage.read_bytes(uri), decode.max_megapixels), decode.max_side)
+        image_HW3, _ = decode_at_working_size(storage.read_bytes(uri), decode.max_megapixels, decode.max_side)
         boxes_N4 = propose(image_HW3, proposals).boxes_N4
         yield image_HW3, predictor.aggregate([image_HW3], [boxes_N4])[0]

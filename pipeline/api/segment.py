@@ -18,7 +18,7 @@ from pipeline.checkpoints.bundled import recipe_for
 from pipeline.config import SEGMENT_RECIPES, SegmentConfig
 from pipeline.config.stages import STAGES, stages_of
 from pipeline.errors import ImageError, SegmentError
-from pipeline.imaging.images import decode_image, resize_labels
+from pipeline.imaging.images import decode_at_working_size, resize_labels, working_size
 from pipeline.outputs.schema import OK, SKIPPED
 from pipeline.run.prepare import check_networks, with_absolute_paths, with_shape_of
 from pipeline.stages.decode import image_columns
@@ -100,7 +100,7 @@ def _segmented(
 
     names = [str(number) for number in range(len(images))]
     rows = start_rows(pa.table({"image_id": names, "uri": names})).to_pylist()
-    table = to_table([row | image_columns(_pixels(image, config), config.decode)
+    table = to_table([row | image_columns(*_pixels(image, config))
                       for row, image in zip(rows, images, strict=True)])  # fmt: skip
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # more threads would sum in another order, with other results
@@ -121,11 +121,12 @@ def _segmentation(row: Row, refined_KHW: NDArray[np.float32], class_names: tuple
     return Segmentation(mask_HW, class_names, class_ids_K, refined_KHW)
 
 
-def _pixels(image: Photograph, config: SegmentConfig) -> NDArray[np.uint8]:
+def _pixels(image: Photograph, config: SegmentConfig) -> tuple[NDArray[np.uint8], tuple[int, int]]:
+    """The image at working size, and the size of the whole image."""
     if isinstance(image, np.ndarray):
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
             raise ImageError("unsupported", f"an array is {image.dtype} {image.shape}; uint8 (H, W, 3), RGB, is needed")
-        return image
+        return working_size(image, config.decode.max_side), (image.shape[0], image.shape[1])
     if isinstance(image, Image):
         if image.mode not in PNG_MODES:
             image = image.convert("RGB")
@@ -134,7 +135,7 @@ def _pixels(image: Photograph, config: SegmentConfig) -> NDArray[np.uint8]:
         data = buffer.getvalue()
     else:
         data = storage.read_image(storage.absolute(fspath(image)))
-    return decode_image(data, config.decode.max_megapixels)
+    return decode_at_working_size(data, config.decode.max_megapixels, config.decode.max_side)
 
 
 def _check(rows: list[Row]) -> None:

@@ -59,13 +59,51 @@ def decode_image(data: bytes, max_megapixels: float) -> NDArray[np.uint8]:
     Raises:
         ImageError: the bytes are not a complete image; nothing else is raised.
     """
+    return _decoded(data, max_megapixels, max_side=0)[0]
+
+
+def decode_at_working_size(
+    data: bytes, max_megapixels: float, max_side: int
+) -> tuple[NDArray[np.uint8], tuple[int, int]]:
+    """`decode_image` and `working_size` together: of a large JPEG, only as many pixels are decoded as are averaged.
+
+    Args:
+        data: a whole file.
+        max_megapixels: as for `decode_image`.
+        max_side: as for `working_size`.
+
+    Returns:
+        The image at working size, uint8 `[h, w, 3]`, RGB, upright; height and width of the upright image in the file.
+
+    Raises:
+        ImageError: as for `decode_image`.
+    """
+    image_HW3, size = _decoded(data, max_megapixels, max_side)
+    return working_size(image_HW3, max_side), size
+
+
+def _decoded(data: bytes, max_megapixels: float, max_side: int) -> tuple[NDArray[np.uint8], tuple[int, int]]:
+    """The upright image, perhaps shrunk, and its size in the file."""
     with _damage_as_image_error():
         image = _open(data)
         _check_size(image, max_megapixels)
-        image_HW3 = decode_jpeg(image, data) if isinstance(image, JpegImageFile) else None
+        shrink = _shrink(image.height, image.width, max_side)
+        image_HW3 = decode_jpeg(image, data, shrink) if isinstance(image, JpegImageFile) else None
         if image_HW3 is None:
-            image_HW3 = to_rgb(image, data)
-        return np.ascontiguousarray(_upright(image_HW3, image))
+            image_HW3, shrink = to_rgb(image, data), 1
+        upright_HW3 = np.ascontiguousarray(_upright(image_HW3, image))
+        return upright_HW3, (upright_HW3.shape[0] * shrink, upright_HW3.shape[1] * shrink)
+
+
+def _shrink(height: int, width: int, max_side: int) -> int:
+    """By how much a JPEG's own transform may divide an image's sides: half as many pixels again as are needed are left.
+
+    Without a rest, or the last row would stand for fewer rows than the others, and the image would become a bit longer.
+    """
+    fits = (
+        by for by in (8, 4, 2) if height % by == width % by == 0 and 2 * max(height, width) >= 3 * by * max_side > 0
+    )
+    return next(fits, 1)
 
 
 @contextmanager

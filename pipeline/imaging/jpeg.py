@@ -17,12 +17,14 @@ _LEFT_OVER = re.compile(r"(\d+) extraneous bytes before marker 0xd9")
 _END_OF_IMAGE = b"\xff\xd9"
 
 
-def decode_jpeg(image: JpegImageFile, data: bytes) -> NDArray[np.uint8] | None:
+def decode_jpeg(image: JpegImageFile, data: bytes, shrink: int = 1) -> NDArray[np.uint8] | None:
     """Decode a JPEG if it is RGB or grey; only check it otherwise.
 
     Args:
         image: the image as Pillow opened it, header read only.
         data: the whole file.
+        shrink: 1, 2, 4 or 8: the sides are divided by it, rounded up. The blocks' cosine transforms then give fewer
+            pixels, each about the mean of those that it stands for. All data are read, so damage is noticed as before.
 
     Returns:
         uint8 RGB `[H, W, 3]`, not turned upright; None: leave it to Pillow, which decodes CMYK and says what is wrong.
@@ -31,8 +33,12 @@ def decode_jpeg(image: JpegImageFile, data: bytes) -> NDArray[np.uint8] | None:
         ImageError: the compressed data are damaged or end early.
     """
     plain = image.mode in {"RGB", "L"}
+    height, width = -(-image.height // shrink), -(-image.width // shrink)
+    least = {} if shrink == 1 else {"min_height": height, "min_width": width}
     try:
-        pixels_HWC = simplejpeg.decode_jpeg(data, "RGB" if plain else "CMYK")
+        if shrink > 1 and simplejpeg.decode_jpeg_header(data)[:2] != (image.height, image.width):
+            return None  # two headers; a shrunk image of another size could have the expected one
+        pixels_HWC = simplejpeg.decode_jpeg(data, "RGB" if plain else "CMYK", **least)
     except ValueError as error:
         message = str(error)
         if message.startswith(_CUT_OFF):
@@ -40,7 +46,7 @@ def decode_jpeg(image: JpegImageFile, data: bytes) -> NDArray[np.uint8] | None:
         if message.startswith(_DAMAGED) and not _harmless(message, data):
             raise ImageError("unreadable", f"the JPEG is damaged ({message})") from error
         return None
-    return pixels_HWC if plain and pixels_HWC.shape == (image.height, image.width, 3) else None
+    return pixels_HWC if plain and pixels_HWC.shape == (height, width, 3) else None
 
 
 def _harmless(message: str, data: bytes) -> bool:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from pipeline import storage
 from pipeline.config import DecodeConfig
-from pipeline.imaging.images import decode_image, working_size
+from pipeline.imaging.images import decode_at_working_size
 from pipeline.stages import rows as r
 from pipeline.stages.load import Process
 from pipeline.stages.rows import Row, Work, pack
@@ -29,18 +29,21 @@ def decode_stage(table: pa.Table, config: DecodeConfig) -> pa.Table:
     """
 
     def work(row: Row) -> None:
-        image_HW3 = decode_image(storage.read_image(row["uri"]), config.max_megapixels)
-        row.update(image_columns(image_HW3, config))
+        data = storage.read_image(row["uri"])
+        row.update(image_columns(*decode_at_working_size(data, config.max_megapixels, config.max_side)))
 
     return r.run_rows(table, "decode", work)
 
 
-def image_columns(image_HW3: NDArray[np.uint8], config: DecodeConfig) -> Row:
-    """The columns of a row that hold its image, RGB uint8 `[H, W, 3]`, at working size."""
-    working_HW3 = working_size(image_HW3, config.max_side)
-    height, width = image_HW3.shape[:2]
+def image_columns(working_HW3: NDArray[np.uint8], size: tuple[int, int]) -> Row:
+    """The columns of a row that hold its image.
+
+    Args:
+        working_HW3: at working size, RGB, uint8.
+        size: height and width of the whole image, in pixels.
+    """
     work_height, work_width = working_HW3.shape[:2]
     return {
-        "height": height, "width": width, "work_height": work_height, "work_width": work_width,
+        "height": size[0], "width": size[1], "work_height": work_height, "work_width": work_width,
         "image": pack(working_HW3),
     }  # fmt: skip

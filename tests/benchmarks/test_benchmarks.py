@@ -30,8 +30,8 @@ def photos(tmp_path_factory) -> Path:
 
 def test_decode_compares_with_two_libraries(photos):
     rows = decode.run(Decode(str(photos), seconds=0.05))
-    assert len(rows) == 3
-    assert max(row["speed, of the fastest library"] for row in rows[1:]) == 1.0
+    assert len(rows) == 5
+    assert max(row["speed, of the fastest library"] for row in rows[-2:]) == 1.0
 
 
 def test_forms_of_the_network_agree_on_labels():

@@ -23,7 +23,15 @@ from raster_files import png
 from pipeline.errors import ImageError
 from pipeline.imaging import images
 from pipeline.imaging.classes import voc_palette
-from pipeline.imaging.images import SUPPORTED, decode_image, decode_mask, encode_mask, resize_labels, working_size
+from pipeline.imaging.images import (
+    SUPPORTED,
+    decode_at_working_size,
+    decode_image,
+    decode_mask,
+    encode_mask,
+    resize_labels,
+    working_size,
+)
 from pipeline.imaging.jpeg import decode_jpeg
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow's, about damaged metadata
@@ -98,7 +106,7 @@ def outcome(data: bytes) -> np.ndarray | str:
 
 def pillows_outcome(data: bytes) -> np.ndarray | str:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(images, "decode_jpeg", lambda image, data: None)
+        patch.setattr(images, "decode_jpeg", lambda *_: None)
         return outcome(data)
 
 
@@ -349,6 +357,63 @@ def test_scaling_down_averages_areas():
     scaled = working_size(image, 24)
     blocks = image.reshape(16, 4, 24, 4, 3).mean(axis=(1, 3))
     assert np.abs(scaled - blocks).max() <= 1
+
+
+@pytest.mark.parametrize(("options", "tolerance"), [
+    ({"quality": 95}, 1.5), ({"quality": 95, "subsampling": 0}, 1.0), ({"quality": 95, "progressive": True}, 1.5),
+])  # fmt: skip
+@pytest.mark.parametrize("shrink", [2, 4, 8])
+def test_a_shrunk_jpeg_has_about_the_means_of_its_blocks(shrink, options, tolerance):
+    data = encode(Image.fromarray(smooth(96, 160)), "JPEG", **options)
+    with Image.open(BytesIO(data)) as image:
+        small = decode_jpeg(image, data, shrink)
+    blocks = decode(data).reshape(96 // shrink, shrink, 160 // shrink, shrink, 3).mean(axis=(1, 3))
+    assert small.shape == blocks.shape
+    assert np.abs(small - blocks).mean() < tolerance
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize(("height", "width"), [(96, 160), (200, 336), (160, 94), (97, 161), (30, 20)])
+def test_a_jpeg_straight_to_working_size_is_the_decoded_one_scaled(height, width, orientation):
+    """Also where the image lies on its side in the file. Sides that leave a rest are not divided."""
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = encode(Image.fromarray(smooth(height, width)), "JPEG", quality=95, exif=exif)
+    whole = decode(data)
+    for max_side in (0, 20, 40, 64, 333):
+        found, size = decode_at_working_size(data, 100, max_side)
+        expected = working_size(whole, max_side)
+        assert (size, found.shape) == (whole.shape[:2], expected.shape)
+        assert np.abs(found.astype(int) - expected).mean() < 1.5
+        if max_side == 0 or max(size) < 3 * max_side or size[0] % 2 or size[1] % 2:
+            np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize("form", [*LOSSLESS, "WEBP"])
+def test_other_formats_are_decoded_whole(form):
+    data = encode(Image.fromarray(smooth(80, 120)), form, **LOSSLESS.get(form, {}))
+    found, size = decode_at_working_size(data, 100, 16)
+    np.testing.assert_array_equal(found, working_size(decode(data), 16))
+    assert size == (80, 120)
+
+
+@given(st.sampled_from(JPEGS), st.lists(st.tuples(st.integers(0, 10_000), st.integers(0, 255)), max_size=3),
+       st.integers(0, 200))  # fmt: skip
+@settings(max_examples=200, deadline=None)
+@example(JPEGS[4], [(JPEGS[4].rindex(b"\xff\0") + 1, 0xC5)], 0).via("libjpeg stops and fills up with grey")
+def test_damage_is_noticed_in_a_shrunk_jpeg_as_in_a_whole_one(data, flips, cut):
+    damaged = bytearray(data)
+    for at, value in flips:
+        damaged[at % len(damaged)] = value
+    damaged = bytes(damaged[: len(damaged) - cut])
+    whole = outcome(damaged)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(globals(), "decode", lambda one: decode_at_working_size(one, 1, 5)[0])
+        shrunk = outcome(damaged)
+    if isinstance(whole, str):
+        assert shrunk == whole
+    else:
+        assert shrunk.shape == working_size(whole, 5).shape
 
 
 def test_max_side_0_and_small_images_are_left_alone():
