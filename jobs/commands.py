@@ -112,8 +112,8 @@ TRAIN_FCN = Command(
     "train-fcn", "train_fcn", TrainFcnConfig, "data",
     "a light FCN from whole photographs with masks",
     "VOC2012 SBD/dataset --output runs/fcn",
-    ("classes", "val_share", "limit", "encoder", "imagenet", "steps", "val_every", "batch_size", "crop",
-     "learning_rate", "precision", "workers"),
+    ("classes", "val_share", "limit", "encoder", "steps", "val_every", "batch_size", "learning_rate", "precision",
+     "workers"),
 )  # fmt: skip
 TRAIN_LITE = Command(
     "train-lite", "train_lite", TrainLiteConfig, "data",
