@@ -38,12 +38,19 @@ class Trained:
     best: dict[str, Any]
 
 
-def train(config: TrainConfig, log: Callable[[str], None] = print) -> Trained:
+def _do_nothing() -> None:
+    pass
+
+
+def train(
+    config: TrainConfig, log: Callable[[str], None] = print, stage_ended: Callable[[], None] = _do_nothing
+) -> Trained:
     """Train a network on a Ray cluster, which is joined or started; the same call resumes a training that was stopped.
 
     Args:
         config: the settings.
         log: prints a line for people, before the training starts.
+        stage_ended: called when a stage has ended and another follows; the figures of the first are in the output.
 
     Raises:
         UserError: the settings, the training set or a file cannot be used; nothing was written.
@@ -70,7 +77,7 @@ def train(config: TrainConfig, log: Callable[[str], None] = print) -> Trained:
     with after_claim():
         if record is None:
             _write_record(config, info["class_names"], {})
-        network, best = _train_stages(config, info["class_names"], start, history)
+        network, best = _train_stages(config, info["class_names"], start, history, stage_ended)
         storage.write_atomic(target, export(config, network, best))
     return Trained(target, storage.join(config.output, CURVES), best)
 
@@ -87,7 +94,7 @@ def _with_absolute_paths(config: TrainConfig) -> TrainConfig:
 
 
 def _train_stages(
-    config: TrainConfig, class_names: list[str], start: bytes, history: History
+    config: TrainConfig, class_names: list[str], start: bytes, history: History, stage_ended: Callable[[], None]
 ) -> tuple[bytes, dict[str, Any]]:
     """Run what is left of the stages.
 
@@ -96,6 +103,7 @@ def _train_stages(
         class_names: background first.
         start: the checkpoint that the first stage starts from.
         history: every epoch's figures by stage; those of each finished stage are added.
+        stage_ended: called when a stage has ended and another follows.
 
     Returns:
         The last stage's best network, and the figures of the epoch that it comes from.
@@ -103,6 +111,8 @@ def _train_stages(
     try:
         for stage in config.stages:
             start = _network_of_stage(config, class_names, stage, start, history)
+            if stage != config.stages[-1]:
+                stage_ended()
         effect = _renew_statistics(config)
     except SystemExit:  # what Ray Train makes of Ctrl-C
         raise KeyboardInterrupt from None

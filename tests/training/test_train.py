@@ -93,6 +93,7 @@ def test_two_stages_give_a_checkpoint_and_a_history_and_go_on_where_they_stopped
     assert (output / "curves.csv").read_text().count("\n") == 4
     assert record["classes"] == list(CLASSES)
     assert all(len(line["val"]["iou"]) == len(CLASSES) for lines in history.values() for line in lines)
+    assert f"report so far: {output}/report.html" in said.out  # when stage 2 begins
     assert f"report:  {output}/report.html" in said.out
     assert (output / "report.html").read_text().startswith("<!DOCTYPE html>")
     for name in ("curves.png", "windows/stage1_epoch001.png", "windows/stage2_epoch000.png"):
