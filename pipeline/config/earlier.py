@@ -13,6 +13,7 @@ RUNS: dict[str, Any] = {
     "filter.min_pixels": 0,
     "propose.window_shape": "box",
     "propose.min_side_of": "shorter",
+    "predict.tile": 0,
     "refine.crf_normalization": "symmetric",
     "refine.mask_format": "palette",
 }

@@ -145,12 +145,16 @@ class PredictConfig:
     and changes few labels (see `docs/performance.md`)."""
     micro_batch: int = 16
     """Crops that go through the network at once, whatever images they come from."""
+    tile: int = 0
+    """A network for whole images gets those with a longer side than this in overlapping tiles of this side, in pixels.
+    Only with a larger `max-side` than this. 0: always whole."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where the network runs; `auto` takes a GPU where there is one."""
 
     def __post_init__(self) -> None:
         require_choices(self)
         require(self.micro_batch >= 1, "micro_batch", self.micro_batch, "must be at least 1")
+        require(self.tile == 0 or self.tile >= 64, "tile", self.tile, "0 or at least 64")
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from pipeline.config import SegmentConfig
 from pipeline.errors import CheckpointError
 from pipeline.inference.ensemble import Ensemble
 from pipeline.inference.predictor import Predictor
+from pipeline.inference.tiles import in_tiles
 from pipeline.inference.whole_images import WholeImages
 from pipeline.models.checkpoint import load_for_windows, read_info
 from pipeline.models.checkpoint_header import check_network, joint_fingerprint
@@ -72,13 +73,14 @@ def load_predict(config: SegmentConfig, gpus: float) -> PredictStage:
     threshold = config.refine.label_threshold
     logs = config.save_probabilities or config.refine.exact_unaries
     if config.whole_images:
-        alone = load_network(config.weights)
+        alone = in_tiles(load_network(config.weights), config.predict.tile)
         return PredictStage(WholeImages(alone, config.predict, threshold, log_probabilities=logs), alone.fingerprint)
     data = storage.read_bytes(config.weights)
     info = read_info(data, config.weights)
     check_network(info, config.weights, whole_images=False)
     checkpoint = load_for_windows(data, config.weights)
     member = load_other(config, info.class_names)
+    member = member and in_tiles(member, config.predict.tile)
     rule, weight = config.ensemble.ensemble, config.ensemble.ensemble_weight
     ensemble = Ensemble(member, rule, weight) if member is not None else None
     names = joint_fingerprint(checkpoint.fingerprint, member.fingerprint if member is not None else None)
