@@ -24,6 +24,8 @@ ENDINGS = (".parquet", ".csv", ".tsv", ".jsonl", ".ndjson")
 _ROWS_A_CHUNK = 100_000
 _ROWS_A_BATCH = 10_000  # of Parquet, whose columns may be large
 _OURS = ("uri", "image_id")
+_OF_A_RUN = ["image_id", "uri", "manifest"]
+"""Columns of a run's own manifest: the last holds others already."""
 _UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 _UNSAYABLE = (
     pa.types.is_binary, pa.types.is_large_binary, pa.types.is_binary_view, pa.types.is_fixed_size_binary,
@@ -209,10 +211,24 @@ def _parquet(uri: str, data: bytes, lost: Counter[str]) -> Iterator[Entries]:
     for batch in file.iter_batches(columns=[*wanted, *sayable], batch_size=_ROWS_A_BATCH, use_threads=False):
         columns = {name: batch[name].cast(pa.string()).to_pylist() for name in wanted}
         carried = {name: _values(batch.column(batch.schema.names.index(name)), name, lost) for name in sayable}
-        rows = zip(*carried.values(), strict=True) if carried else [()] * batch.num_rows
-        texts = [as_json(dict(zip(carried, row, strict=True)), lost) for row in rows]
+        if schema.names == _OF_A_RUN and carried:
+            texts = [_carried_before(value, lost) for value in carried["manifest"]]
+        else:
+            rows = zip(*carried.values(), strict=True) if carried else [()] * batch.num_rows
+            texts = [as_json(dict(zip(carried, row, strict=True)), lost) for row in rows]
         yield Entries(uri, first, columns["uri"], columns.get("image_id"), texts)
         first += batch.num_rows
+
+
+def _carried_before(value: Any, lost: Counter[str]) -> str | None:
+    """What an image of a run's own manifest carries, so that a run of the same images carries the same."""
+    if value is None:
+        return None
+    try:
+        values = json.loads(value)
+    except (TypeError, ValueError, RecursionError):
+        values = None
+    return as_json(values if isinstance(values, dict) else {"manifest": value}, lost)
 
 
 def _sayable(kind: pa.DataType) -> bool:

@@ -123,6 +123,20 @@ def test_columns_are_counted_by_name_while_they_are_few():
     assert len(lost) < 12
 
 
+def test_a_runs_own_manifest_carries_what_the_run_did(tmp_path: Path):
+    (tmp_path / "m.csv").write_text('uri,site\na.jpg,north\nb.jpg,\n"c.jpg","x ""y"""\n')
+    first = build_manifest(str(tmp_path / "m.csv"), None)
+    storage.write_parquet(f"{tmp_path}/run/manifest.parquet", first)
+    assert build_manifest(f"{tmp_path}/run/manifest.parquet", None).to_pylist() == first.to_pylist()
+    assert carried(tmp_path / "run/manifest.parquet") == [{"site": "north"}, {"site": None}, {"site": 'x "y"'}]
+    (tmp_path / "a.jpg").write_bytes(b"1")
+    storage.write_parquet(f"{tmp_path}/none.parquet", build_manifest(f"{tmp_path}/a.jpg", None))
+    assert carried(tmp_path / "none.parquet") == [None]
+    mine = {"image_id": ["a", "b"], "uri": ["a.jpg", "b.jpg"], "manifest": ["third quarter", "[1]"]}
+    pq.write_table(pa.table(mine), tmp_path / "mine.parquet")
+    assert carried(tmp_path / "mine.parquet") == [{"manifest": "third quarter"}, {"manifest": "[1]"}]
+
+
 def test_a_folder_of_images_carries_nothing(tmp_path: Path):
     (tmp_path / "a.jpg").write_bytes(b"1")
     assert carried(tmp_path) == [None]
