@@ -33,8 +33,12 @@ demo: $(READY)
 	$(BIN)/deconvnet evaluate runs/demo --ground-truth data/demo --split val --panels 24
 	@echo "masks: runs/demo/masks, every figure: runs/demo/run"
 
+# A process for each core, but for the tests that use Ray, which needs all cores for itself.
+QUICK := $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist loadfile -m "not ray and not s3 and not slow"
+
 test: $(READY)
-	$(BIN)/python -m pytest -m "not slow"
+	$(QUICK)
+	$(BIN)/python -m pytest -m "(ray or s3) and not slow"
 
 # Also those that take long and are near to one of the others: more ways to lose a process, more pages of the docs. Nightly.
 test-all: $(READY)
@@ -42,7 +46,7 @@ test-all: $(READY)
 
 # The tests that start neither Ray nor an S3 server.
 quick: $(READY)
-	$(BIN)/python -m pytest -m "not ray and not s3 and not slow"
+	$(QUICK)
 
 # Kills the main job's driver, workers and nodes, on a faulty store, and counts what was lost: about a quarter of an hour.
 chaos: $(READY)

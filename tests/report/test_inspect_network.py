@@ -122,7 +122,7 @@ def test_an_image_of_a_run_is_shown_as_the_run_did_it(tmp_path: Path, monkeypatc
     assert "did you mean a/scene.png?" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("weights", ["voc", "voc-fcn"])
+@pytest.mark.parametrize("weights", ["voc", pytest.param("voc-fcn", marks=pytest.mark.slow)])
 def test_the_light_networks_have_steps_and_no_activations(weights, tmp_path: Path, capsys):
     Image.fromarray(scene_of(7, "val", 0).image_HW3).save(tmp_path / "scene.png")
     files = ["--image", str(tmp_path / "scene.png"), "--output", str(tmp_path / "out"), "--weights", weights]

@@ -116,6 +116,7 @@ def fresh(config: TrainLiteConfig, fcn: LiteFCN | None = None):
     return new_training(net, config)
 
 
+@pytest.mark.slow
 def test_it_learns_and_the_fcn_stays_as_it_is():
     """On the bundled FCN's maps, which tell bright from dark; the rate is still rising in so few steps."""
     config = TrainLiteConfig(("data",), "out", steps=16, batch_size=2, stage1_share=1.0, learning_rate=0.2)
@@ -141,6 +142,7 @@ def test_it_learns_and_the_fcn_stays_as_it_is():
         assert torch.equal(tensor, before[name]), name
 
 
+@pytest.mark.slow
 def test_a_killed_run_that_goes_on_ends_as_one_that_was_not_killed(tmp_path):
     """Across the change of stage."""
     check_that_a_killed_run_goes_on(tmp_path, CONFIG, fresh, hooks_of, killed_at=2)

@@ -89,7 +89,11 @@ def train(
 
 @pytest.mark.parametrize(
     ("schedule", "every", "crops"),
-    [("plateau", None, [6, 6, 4]), ("plateau", 2, [4, 2, 2, 4, 4]), ("steps", None, [6, 6, 4])],
+    [
+        pytest.param("plateau", None, [6, 6, 4], marks=pytest.mark.slow),
+        ("plateau", 2, [4, 2, 2, 4, 4]),
+        pytest.param("steps", None, [6, 6, 4], marks=pytest.mark.slow),
+    ],
 )
 def test_a_run_killed_within_an_epoch_and_resumed_is_the_undisturbed_run(tmp_path, schedule, every, crops):
     config = replace(CONFIG, schedule=schedule, lr_steps=(2, 2), iterations=(8, 8), validate_every=every)
