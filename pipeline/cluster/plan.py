@@ -72,12 +72,16 @@ def timed_plan(
 
 
 def _in_words(expected: Estimate, images: int, gpus: float, price: float | None) -> str:
-    """How long a run will take, and what it will cost, as text."""
+    """How long a run will take, and what it will cost, as text; without GPUs these are limits.
+
+    One process is timed alone, and cores that all compute are slower than one that does: they share caches and memory.
+    """
+    about, least = ("at most", "at least ") if expected.bound == "cpu" else ("about", "")
     hours = images / expected.images_per_second / 3600
     on_gpus = f", {hours * gpus:.2f} GPU-hours" if gpus else ""
     cost = f", cost {price * hours:.2f}" if price is not None else ""
     return (
-        f"bound by {expected.bound}: about {expected.images_per_second:.2f} images/s, "
+        f"bound by {expected.bound}: {about} {expected.images_per_second:.2f} images/s, {least}"
         f"{timedelta(seconds=round(hours * 3600))} for {images} images{on_gpus}{cost}"
     )
 
