@@ -31,7 +31,9 @@ demo: $(READY)
 	$(BIN)/python -m examples.scenes --output data/demo --train 0 --val 24 --seed 1
 	$(BIN)/deconvnet segment data/demo/JPEGImages --output runs/demo --weights demo
 	$(BIN)/deconvnet evaluate runs/demo --ground-truth data/demo --split val --panels 24
-	@echo "masks: runs/demo/masks, every figure: runs/demo/run"
+	$(BIN)/deconvnet segment examples/photographs --output runs/photographs
+	$(BIN)/deconvnet evaluate runs/photographs --panels 4
+	@echo "scenes beside their masks: runs/demo/panels; photographs: runs/photographs/panels; a page on each: run/report.html"
 
 # A process for each core, but for the tests that use Ray, which needs all cores for itself.
 QUICK := $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist loadfile -m "not ray and not s3 and not slow"
@@ -98,4 +100,4 @@ train-voc: $(READY)
 	cp runs/voc/deconvnet.safetensors pipeline/checkpoints/voc.safetensors
 
 clean:
-	rm -rf $(VENV) data/demo runs/demo
+	rm -rf $(VENV) data/demo runs/demo runs/photographs
