@@ -69,7 +69,8 @@ def load(name: NetworkName) -> OnnxNetwork:
         try:
             session = onnxruntime.InferenceSession(folder / file, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # of many types, all of its compiled part
-            raise CheckpointError(f"{name} cannot be used: {' '.join(str(error).split())[:300]}") from error
+            reason = " ".join(str(error).replace(str(folder / file), name.uri).split())[:300]
+            raise CheckpointError(f"{name} cannot be used: {reason}") from error
     shape = session.get_inputs()[0].shape
     if len(shape) != 4 or (isinstance(shape[1], int) and shape[1] != 3):
         raise CheckpointError(f"{name} takes {shape}; an image needs [1, 3, height, width]")
