@@ -15,10 +15,12 @@ if TYPE_CHECKING:
     from pipeline.api.segment import segment as segment
     from pipeline.api.train import Trained as Trained
     from pipeline.api.train import train as train
+    from pipeline.api.train_fcn import train_fcn as train_fcn
     from pipeline.config import SEGMENT_RECIPES as SEGMENT_RECIPES
     from pipeline.config import TRAIN_RECIPES as TRAIN_RECIPES
     from pipeline.config import SegmentConfig as SegmentConfig
     from pipeline.config import TrainConfig as TrainConfig
+    from pipeline.config import TrainFcnConfig as TrainFcnConfig
     from pipeline.config import TrainingSetConfig as TrainingSetConfig
     from pipeline.inference.predictor import Predictor as Predictor
     from pipeline.outputs.results import read_errors as read_errors
@@ -30,7 +32,15 @@ __version__ = "0.2.0"
 _HOMES = {
     "pipeline.api.segment": ("Segmentation", "segment"),
     "pipeline.api.train": ("Trained", "train"),
-    "pipeline.config": ("SEGMENT_RECIPES", "TRAIN_RECIPES", "SegmentConfig", "TrainConfig", "TrainingSetConfig"),
+    "pipeline.api.train_fcn": ("train_fcn",),
+    "pipeline.config": (
+        "SEGMENT_RECIPES",
+        "TRAIN_RECIPES",
+        "SegmentConfig",
+        "TrainConfig",
+        "TrainFcnConfig",
+        "TrainingSetConfig",
+    ),
     "pipeline.inference.predictor": ("Predictor",),
     "pipeline.outputs.results": ("read_errors", "read_results", "read_skipped"),
 }

@@ -116,6 +116,9 @@ def listed(config: Config, log: Callable[[str], None]) -> Images:
     )
     for remark in images.remarks:
         log(f"note: {remark}")
+    if not images.val:
+        log("note: no photograph is for validation, so there are no figures of it: list some, or give plain folders "
+            "a larger --val-share")  # fmt: skip
     return images
 
 

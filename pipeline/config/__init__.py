@@ -9,6 +9,7 @@ from pipeline.config.analysis import InspectConfig as InspectConfig
 from pipeline.config.converting import ConvertConfig as ConvertConfig
 from pipeline.config.evaluating import EvaluateConfig as EvaluateConfig
 from pipeline.config.exporting import ExportConfig as ExportConfig
+from pipeline.config.fcn import TrainFcnConfig as TrainFcnConfig
 from pipeline.config.recipes import SEGMENT_RECIPES as SEGMENT_RECIPES
 from pipeline.config.recipes import TRAIN_RECIPES as TRAIN_RECIPES
 from pipeline.config.segmenting import SegmentConfig as SegmentConfig
