@@ -8,7 +8,7 @@ export RAY_AUTH_MODE ?= disabled
 # Threads of processes that share a core must sleep, not spin, while they wait for each other.
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: setup demo variants test test-all quick chaos gpu lint format train-demo train-voc-fcn train-voc clean
+.PHONY: setup demo variants test test-all quick chaos gpu lint format docs train-demo train-voc-fcn train-voc clean
 
 setup: $(READY)
 
@@ -67,6 +67,12 @@ lint: $(READY)
 format: $(READY)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+# The docs as a site, site/index.html; fails where a link or an anchor leads nowhere.
+docs: $(READY)
+	$(BIN)/uv pip install --quiet --python $(BIN)/python -c constraints.txt -e '.[docs]'
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build
+	@echo "the docs are in site/index.html; search works where a server shows them: python -m http.server --directory site"
 
 # The table of docs/results.md: the demo's scenes with one thing changed at a time.
 variants: $(READY)
