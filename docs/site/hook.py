@@ -51,7 +51,15 @@ def on_page_markdown(markdown: str, page: Page, **_: Any) -> str:
             return link[1]
         return os.path.relpath(_page_uri(target), str(PurePosixPath(uri).parent))
 
-    return LINK.sub(on_site, markdown)
+    return LINK.sub(on_site, _with_inner_lists(markdown))
+
+
+def _with_inner_lists(markdown: str) -> str:
+    """Lists inside lists by four spaces, as MkDocs reads them; GitHub needs two. Blocks of code stay as they are."""
+    parts = re.split(r"(^```.*?^```)", markdown, flags=re.MULTILINE | re.DOTALL)
+    return "".join(
+        one if one.startswith("```") else re.sub("^  - ", "    - ", one, flags=re.MULTILINE) for one in parts
+    )
 
 
 def _target(source: str, link: str) -> str:

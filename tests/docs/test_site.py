@@ -1,6 +1,7 @@
 """The docs as a site: all pages are in it, nothing on them leads nowhere, and nothing comes from another host."""
 
 import os
+import re
 import subprocess
 import sys
 from html.parser import HTMLParser
@@ -8,12 +9,14 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import pytest
+from markdown_it import MarkdownIt
 
 from jobs import settings_file
 from jobs.commands import COMMANDS
 
 pytest.importorskip("material", reason="needs the extra `docs`")
 ROOT = Path(__file__).parents[2]
+SOURCES = [Path("README.md"), *sorted(one.relative_to(ROOT) for one in (ROOT / "docs").rglob("[!R]*.md"))]
 LOADING = {"audio", "embed", "iframe", "img", "object", "script", "source", "track", "video"}
 """Elements whose `src` a browser loads without a click; so it does most `link`s' `href`."""
 
@@ -82,6 +85,16 @@ def test_every_link_leads_to_a_file_and_every_anchor_to_a_place_in_it(pages):
             if not target.is_file() or (parts.fragment and unquote(parts.fragment) not in pages[target].ids):
                 wrong.append((path.name, link))
     assert not wrong
+
+
+@pytest.mark.parametrize("source", SOURCES, ids=str)
+def test_lists_tables_and_blocks_are_those_of_github(site, source):
+    """markdown-it reads Markdown by GitHub's rules, which differ from MkDocs' in lists."""
+    built = site / ("index.html" if source.name == "README.md" else source.relative_to("docs").with_suffix(".html"))
+    article = built.read_text().partition("<article")[2].partition("</article>")[0]
+    expected = MarkdownIt("commonmark").enable("table").render((ROOT / source).read_text())
+    for tag in ("h2", "h3", "ul", "ol", "li", "tr", "pre", "img"):
+        assert len(re.findall(rf"<{tag}[ >]", article)) == len(re.findall(rf"<{tag}[ >]", expected)), tag
 
 
 def test_no_page_loads_anything_from_another_host(site, pages):
