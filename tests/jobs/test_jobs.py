@@ -109,7 +109,11 @@ def test_the_example_of_the_help_is_read_alike_on_the_console_and_by_the_script(
     assert parse(command, words, console=True) == parse(command, as_script)
 
 
-@each_command
+@pytest.mark.parametrize(  # two of them for every change: each starts a Python with all of a job's imports
+    "command",
+    [one if one.name in ("segment", "train") else pytest.param(one, marks=pytest.mark.slow) for one in COMMANDS],
+    ids=lambda command: command.name,
+)
 def test_a_job_is_a_script_that_explains_itself(command):
     ended = run_python(f"jobs/{command.module}.py", "--help")
     assert ended.returncode == 0, ended.stderr

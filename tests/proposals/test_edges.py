@@ -213,6 +213,7 @@ def test_the_target_is_the_share_of_people_within_a_pixel():
     )
 
 
+@pytest.mark.slow
 def test_training_learns_discs_and_repeats():
     data, unseen = [disc(seed=seed) for seed in range(4)], disc(seed=9)
 

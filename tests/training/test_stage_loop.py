@@ -238,6 +238,7 @@ def steps_of_worker(rank: int, workers: int, port: int, target: Path) -> None:
         torch.save({"weight": net.score.weight.detach(), "losses": losses, "crops": metrics.crops}, target)
 
 
+@pytest.mark.slow
 def test_two_workers_take_the_steps_of_one(tmp_path):
     steps_of_worker(0, 1, 0, tmp_path / "one")
     port, spawn = free_port(), multiprocessing.get_context("spawn")
