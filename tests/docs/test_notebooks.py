@@ -86,7 +86,6 @@ def check_segment_and_look(notebook: Any) -> None:
     assert "astronaut.jpg" in results
 
 
-@pytest.mark.slow
 def test_segment_and_look_runs_from_top_to_bottom(segmented: Path, monkeypatch: pytest.MonkeyPatch):
     check_segment_and_look(executed("segment_and_look.ipynb", segmented, monkeypatch))
 
@@ -98,6 +97,7 @@ def test_segment_and_look_runs_the_job_itself(tmp_path: Path, monkeypatch: pytes
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 def test_own_classes_runs_from_top_to_bottom(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     notebook = executed("own_classes.ipynb", tmp_path, monkeypatch)
     lines = "".join(outputs_of(notebook, "stream"))
