@@ -31,6 +31,7 @@ def call(folder: Path, environment: dict[str, str], job: str, *arguments: str) -
     return process
 
 
+@pytest.mark.slow
 def test_from_images_to_masks_with_relative_paths_and_nothing_foreign_on_the_terminal(tmp_path, head):
     folder = tmp_path / "elsewhere"
     folder.mkdir()
