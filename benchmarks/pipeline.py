@@ -29,7 +29,7 @@ from pipeline.stages.rows import start_rows
 from pipeline.stages.write import stage_rows, write_files
 
 IMAGES_PER_TASK = 4
-JOB = Path(__file__).parents[2] / "jobs" / "segment_dataset.py"
+JOB = Path(__file__).parents[1] / "jobs" / "segment_dataset.py"
 
 _predict: PredictStage
 
