@@ -13,7 +13,6 @@ from functools import partial
 
 from jobs import commands
 from jobs.common import EXIT_DONE, call, end_process, make_report
-from jobs.report import write_report
 from pipeline.api.train import train
 from pipeline.config import TrainConfig
 from pipeline.inputs.named import check_named
@@ -42,6 +41,8 @@ def run(options: TrainConfig) -> int:
 def report_so_far(output: str) -> None:
     """Write the training's page while it is at work; without one it goes on all the same."""
     with suppress(Exception):
+        from jobs.report import write_report  # only now, as in `make_report`: the start does not need jinja2
+
         print(f"report so far: {write_report(output)}", flush=True)
 
 

@@ -16,7 +16,7 @@ def keep_freed_memory() -> None:
     """Let this process keep up to 1 GiB of freed memory for its next image.
 
     By default glibc returns each large block to the system, which then has to find and clear 100 MB of pages again for
-    every image: a tenth of a run's time with the bundled networks (docs/performance.md). Without glibc nothing changes.
+    every image: a sixth of its time with the bundled networks (docs/performance.md). Without glibc nothing changes.
     """
     with suppress(OSError, AttributeError):
         mallopt = ctypes.CDLL(None).mallopt
