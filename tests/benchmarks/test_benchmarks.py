@@ -145,3 +145,9 @@ def test_the_networks_benchmarks_need_no_ray_opencv_or_arrow():
     )
     root = Path(__file__).parents[2]
     assert subprocess.run([sys.executable, "-c", check], cwd=root, check=False).returncode == 0
+
+
+def test_the_job_that_is_compared_with_its_stages_is_there():
+    from benchmarks.pipeline import JOB
+
+    assert JOB.is_file()
