@@ -12,11 +12,14 @@ from pipeline.storage.files import move as move
 from pipeline.storage.files import parent as parent
 from pipeline.storage.files import read_bytes as read_bytes
 from pipeline.storage.files import read_image as read_image
+from pipeline.storage.files import read_range as read_range
 from pipeline.storage.files import redact as redact
 from pipeline.storage.files import remove as remove
 from pipeline.storage.files import remove_folder as remove_folder
 from pipeline.storage.files import resolve as resolve
 from pipeline.storage.files import retries as retries
+from pipeline.storage.files import size as size
+from pipeline.storage.files import told_apart as told_apart
 from pipeline.storage.files import worker_environment as worker_environment
 from pipeline.storage.files import write_atomic as write_atomic
 from pipeline.storage.files import write_parquet as write_parquet

@@ -92,6 +92,9 @@ class Store(Protocol):
     def read(self, address: str) -> bytes:
         """Return a file's content, whole."""
 
+    def read_range(self, address: str, start: int, size: int) -> bytes:
+        """Return `size` bytes of a file, at least 1, from `start` on, which lies in the file; fewer where it ends."""
+
     def write(self, address: str, data: bytes) -> None:
         """Write a file that readers see whole or not at all, replacing one of that name; makes its folders."""
 

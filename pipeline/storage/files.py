@@ -11,9 +11,11 @@ import errno
 import io
 import os
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import pyarrow as pa
 import pyarrow.fs as pafs
@@ -22,6 +24,8 @@ import pyarrow.parquet as pq
 from pipeline.errors import StorageError
 from pipeline.storage import retrying, s3_environment
 from pipeline.storage.stores import scheme_of, store_of
+
+T = TypeVar("T")
 
 redact = s3_environment.redact
 worker_environment = s3_environment.worker_environment
@@ -117,6 +121,28 @@ def read_bytes(uri: str) -> bytes:
         raise
 
 
+def read_range(uri: str, start: int, size: int) -> bytes:
+    """Return `size` bytes of a file, at least 1, from `start` on, which lies in the file; fewer where it ends.
+
+    Raises:
+        OSError: as `read_bytes`.
+    """
+    return store_of(uri).read_range(absolute(uri), start, size)
+
+
+def size(uri: str) -> int:
+    """Return a file's size in bytes.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        OSError: the store does not say.
+    """
+    found = store_of(uri).size(absolute(uri))
+    if found is None:
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), absolute(uri))
+    return found
+
+
 def _other_spellings(address: str) -> Iterator[str]:
     """Yield the address with its last names, one, two, up to all of them, in Unicode's composed and decomposed form."""
     if address.isascii():
@@ -138,13 +164,23 @@ def read_image(uri: str) -> bytes:
         StoreAwayError: the store gives no answer at all, or does not accept the credentials.
         OSError: as `read_bytes`.
     """
+    return told_apart(uri, partial(read_bytes, uri))
+
+
+def told_apart(uri: str, read: Callable[[], T]) -> T:
+    """Return what `read` returns, which reads `uri`; tells a file that cannot be read from a store out of reach.
+
+    Raises:
+        StoreAwayError: the store gives no answer at all, or does not accept the credentials.
+        Exception: any other error of `read`.
+    """
     try:
-        return read_bytes(uri)
+        return read()
     except (FileNotFoundError, PermissionError):
         raise
     except OSError:
         _wait_for_answer(parent(uri))
-        return read_bytes(uri)  # the store may have been out of reach until now
+        return read()  # the store may have been out of reach until now
 
 
 def _wait_for_answer(uri: str) -> None:

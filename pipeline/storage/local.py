@@ -8,10 +8,11 @@ import shutil
 import stat
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from heapq import heappop, heappush
 from itertools import islice
 from pathlib import Path
+from typing import BinaryIO
 from urllib.parse import unquote
 from uuid import uuid4
 
@@ -62,10 +63,14 @@ class LocalStore:
 
     def read(self, address: str) -> bytes:
         """Return a file's content."""
-        with open(address, "rb", opener=_open_at_once) as file:
-            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):  # a pipe would never end
-                raise OSError(errno.EINVAL, "it is a pipe, a socket or a device, and no file", address)
+        with _open_regular(address) as file:
             return file.read()
+
+    def read_range(self, address: str, start: int, size: int) -> bytes:
+        """Return a part of a file."""
+        with _open_regular(address) as file:
+            file.seek(start)
+            return file.read(size)
 
     def write(self, address: str, data: bytes) -> None:
         """Write a temporary file, then rename it."""
@@ -124,6 +129,14 @@ class LocalStore:
                 yield Page(_batch(found), left_aside)
             except UnicodeEncodeError as error:
                 raise StorageError(f"the file name {error.object!a} is not UTF-8; rename it") from error
+
+
+@contextmanager
+def _open_regular(address: str) -> Iterator[BinaryIO]:
+    with open(address, "rb", opener=_open_at_once) as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):  # a pipe would never end
+            raise OSError(errno.EINVAL, "it is a pipe, a socket or a device, and no file", address)
+        yield file
 
 
 def _open_at_once(path: str, flags: int) -> int:

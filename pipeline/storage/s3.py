@@ -57,18 +57,14 @@ class S3Store:
 
     def read(self, address: str) -> bytes:
         """Return an object's content, whole."""
-        bucket, key = _split(address)
+        return _get(address)
 
-        def get(client: Any) -> bytes:
-            answer = client.get_object(Bucket=bucket, Key=key)
-            expected = answer.get("ContentLength")
-            with closing(answer["Body"]) as body:
-                data = bytes(body.read())
-            if expected not in (None, len(data)):
-                raise TransientError(f"{address}: {len(data)} of {expected} bytes arrived")
-            return data
-
-        return call(address, get)
+    def read_range(self, address: str, start: int, size: int) -> bytes:
+        """Return a part of an object."""
+        data = _get(address, Range=f"bytes={start}-{start + size - 1}")
+        if len(data) > size:
+            raise OSError(f"{address}: the store answers a request for {size} bytes with {len(data)}")
+        return data
 
     def write(self, address: str, data: bytes) -> None:
         """Write an object; a PUT writes it whole or not at all."""
@@ -153,6 +149,22 @@ class S3Store:
                 yield from pages
         finally:
             pool.shutdown(cancel_futures=True)
+
+
+def _get(address: str, **options: str) -> bytes:
+    """The body of an answer to GET, whole."""
+    bucket, key = _split(address)
+
+    def get(client: Any) -> bytes:
+        answer = client.get_object(Bucket=bucket, Key=key, **options)
+        expected = answer.get("ContentLength")
+        with closing(answer["Body"]) as body:
+            data = bytes(body.read())
+        if expected not in (None, len(data)):
+            raise TransientError(f"{address}: {len(data)} of {expected} bytes arrived")
+        return data
+
+    return call(address, get)
 
 
 def _split(address: str) -> tuple[str, str]:
