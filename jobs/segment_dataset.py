@@ -24,6 +24,7 @@ from pipeline.errors import LeaseError, ResultsError, TooManyErrors
 from pipeline.inputs.manifest import build_manifest, describe
 from pipeline.inputs.named import check_named
 from pipeline.models.checkpoint_header import NetworkInfo
+from pipeline.run.driver import Driver
 from pipeline.run.prepare import check_networks, with_absolute_paths, with_shape_of
 from pipeline.run.record import RunRecord, Summary, check_run, open_run, recorded_settings, unfinished
 from pipeline.storage import listing
@@ -106,10 +107,10 @@ def work(config: SegmentConfig, info: NetworkInfo, run: RunRecord) -> int:
         if not len(todo):
             console.print("nothing is left to do; this is what earlier calls did:")
         if len(todo):
-            from pipeline.cluster.driver import Driver
+            from pipeline.cluster.workplace import Cluster
 
             screen = show_live if console.is_terminal else None
-            Driver(config, info, run, summary, console.print, screen).drive(todo)
+            Driver(config, Cluster(config, info, console.print), run, summary, console.print, screen).drive(todo)
     except TooManyErrors as error:
         console.print(f"stopped: {error}")
         code = EXIT_FAILED

@@ -9,12 +9,14 @@ from pathlib import Path
 import pyarrow as pa
 from ray import cloudpickle
 
-from pipeline.cluster.driver import Driver
+from pipeline.cluster.plan import plan
+from pipeline.cluster.workplace import Cluster
 from pipeline.config import SegmentConfig
 from pipeline.config.stages import STAGES
-from pipeline.models.checkpoint_header import CheckpointInfo
+from pipeline.models.checkpoint_header import NetworkInfo
 from pipeline.outputs.lease import take_lease
 from pipeline.outputs.results import read_results
+from pipeline.run.driver import Driver
 from pipeline.run.record import RunRecord, Summary
 from pipeline.stages.load import Loads
 
@@ -47,12 +49,23 @@ def empty_stages(gate: Path) -> Loads:
             "refine": lambda: finished}  # fmt: skip
 
 
-def driver_of(output: Path, log: Callable[[str], None] = print) -> Driver:
-    """A call of the job that owns its output, up to where its arguments are known to be good."""
+def driver_of(
+    output: Path, gate: Path, seconds: dict[str, float] | None = None, log: Callable[[str], None] = print
+) -> Driver:
+    """A call of the job that owns its output, on the cluster that this process is connected to.
+
+    Args:
+        output: the output.
+        gate: of `empty_stages`.
+        seconds: of an image in each stage, for the plan; None: a guess.
+        log: prints a line.
+    """
     config = SegmentConfig(input="none", output=str(output), masks=False)
     lease = take_lease(config.output)
     run = RunRecord(lease.output, MANIFEST, Summary(), lease)
-    return Driver(config, CheckpointInfo(("background", "thing"), 1.0), run, Summary(), log)
+    info = NetworkInfo(("background", "thing"), "deconvnet")
+    workplace = Cluster(config, info, log, empty_stages(gate), plan(config, seconds))
+    return Driver(config, workplace, run, Summary(), log)
 
 
 def wait_for_rows(output: Path) -> int:

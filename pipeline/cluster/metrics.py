@@ -8,7 +8,6 @@ from collections.abc import Callable
 import ray
 from ray.util.metrics import Counter, Gauge
 
-from pipeline.run.attempts import RunProgress
 from pipeline.run.live import Speeds, View
 from pipeline.run.metrics import Exporter, Samples, samples_of_run
 
@@ -18,16 +17,15 @@ class RunMetrics:
 
     Args:
         output: address of the run's output.
-        view: makes a view of the graph.
     """
 
-    def __init__(self, output: str, view: Callable[[RunProgress], View]) -> None:
+    def __init__(self, output: str) -> None:
         self._exporter = Exporter(output, ray.get_runtime_context().get_job_id(), Counter, Gauge)
-        self._view, self._speeds = view, Speeds()
+        self._speeds = Speeds()
 
-    def see(self, progress: RunProgress) -> None:
-        """Export what is known of the graph now; to be called every 10 seconds, since Ray forgets gauges after 20."""
-        self._exporter.tell(lambda: self._samples(self._view(progress)))
+    def see(self, view: Callable[[], View]) -> None:
+        """Export what `view` returns of the graph; to be called every 10 seconds, since Ray forgets gauges after 20."""
+        self._exporter.tell(lambda: self._samples(view()))
 
     def _samples(self, view: View) -> Samples:
         return samples_of_run(view, self._speeds.see(time.monotonic(), view.done))

@@ -17,19 +17,20 @@ import psutil
 import pytest
 import ray
 from conftest import exit_code, pid_of, write_tiles
-from empty_stages import MANIFEST, driver_of, empty_stages
+from empty_stages import MANIFEST, driver_of
 from ray.data import Dataset
 from ray.data._internal.execution.no_progress_guard import NoProgressGuard
 from ray.data.exceptions import SystemException
 from ray.util.state import list_actors
 
 from jobs.segment_dataset import main
-from pipeline.cluster import connect, driver
-from pipeline.cluster.plan import plan, profile_stages
+from pipeline.cluster import connect, workplace
+from pipeline.cluster.plan import profile_stages
 from pipeline.cluster.pools import Pools
 from pipeline.errors import WorkBrokenError
 from pipeline.inputs.manifest import build_manifest
 from pipeline.outputs.audit import audit
+from pipeline.run import driver
 
 IMAGES = 24
 FAST = ("--weights", "demo", "--proposals", "2", "--crf", "none", "--max-side", "64", "--rows-per-file", "2",
@@ -131,7 +132,7 @@ def break_with_rays_own_clock(monkeypatch, output: Path) -> None:
 
     It is not asked before there are results: on a busy machine the first take longer than the clock's three seconds.
     """
-    build, check = driver.build_dataset, NoProgressGuard.check
+    build, check = workplace.build_dataset, NoProgressGuard.check
 
     def strike(limited: NoProgressGuard) -> None:
         if list((output / "results").glob("*.parquet")):
@@ -140,13 +141,13 @@ def break_with_rays_own_clock(monkeypatch, output: Path) -> None:
     monkeypatch.setattr(NoProgressGuard, "check", strike)
 
     def once(*arguments: Any) -> Dataset:
-        monkeypatch.setattr(driver, "build_dataset", build)
+        monkeypatch.setattr(workplace, "build_dataset", build)
         graph = build(*arguments)
         assert graph.context.execution_no_progress_timeout_s == -1
         graph.context.execution_no_progress_timeout_s = 3.0
         return graph
 
-    monkeypatch.setattr(driver, "build_dataset", once)
+    monkeypatch.setattr(workplace, "build_dataset", once)
 
 
 def break_with(error: Exception) -> Callable[[pytest.MonkeyPatch, Path], None]:
@@ -181,8 +182,8 @@ def test_whatever_ray_raises_is_a_broken_graph(in_ray, tmp_path, monkeypatch, pr
         if "broke off" in line:
             gate.touch()
 
-    call = driver_of(output, log)
-    call.run_graphs(MANIFEST, empty_stages(gate), plan(call.config))
+    call = driver_of(output, gate, log=log)
+    call.run_graphs(MANIFEST)
     found = audit(str(output), MANIFEST)
     assert (found.ok, found.complete) == (len(MANIFEST), True)
     (broken,) = [line for line in told if "the work broke off" in line]
@@ -199,5 +200,5 @@ def test_the_type_of_what_a_graph_raises_does_not_matter(error, said):
         raise error
 
     with pytest.raises(WorkBrokenError) as broken:
-        driver._work_through(SimpleNamespace(iter_internal_ref_bundles=bundles))
+        workplace.work_through(SimpleNamespace(iter_internal_ref_bundles=bundles))
     assert str(broken.value) == said

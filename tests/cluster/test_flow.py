@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import ray
 from conftest import connected
-from empty_stages import IMAGES, MANIFEST, driver_of, empty_stages, wait_for_rows
+from empty_stages import IMAGES, MANIFEST, driver_of, wait_for_rows
 from ray.cluster_utils import Cluster
 
 from pipeline.cluster import connect
@@ -31,14 +31,14 @@ WITHOUT = WITH_CRF | {"refine": 0.005}
 
 def first_results_then_the_rest(folder: Path, seconds: dict[str, float]) -> None:
     """Run the graph on the cluster that this process is connected to; open the gate when there are results."""
-    driver, ahead = driver_of(folder / "out"), []
+    driver, ahead = driver_of(folder / "out", folder / "gate", seconds), []
 
     def open_the_gate() -> None:
         ahead.append(wait_for_rows(folder / "out"))
         (folder / "gate").touch()
 
     threading.Thread(target=open_the_gate, daemon=True).start()
-    driver.run_graphs(MANIFEST, empty_stages(folder / "gate"), plan(driver.config, seconds))
+    driver.run_graphs(MANIFEST)
     found = audit(driver.config.output, MANIFEST)
     assert (found.ok, found.complete) == (IMAGES, True)
     assert 0 < ahead[0] <= IMAGES // 3

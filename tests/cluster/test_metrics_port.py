@@ -7,10 +7,9 @@ from collections.abc import Callable
 
 import pytest
 import ray
-from empty_stages import IMAGES, MANIFEST, driver_of, empty_stages
+from empty_stages import IMAGES, MANIFEST, driver_of
 from prometheus_client.parser import text_string_to_metric_families
 
-from pipeline.cluster.plan import plan
 from pipeline.run.metrics import METRICS
 from pipeline.training.ray.metrics import TrainingMetrics
 
@@ -49,8 +48,8 @@ def test_a_run_can_be_followed_at_the_port_of_its_machine(in_ray, tmp_path):
 
     watching = threading.Thread(target=look, daemon=True)
     watching.start()
-    call = driver_of(output)
-    call.run_graphs(MANIFEST, empty_stages(gate), plan(call.config))
+    call = driver_of(output, gate)
+    call.run_graphs(MANIFEST)
     watching.join()
     (found,) = meanwhile
     assert IMAGES - IMAGES // 3 <= found["deconvnet_remaining_images",] <= IMAGES  # the gate lets a third through

@@ -1,46 +1,79 @@
-"""Drives the main job's graph: plans it, commits its results, and starts it again if the cluster breaks it."""
+"""Drives the main job: runs a graph over what is left, saves its results, and starts another if it breaks. No Ray here.
+
+Where a graph runs is a `Workplace`: a Ray cluster (`pipeline.cluster.workplace`) or, for a few images, processes of
+this machine (`pipeline.run.local`).
+"""
 
 from __future__ import annotations
 
 import gc
-import os
-import signal
 import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
-from dataclasses import dataclass, replace
-from types import FrameType
-from typing import Any, NoReturn
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext, suppress
+from dataclasses import dataclass
+from typing import Protocol
 
 import pyarrow as pa
-import ray
-from ray.data import Dataset
 
 from pipeline import storage
-from pipeline.cluster import connect
-from pipeline.cluster.graph import RemoteAttemptLog, RemoteSink, build_dataset, real_stages
-from pipeline.cluster.metrics import RunMetrics
-from pipeline.cluster.plan import plan, timed_plan
-from pipeline.cluster.pools import Pools, estimate, machines_in_short
-from pipeline.cluster.ray_private import run_to_the_end
 from pipeline.config import SegmentConfig
 from pipeline.config.stages import stages_of
-from pipeline.errors import PoolError, WorkBrokenError
-from pipeline.models.checkpoint_header import NetworkInfo
+from pipeline.errors import WorkBrokenError
 from pipeline.outputs.lease import BEAT_SECONDS
 from pipeline.run.attempts import RunProgress
 from pipeline.run.error_line import in_short
 from pipeline.run.live import View
 from pipeline.run.record import RunRecord, Summary
 from pipeline.run.saver import Saver
+from pipeline.run.stopping import end_this_process, stop_on_sigterm, told_to_stop
 from pipeline.run.watch import Watch
-from pipeline.stages.load import Loads
-from pipeline.stages.write import Counts, rows_in_a_file
+from pipeline.stages.write import Counts
 
 Screen = Callable[[Callable[[], View]], AbstractContextManager[None]]
-PROBE_FROM = 100  # images; with fewer, timing the stages takes longer than a better plan saves
 PAUSES = (10.0, 60.0, 300.0, 900.0)
 """Seconds before a broken graph is started again: after one that saved results, after one that did not, ..."""
+
+
+@dataclass(frozen=True)
+class Graph:
+    """The stages over some images, ready to run once.
+
+    Attributes:
+        work_through: does the work.
+        progress: how far it is, after at most so many seconds; may raise if no answer comes.
+        collect: what its sink staged (`stages.write.Sink.collect`).
+        export: tells Prometheus of it, if anything does; called every `BEAT_SECONDS`.
+        processes: of all stages, in words.
+        processes_of: of each stage, for a narrow column.
+        bound: the stage that the others wait for, or `cpu`; empty if not known.
+    """
+
+    work_through: Callable[[], None]
+    progress: Callable[[float], RunProgress]
+    collect: Callable[..., list[Counts]]
+    export: Callable[[Callable[[], View]], None]
+    processes: str
+    processes_of: Mapping[str, str]
+    bound: str = ""
+
+
+class Workplace(Protocol):
+    """Where the graphs of a run do their work."""
+
+    @property
+    def breaks(self) -> tuple[type[Exception], ...]:
+        """Exceptions that end a graph, and not the run."""
+
+    def opened(self, todo: pa.Table, summary: Summary) -> AbstractContextManager[None]:
+        """Make it ready for these images, and close it at the end; the summary learns what it is.
+
+        Raises:
+            ClusterError: there is no such place.
+            PoolError: the processes that were asked for do not fit it.
+        """
+
+    def graph(self, todo: pa.Table, run: RunRecord, *, again: bool) -> Graph:
+        """A graph over images; `again`: for the place as it is now, since another graph broke there."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +82,7 @@ class Driver:
 
     Attributes:
         config: the job's settings, with paths that every worker can read.
-        info: the network's description.
+        workplace: where the work is done.
         run: the output folder, owned by this process.
         summary: finished work is added to it, also if an exception ends the run.
         log: prints a line.
@@ -57,7 +90,7 @@ class Driver:
     """
 
     config: SegmentConfig
-    info: NetworkInfo
+    workplace: Workplace
     run: RunRecord
     summary: Summary
     log: Callable[[str], None]
@@ -78,42 +111,31 @@ class Driver:
             OSError: the store cannot be read.
             KeyboardInterrupt: Ctrl-C, or `ray job stop`.
         """
-        connect.start_ray()
-        signal.signal(signal.SIGTERM, _stop)  # `ray job stop`; after Ray's start, which sets its own handler
-        lost_before = connect.lost_machines()
-        self.summary.machines = machines_in_short(connect.machines())
-        pools = plan(self.config)
-        loads = real_stages(self.config, self.info.num_classes, pools)
-        if self.config.plan == "auto" and len(todo) >= PROBE_FROM:
-            pools, self.summary.seconds_alone = timed_plan(self.config, loads, pools, todo, self.log)
-        try:
-            self.run_graphs(todo, loads, pools)
-        finally:
-            with suppress(Exception):  # a cluster that is gone cannot say
-                self.summary.faults["nodes_lost"] += connect.lost_machines() - lost_before
+        stop_on_sigterm()
+        with self.workplace.opened(todo, self.summary):
+            self.run_graphs(todo)
 
-    def run_graphs(self, todo: pa.Table, loads: Loads, pools: Pools) -> None:
-        """Run the graph; if it breaks, run another one for the images that are left, planned for the cluster as it is.
+    def run_graphs(self, todo: pa.Table) -> None:
+        """Run a graph; if it breaks, run another one for the images that are left, planned for the place as it is.
 
-        Ray by itself repeats the work of lost processes and machines. A graph ends if Ray cannot recover: the attempt
+        A lost process costs only an attempt at the images that it had. A graph ends if that is not enough: the attempt
         log is lost, a store is out of reach for minutes, processes wait for a machine that does not come back. Another
         graph is tried only if this call has saved results; otherwise it would most likely end the same way.
 
         Args:
             todo: rows of the manifest that are not done.
-            loads: the stages.
-            pools: processes of each stage for the first graph.
         """
         left: pa.Table | None = todo
         started, fruitless = time.perf_counter(), 0
         while True:
             before = self.summary.images
             try:
+                again = left is None
                 if left is None:
-                    left, pools = self.run.todo(), self._plan_again(pools)
+                    left = self.run.todo()
                 if len(left):
-                    self._run_graph(left, loads, pools, started)
-            except (ray.exceptions.RayError, OSError) as error:
+                    self._run_graph(left, started, again=again)
+            except self.workplace.breaks as error:
                 broken = in_short(error)
                 self.summary.faults["graphs_broken"] += 1
             else:
@@ -128,21 +150,20 @@ class Driver:
             time.sleep(PAUSES[fruitless])
             left = None
 
-    def _run_graph(self, todo: pa.Table, loads: Loads, pools: Pools, started: float) -> None:
+    def _run_graph(self, todo: pa.Table, started: float, *, again: bool) -> None:
         """Run one graph over images; finished images are saved meanwhile and at its end, whatever the reason."""
         self.run.lease.check()
-        self.summary.processes = pools.in_short()
+        graph = self.workplace.graph(todo, self.run, again=again)
+        self.summary.processes = graph.processes
         self.log(self.summary.processes)
-        rows_per_file = rows_in_a_file(len(todo), self.config.rows_per_file)
-        attempt_log, sink = RemoteAttemptLog(), RemoteSink(self.run.lease, self.info.class_names, rows_per_file)
-        graph = build_dataset(todo, loads, self.config, pools, self.run.lease, attempt_log, sink)
-        view = self._viewer(pools, len(todo))
-        saver, watch = self._saver(sink, started), self._watch(attempt_log, len(todo), view)
-        shown = self.screen(lambda: view(attempt_log.progress(1.0))) if self.screen else nullcontext()
+        view = self._viewer(graph, len(todo))
+        saver, watch = self._saver(graph, started), self._watch(graph, len(todo), view)
+        heard_of = graph.progress
+        shown = self.screen(lambda: view(heard_of(1.0))) if self.screen else nullcontext()
         try:
-            with shown, _told_to_stop(saver.close):
+            with shown, told_to_stop(saver.close):
                 try:
-                    _work_through(graph)
+                    graph.work_through()
                 except Exception:
                     saver.close()
                     raise
@@ -163,7 +184,7 @@ class Driver:
         if saver.unsaved is not None:
             raise saver.unsaved
 
-    def _saver(self, sink: RemoteSink, started: float) -> Saver:
+    def _saver(self, graph: Graph, started: float) -> Saver:
         """What puts the sink's files in place, and ends the run if too many images fail."""
 
         def save(counts: Counts) -> None:
@@ -173,16 +194,16 @@ class Driver:
         def check() -> None:
             self.summary.check(self.config.max_error_rate, len(self.run.manifest))
 
-        return Saver(sink.collect, save, check, _end_this_process)
+        return Saver(graph.collect, save, check, end_this_process)
 
-    def _watch(self, attempt_log: RemoteAttemptLog, total: int, view: Callable[[RunProgress], View]) -> Watch:
+    def _watch(self, graph: Graph, total: int, view: Callable[[RunProgress], View]) -> Watch:
         """What reports the progress of a graph over `total` images, and ends it if it stalls."""
         before, skipped = self.summary.images, self.summary.skipped
-        metrics = RunMetrics(self.config.output, view)
+        heard_of, export = graph.progress, graph.export
 
         def progress() -> RunProgress:
-            heard = attempt_log.progress(BEAT_SECONDS)
-            metrics.see(heard)
+            heard = heard_of(BEAT_SECONDS)
+            export(lambda: view(heard))
             return heard
 
         return Watch(
@@ -192,84 +213,26 @@ class Driver:
             total,
             self.config.stall_timeout,
             self.log,
-            _end_this_process,
+            end_this_process,
             report=self.log if self.screen is None else lambda _line: None,
         )
 
-    def _viewer(self, pools: Pools, total: int) -> Callable[[RunProgress], View]:
+    def _viewer(self, graph: Graph, total: int) -> Callable[[RunProgress], View]:
         """What makes a view of a graph that starts now, over `total` images, for the screen and the metrics."""
         summary, alone = self.summary, self.summary.seconds_alone
         images, failed, skipped = summary.images, summary.failed, summary.skipped
         repeated = summary.faults["requests_repeated"]
         seconds = {stage: totals["seconds"] for stage, totals in summary.stages.items()}
-        bound = estimate(pools, connect.total("CPU"), alone).bound if alone else ""
+        processes, bound = graph.processes_of, graph.bound
 
         def view(progress: RunProgress) -> View:
             done = {stage.name: progress.done.get(stage.name, 0) for stage in stages_of(self.config)}
             saved = summary.images - images
             return View(
                 done, total, saved, summary.failed - failed, summary.skipped - skipped, progress.lost,
-                pools.of_stages(), alone, bound, list(summary.last_failures),
+                processes, alone, bound, list(summary.last_failures),
                 progress.repeated + summary.faults["requests_repeated"] - repeated,
                 {stage: totals["seconds"] - seconds[stage] for stage, totals in summary.stages.items()},
             )  # fmt: skip
 
         return view
-
-    def _plan_again(self, before: Pools) -> Pools:
-        """The pools for the cluster as it is now; `before` if it lacks GPUs or room, since they may come back."""
-        config = replace(self.config, predict_gpus=before.predict_gpus, refine_gpus=before.refine_gpus)
-        try:
-            return plan(config, self.summary.seconds_alone or None)
-        except PoolError as error:
-            self.log(f"waiting for machines: {error}")
-            return before
-
-
-def _work_through(graph: Dataset) -> None:
-    """Run a graph to its end.
-
-    Raises:
-        RayError: a task failed, or a process was lost that Ray cannot replace.
-        WorkBrokenError: an error of Ray Data itself. No code of this project runs in this process meanwhile, so an
-            exception of any type means that this graph cannot continue (`ExecutionTimeoutError` and `SystemException`
-            are no RayErrors, and Ray Data's scheduler may raise anything).
-    """
-    try:
-        run_to_the_end(graph)
-    except ray.exceptions.RayError:
-        raise
-    except Exception as error:
-        said, *_ = str(error).splitlines() or [""]
-        raise WorkBrokenError(f"{type(error).__name__}: {said}") from error
-
-
-@contextmanager
-def _told_to_stop(first: Callable[[], None]) -> Iterator[None]:
-    """Within, Ctrl-C and SIGTERM call `first` before they interrupt; a second signal interrupts at once.
-
-    `first` has to run before Ray Data is interrupted, which takes seconds to shut down, while `ray job stop` kills
-    after three.
-    """
-
-    def stop(number: int, frame: FrameType | None) -> NoReturn:
-        signal.signal(signal.SIGINT, _stop)
-        signal.signal(signal.SIGTERM, _stop)
-        first()
-        _stop(number, frame)
-
-    before: dict[int, Any] = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def _end_this_process() -> None:
-    os.kill(os.getpid(), signal.SIGTERM)
-
-
-def _stop(_signal: int, _frame: FrameType | None) -> NoReturn:
-    """Treat a request to end like Ctrl-C."""
-    raise KeyboardInterrupt
