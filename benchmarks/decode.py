@@ -9,7 +9,6 @@ import cv2
 import numpy as np
 import torch
 from torch.utils.benchmark import Timer
-from torchvision.io import ImageReadMode, decode_jpeg
 
 from benchmarks.config import Decode
 from pipeline import storage
@@ -20,6 +19,8 @@ from pipeline.inputs.manifest import build_manifest
 
 def run(config: Decode) -> list[dict[str, Any]]:
     """JPEG bytes to upright RGB, whole and at working size, one thread; the last two are the libraries."""
+    from torchvision.io import ImageReadMode, decode_jpeg  # takes seconds, and no other benchmark needs it
+
     cv2.setNumThreads(1)
     files = [storage.read_bytes(uri) for uri in build_manifest(config.input, config.limit)["uri"].to_pylist()]
     megapixels, max_side = DecodeConfig().max_megapixels, DecodeConfig().max_side

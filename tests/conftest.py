@@ -26,7 +26,7 @@ if not Path("/dev/nvidiactl").exists():
 
 # On a busy machine any single example may take seconds. What decides whether a change lands tries the same examples
 # each time; a run by hand goes on looking.
-hypothesis.settings.register_profile("patient", deadline=None, derandomize="CI" in os.environ)
+hypothesis.settings.register_profile("patient", deadline=None, max_examples=50, derandomize="CI" in os.environ)
 hypothesis.settings.load_profile("patient")
 
 # A shell that starts the tests in the background has Ctrl-C ignored, and some of the tests are about it.
@@ -205,3 +205,9 @@ def use_s3(server: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name)
     for name, value in server.environment.items():
         monkeypatch.setenv(name, value)
+
+
+@pytest.fixture
+def no_picture(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Training sets without their picture, which takes matplotlib a second and is tested where it is the subject."""
+    monkeypatch.setattr("jobs.build_training_set.draw_training_set", lambda info: b"")

@@ -54,6 +54,7 @@ def test_every_public_name_is_there_and_explained():
         pipeline.nothing  # noqa: B018
 
 
+@pytest.mark.slow
 def test_the_page_does_what_it_says(photos, monkeypatch, capsys):
     monkeypatch.chdir(photos.parent)
     page = (REPOSITORY / "docs" / "from_python.md").read_text()

@@ -27,6 +27,8 @@ from pipeline.imaging.geometry import extend_boxes
 from pipeline.training.windows.cut import windows_of_row
 from pipeline.training.windows.index import index_uri, load_info, read_index
 
+pytestmark = pytest.mark.usefixtures("no_picture")
+
 HEIGHT, WIDTH = 120, 160
 
 
@@ -204,8 +206,16 @@ def changed(content, annotation=None, image=None, **others):
     ("change", "said"),
     [
         ({"annotation": {"segmentation": []}}, "annotation 1: its segmentation is empty or missing"),
-        ({"annotation": {"segmentation": ...}}, "annotation 1: its segmentation is empty or missing"),
-        ({"annotation": {"segmentation": None}}, "annotation 1: its segmentation is empty or missing"),
+        pytest.param(
+            {"annotation": {"segmentation": ...}},
+            "annotation 1: its segmentation is empty or missing",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            {"annotation": {"segmentation": None}},
+            "annotation 1: its segmentation is empty or missing",
+            marks=pytest.mark.slow,
+        ),
         ({"annotation": {"segmentation": [1, 2, 3, 4, 5, 6]}}, "annotation 1: its segmentation is neither"),
         ({"annotation": {"category_id": 55}}, "annotation 1: its category_id 55"),
         ({"image": {"height": ...}}, "image 12 has no height"),
@@ -385,6 +395,7 @@ def test_a_mask_drawn_before_the_exif_rotation_is_refused_with_the_cause(own_fol
     assert "EXIF orientation" in said
 
 
+@pytest.mark.slow
 def test_a_list_in_one_form_of_unicode_finds_files_in_the_other(own_folder, tmp_path, capsys):
     for folder, ending in (("JPEGImages", "jpg"), ("SegmentationClass", "png")):
         (own_folder / folder / f"a.{ending}").rename(own_folder / folder / f"cafe\u0301.{ending}")

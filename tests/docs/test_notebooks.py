@@ -86,6 +86,7 @@ def check_segment_and_look(notebook: Any) -> None:
     assert "astronaut.jpg" in results
 
 
+@pytest.mark.slow
 def test_segment_and_look_runs_from_top_to_bottom(segmented: Path, monkeypatch: pytest.MonkeyPatch):
     check_segment_and_look(executed("segment_and_look.ipynb", segmented, monkeypatch))
 

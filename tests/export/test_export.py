@@ -277,6 +277,7 @@ def test_a_class_that_xml_cannot_hold_is_refused(tmp_path):
 @pytest.mark.parametrize(
     "to", [*(pytest.param(to, marks=pytest.mark.slow) for to in ("cvat", "hf", "labelstudio")), "coco"]
 )
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_images(to, tmp_path, monkeypatch):
     """Of the formats with one file for all images, ten times the images take no more memory."""
     monkeypatch.setattr("pipeline.export.formats.hf.ROWS_IN_A_GROUP", 20)

@@ -95,7 +95,7 @@ def test_torchvisions_networks_have_vocs_classes_in_vocs_order(kind):
     assert len(net.state_dict()[LAST_LAYERS[0]]) == 21
 
 
-@pytest.mark.parametrize("form", ["pth", "safetensors"])
+@pytest.mark.parametrize("form", [pytest.param("pth", marks=pytest.mark.slow), "safetensors"])
 def test_a_torchvision_member_computes_what_torchvision_computes(form):
     kind = "deeplabv3_mobilenet_v3_large"
     torch.manual_seed(4)

@@ -120,7 +120,7 @@ def test_a_kernel_that_is_wrong_for_some_widths_only_is_noticed_for_those(monkey
     assert not self_test.steps_work(DEVICE, torch.float32, 1 / 16)
 
 
-@pytest.mark.parametrize("wrong", [False, True])
+@pytest.mark.parametrize("wrong", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_a_predictor_uses_the_kernels_or_torchs_operations_with_the_same_result(wrong, monkeypatch, caplog):
     net = DeconvNet(CLASSES, WIDTH)
     initialise(net, seed=1)

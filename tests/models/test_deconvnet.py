@@ -204,7 +204,7 @@ def full_network():
     return net.to_empty(device="cpu")
 
 
-@pytest.mark.parametrize("with_bn", [False, True])
+@pytest.mark.parametrize("with_bn", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_vgg16_fills_the_encoder(meta_vgg_states, with_bn):
     state = meta_vgg_states[with_bn]
     net = full_network()

@@ -7,6 +7,7 @@ import shutil
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -184,12 +185,32 @@ CASES = {
 }  # fmt: skip
 
 
+@pytest.fixture(scope="module")
+def made(tmp_path_factory) -> Callable[..., tuple[Path, Case]]:
+    """Makes each case once, in a folder of its own: exporting takes seconds."""
+
+    @cache
+    def make_once(kind: str, *arguments: Any) -> tuple[Path, Case]:
+        folder = tmp_path_factory.mktemp(kind)
+        return folder, CASES[kind](folder, *arguments)
+
+    return make_once
+
+
 @pytest.fixture
-def make(tmp_path, monkeypatch) -> Callable[..., Case]:
-    """Makes a case in this test's folder, which is the working directory."""
+def make(made, tmp_path, monkeypatch) -> Callable[..., Case]:
+    """Brings a case into this test's folder, which is the working directory."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path])
-    return lambda kind, *arguments: CASES[kind](tmp_path, *arguments)
+
+    def bring(kind: str, *arguments: Any) -> Case:
+        if kind == "own":  # Python imports a module of one name once, so its file is this test's own
+            return own_case(tmp_path)
+        folder, case = made(kind, *arguments)
+        shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+        return replace(case, weights=case.weights.replace(str(folder), str(tmp_path)))
+
+    return bring
 
 
 def photographs() -> list[np.ndarray]:
@@ -206,13 +227,13 @@ def as_tensor(image_HW3: np.ndarray) -> Tensor:
     [
         ("torchvision", ("lraspp_mobilenet_v3_large",)),
         pytest.param("torchvision", ("fcn_resnet50", 21), marks=pytest.mark.slow),
-        ("torchvision", ("deeplabv3_mobilenet_v3_large", 21)),
+        pytest.param("torchvision", ("deeplabv3_mobilenet_v3_large", 21), marks=pytest.mark.slow),
         ("hf", ("segformer",)),
-        ("hf", ("upernet",)),
-        ("hf", ("beit",)),
+        pytest.param("hf", ("upernet",), marks=pytest.mark.slow),
+        pytest.param("hf", ("beit",), marks=pytest.mark.slow),
         ("hf", ("mask2former",)),
         ("onnx", ()),
-        ("onnx", ((96, 64),)),
+        pytest.param("onnx", ((96, 64),), marks=pytest.mark.slow),
         ("own", ()),
     ],
 )
@@ -248,7 +269,10 @@ def deconvnet(folder: Path) -> Path:
     return folder / "deconvnet.safetensors"
 
 
-@pytest.mark.parametrize("kind", CASES)
+@pytest.mark.parametrize(
+    "kind",
+    [pytest.param("torchvision", marks=pytest.mark.slow), pytest.param("hf", marks=pytest.mark.slow), "onnx", "own"],
+)
 def test_each_kind_is_an_ensembles_second_network(make, tmp_path, kind):
     case, first = make(kind), str(deconvnet(tmp_path))
     config = SegmentConfig("in", "out")
@@ -488,6 +512,7 @@ def test_whole_images_say_how_sure_they_are(make):
     np.testing.assert_allclose(prediction.probabilities_KHW, expected, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_the_onnx_file_of_the_page_on_networks_says_what_it_is(tmp_path, monkeypatch):
     for module in ("onnxruntime", "onnx", "onnxscript"):
         pytest.importorskip(module)

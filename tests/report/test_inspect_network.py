@@ -70,6 +70,7 @@ def test_the_channel_shown_is_the_one_most_like_the_answer(shown):
         assert r[one.channel] == pytest.approx(max(r.values()), abs=1e-5)
 
 
+@pytest.mark.slow
 def test_the_job_draws_all_pictures(tmp_path: Path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     scene = scene_of(7, "val", 0)
@@ -123,6 +124,7 @@ def test_an_image_of_a_run_is_shown_as_the_run_did_it(tmp_path: Path, monkeypatc
 
 
 @pytest.mark.parametrize("weights", ["voc", pytest.param("voc-fcn", marks=pytest.mark.slow)])
+@pytest.mark.slow
 def test_the_light_networks_have_steps_and_no_activations(weights, tmp_path: Path, capsys):
     Image.fromarray(scene_of(7, "val", 0).image_HW3).save(tmp_path / "scene.png")
     files = ["--image", str(tmp_path / "scene.png"), "--output", str(tmp_path / "out"), "--weights", weights]

@@ -101,6 +101,7 @@ def test_a_training_at_work_has_a_page_with_all_its_validations(tmp_path: Path):
     assert "not recorded before the end of a stage" in page.text
 
 
+@pytest.mark.slow
 def test_a_training_of_an_earlier_version_has_a_page(tmp_path: Path):
     """Its record has no classes and no IoU of theirs; an FCN's classes are those in the network."""
     output = window_training(tmp_path / "OUT", HISTORY)
@@ -139,6 +140,7 @@ def test_a_damaged_picture_is_left_out(tmp_path: Path):
     assert len(read(output).all("img")) == 1
 
 
+@pytest.mark.slow
 def test_the_page_of_a_long_training_stays_small(tmp_path: Path):
     many = [look(n, 10 * (n + 1), 0.5 + n / 8000, (0.8, 0.1, 0.3, None)) for n in range(25)] * 100
     history = {"stage1": [line | {"steps": 10 * (n + 1)} for n, line in enumerate(many)]}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 
@@ -17,9 +18,12 @@ from pipeline import storage
 from pipeline.datasets.layouts import Pair, voc_pairs
 from pipeline.errors import WorkBrokenError
 from pipeline.imaging.geometry import box_iou, extend_boxes
+from pipeline.report.training_set import draw_training_set
 from pipeline.training.windows import build
 from pipeline.training.windows.cut import windows_of_row
 from pipeline.training.windows.index import INDEX_SCHEMA, index_uri, load_info, read_index
+
+pytestmark = pytest.mark.usefixtures("no_picture")
 
 CLASSES = ("background", "red", "green")
 BOXES = {
@@ -178,6 +182,7 @@ def test_stage_1_keeps_the_centred_object_alone_unless_its_class_is_asked_for(vo
     np.testing.assert_allclose(pixels["class"], 78 * 80 * scale**2, rtol=0.02)
 
 
+@pytest.mark.slow
 def test_a_training_set_of_an_earlier_version_goes_on_as_it_was_begun(voc_folder, tmp_path, capsys):
     out = tmp_path / "out"
     old = ["--window-shape", "box", "--min-side-of", "shorter", "--stage1-keeps", "class"]
@@ -196,6 +201,7 @@ def test_a_training_set_of_an_earlier_version_goes_on_as_it_was_begun(voc_folder
     assert main([*arguments, "--min-iou", "0.6"], in_process) == 2
 
 
+@pytest.mark.slow
 def test_the_releases_lists_of_windows_are_stage_2(voc_folder, tmp_path, capsys):
     lists = tmp_path / "stage_2_train_imgset"
     lists.mkdir()
@@ -218,6 +224,7 @@ def test_the_releases_lists_of_windows_are_stage_2(voc_folder, tmp_path, capsys)
         assert said in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_an_index_of_an_earlier_version_is_read(voc_folder, tmp_path):
     out = str(tmp_path / "out")
     assert main(["--data", str(voc_folder), "--output", out], in_process) == 0
@@ -257,7 +264,9 @@ def test_its_description_counts_what_the_indexes_hold(voc_folder, tmp_path):
         assert counts["overlap"]["quantiles"]["0"] == pytest.approx(min(overlaps), abs=1e-3)
         histogram = counts["overlap"]["histogram"]
         assert histogram["windows"] == np.histogram(overlaps, histogram["edges"])[0].tolist()
-    assert Image.open(out / "training_set.png").size[0] > 500
+    picture = draw_training_set(info)
+    assert Image.open(io.BytesIO(picture)).size[0] > 500
+    assert (out / "training_set.png").exists()
 
 
 def test_windows_of_the_index_show_their_objects(voc_folder, tmp_path):
@@ -321,6 +330,7 @@ def test_masks_without_objects_give_nothing_to_train_on(voc_folder, tmp_path, ca
     assert "nothing to train on" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_several_folders_and_a_limit(voc_folder, tmp_path):
     extra = tmp_path / "extra"
     write_image(extra, "e", [(20, 30, 90, 110, 2)])

@@ -121,6 +121,7 @@ def test_it_learns_what_colour_tells():
     assert (found == labels[:, 2::4, 2::4]).float().mean() > 0.9
 
 
+@pytest.mark.slow
 def test_a_killed_run_that_goes_on_ends_as_one_that_was_not_killed(tmp_path):
     check_that_a_killed_run_goes_on(tmp_path, CONFIG, fresh, hooks_of, killed_at=4)
 
