@@ -39,6 +39,7 @@ def trained(scenes, fcn, tmp_path_factory, in_ray) -> Path:
     return output
 
 
+@pytest.mark.slow
 def test_training_leaves_a_network_on_the_fcn_s_encoder(trained, fcn, scenes):
     record = json.loads((trained / "train.json").read_text())
     assert [line["step"] for line in record["history"]] == [2, 4]
