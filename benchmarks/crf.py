@@ -139,6 +139,7 @@ def _predicted(config: Crf) -> Iterator[tuple[Image, Tensor]]:
     from pipeline.imaging.images import decode_at_working_size
     from pipeline.inference.predictor import Predictor
     from pipeline.inputs.manifest import build_manifest
+    from pipeline.inputs.reading import read_image
     from pipeline.models.checkpoint import load_checkpoint
     from pipeline.models.checkpoint_header import shape_for
     from pipeline.proposals.edgeboxes import propose
@@ -152,6 +153,6 @@ def _predicted(config: Crf) -> Iterator[tuple[Image, Tensor]]:
     )
     decode = DecodeConfig()
     for uri in build_manifest(config.input, config.limit)["uri"].to_pylist():
-        image_HW3, _ = decode_at_working_size(storage.read_bytes(uri), decode.max_megapixels, decode.max_side)
+        image_HW3, _ = decode_at_working_size(read_image(uri), decode.max_megapixels, decode.max_side)
         boxes_N4 = propose(image_HW3, proposals).boxes_N4
         yield image_HW3, predictor.aggregate([image_HW3], [boxes_N4])[0]

@@ -11,10 +11,10 @@ import torch
 from torch.utils.benchmark import Timer
 
 from benchmarks.config import Decode
-from pipeline import storage
 from pipeline.config import DecodeConfig
 from pipeline.imaging.images import decode_at_working_size, decode_image, working_size
 from pipeline.inputs.manifest import build_manifest
+from pipeline.inputs.reading import read_image
 
 
 def run(config: Decode) -> list[dict[str, Any]]:
@@ -22,7 +22,7 @@ def run(config: Decode) -> list[dict[str, Any]]:
     from torchvision.io import ImageReadMode, decode_jpeg  # takes seconds, and no other benchmark needs it
 
     cv2.setNumThreads(1)
-    files = [storage.read_bytes(uri) for uri in build_manifest(config.input, config.limit)["uri"].to_pylist()]
+    files = [read_image(uri) for uri in build_manifest(config.input, config.limit)["uri"].to_pylist()]
     megapixels, max_side = DecodeConfig().max_megapixels, DecodeConfig().max_side
     decoders: dict[str, Callable[[bytes], Any]] = {
         "pipeline, with all its checks": lambda data: decode_image(data, megapixels),

@@ -55,8 +55,8 @@ def show(done: Exported, config: ExportConfig) -> None:
         console.print(f"{done.failed} images of the run failed and {done.skipped} were skipped; they have no mask and "
                       "are not in the export")  # fmt: skip
     if done.remote:
-        console.print(f"{done.remote} images are on S3 and were not copied: the export has their labels only; "
-                      "--copy-images copies them")  # fmt: skip
+        console.print(f"{done.remote} images are in a store, or in a tar or Parquet file, and were not copied: the "
+                      "export has their labels only; --copy-images copies them")  # fmt: skip
     if done.missing:
         console.print(f"{done.missing} images could not be read any more: the export has their labels only "
                       f"({', '.join(done.missing_sample)}{', ...' if done.missing > len(done.missing_sample) else ''})"

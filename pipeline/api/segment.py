@@ -19,6 +19,7 @@ from pipeline.config import SEGMENT_RECIPES, SegmentConfig
 from pipeline.config.stages import STAGES, stages_of
 from pipeline.errors import ImageError, SegmentError
 from pipeline.imaging.images import decode_at_working_size, resize_labels, working_size
+from pipeline.inputs.reading import read_image
 from pipeline.outputs.schema import OK, SKIPPED
 from pipeline.run.prepare import check_networks, with_absolute_paths, with_shape_of
 from pipeline.stages.decode import image_columns
@@ -134,7 +135,7 @@ def _pixels(image: Photograph, config: SegmentConfig) -> tuple[NDArray[np.uint8]
         image.save(buffer, "PNG", exif=image.getexif())
         data = buffer.getvalue()
     else:
-        data = storage.read_image(storage.absolute(fspath(image)))
+        data = read_image(storage.absolute(fspath(image)))
     return decode_at_working_size(data, config.decode.max_megapixels, config.decode.max_side)
 
 

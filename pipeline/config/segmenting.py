@@ -35,7 +35,8 @@ class SegmentConfig:
 
     input: str
     """Images: a folder (with all its subfolders), a pattern such as `photos/**/*.jpg`, an S3 Inventory,
-    or a Parquet or CSV manifest with a `uri` column. Local or s3://."""
+    a Parquet or CSV manifest with a `uri` column, tar files (`shards/*.tar`) or Parquet files that hold the images.
+    Local or s3://."""
     output: str
     """Folder for results, masks, errors and the run's record. The same command again finishes what is left."""
     weights: str = "voc"

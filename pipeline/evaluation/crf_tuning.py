@@ -18,6 +18,7 @@ from pipeline.errors import EvaluationError, ResultsError
 from pipeline.evaluation.metrics import confusion_matrix, mean_iou
 from pipeline.evaluation.truths import Truth, list_truths, read_truth, truth_name
 from pipeline.imaging.images import decode_at_working_size, resize_labels
+from pipeline.inputs.reading import read_image
 from pipeline.outputs.probabilities import read_probabilities
 from pipeline.outputs.results import read_class_names, scan_results
 
@@ -76,7 +77,7 @@ def load_examples(output_uri: str, ground_truth_uri: str, split: str | None, lim
 
 def _example(output_uri: str, row: dict[str, Any], truth: Truth, decode: DecodeConfig) -> Example:
     class_ids_K, log_KHW = read_probabilities(output_uri, row["image_id"])
-    image_HW3, _ = decode_at_working_size(storage.read_bytes(row["uri"]), decode.max_megapixels, decode.max_side)
+    image_HW3, _ = decode_at_working_size(read_image(row["uri"]), decode.max_megapixels, decode.max_side)
     if image_HW3.shape[:2] != log_KHW.shape[1:]:
         raise ResultsError(f"{row['uri']} has another size than when {output_uri} was made from it")
     return Example(image_HW3, class_ids_K, log_KHW, read_truth(truth))

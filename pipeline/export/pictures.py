@@ -6,6 +6,7 @@ from pathlib import Path
 
 from pipeline import storage
 from pipeline.export.results import Segmented
+from pipeline.inputs.reading import in_container, read_image
 
 FOLDER = "images"
 
@@ -24,7 +25,7 @@ class Pictures:
         """Addresses of the first images that are no longer there, or cannot be read."""
         self.missing_count = 0
         self.remote_count = 0
-        """Images in a store, which were not copied."""
+        """Images in a store, or in a tar or Parquet file, which were not copied."""
 
     def place(self, image: Segmented) -> str | None:
         """Put an image into the export; returns its path there, None where it could not be put."""
@@ -36,7 +37,7 @@ class Pictures:
                 return None
             write(target, content)
             return path
-        if not storage.is_local(uri):
+        if not storage.is_local(uri) or in_container(uri):
             self.remote_count += 1
             return None
         source = Path(storage.absolute(uri))
@@ -56,7 +57,7 @@ class Pictures:
         if not self._copy:
             return None
         try:
-            return storage.read_image(image.row["uri"])
+            return read_image(image.row["uri"])
         except storage.StoreAwayError:
             raise
         except OSError:

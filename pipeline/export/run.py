@@ -24,7 +24,7 @@ class Exported:
     """Images of the run without a mask, which are not in the export; likewise `skipped`."""
     skipped: int
     remote: int
-    """Images in a store, of which the export has the labels only."""
+    """Images in a store, or in a tar or Parquet file, of which the export has the labels only."""
     missing: int
     """Images that could not be read any more, of which the export has the labels only."""
     missing_sample: tuple[str, ...]

@@ -5,7 +5,9 @@ The id depends only on an image's key, never on what else is in the input:
 - a folder: the path below it; a pattern: the path below its deepest folder without a wildcard; one file: its name;
 - a manifest: its `image_id` column if it has one; otherwise the `uri` as written if that is relative, and the absolute
   path or `bucket/key`, without scheme, if it is not;
-- an S3 Inventory: the key, as if its bucket were the folder.
+- an S3 Inventory: the key, as if its bucket were the folder;
+- an image in a tar file or in a row of a Parquet file: the id that the file would have, `/`, and its name in the
+  archive or the number of its row (unless the Parquet file has a column `image_id`).
 
 `safe_id` then makes each segment of that path safe; different paths stay different.
 
@@ -18,7 +20,8 @@ import hashlib
 import posixpath
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import PurePosixPath
 
 import pyarrow as pa
@@ -27,6 +30,7 @@ import pyarrow.compute as pc
 from pipeline import storage
 from pipeline.errors import InventoryError, ManifestError
 from pipeline.imaging.images import SUPPORTED
+from pipeline.inputs import parquet_images, tar_images
 from pipeline.inputs.inventory import is_inventory, read_inventory
 from pipeline.inputs.tables import ENDINGS, read_entries
 from pipeline.outputs.layout import FOLDERS, RECORD, is_output
@@ -38,6 +42,7 @@ MANIFEST_SCHEMA = pa.schema([("image_id", pa.string()), ("uri", pa.string()), ("
 _LARGE = pa.schema([(name, pa.large_string()) for name in MANIFEST_SCHEMA.names])
 _ROWS_A_CHUNK = 100_000
 _HIDDEN_NAMES = (".", "_")
+_ARCHIVES_AT_ONCE = 16  # whose headers are read
 _SHOWN = 8  # extensions listed in a message
 _HIDDEN = re.compile(r"(?:^|/)[._]")
 _MAX_SEGMENT_BYTES = 180
@@ -52,9 +57,10 @@ def build_manifest(input_uri: str, limit: int | None, left_aside: Counter[str] |
     Args:
         input_uri: a folder (with all its subfolders), a pattern with `*`, `**` or `?`, one image, the `manifest.json`
             of an S3 Inventory, or a manifest (`inputs.tables`): a file, or a folder of parts whose name ends like one
-            or that holds only Parquet. Relative uris in a manifest start from its folder. Below a folder or pattern
-            and in an inventory, files and folders whose names begin with `.` or `_` are skipped, and so are the
-            outputs of this job.
+            or that holds only Parquet. Relative uris in a manifest start from its folder. A Parquet file may also hold
+            the images, and so may tar files: one, a pattern that ends in `.tar`, or a folder that holds nothing else.
+            Below a folder or pattern, in an archive and in an inventory, files and folders whose names begin with `.`
+            or `_` are skipped, and so are the outputs of this job.
         limit: keep this many images, the first by id; None keeps all.
         left_aside: counts, by extension or other reason, the files of a folder, a pattern or an inventory that are not
             images, and values of a manifest that are not kept; existing counts are added to.
@@ -72,9 +78,9 @@ def build_manifest(input_uri: str, limit: int | None, left_aside: Counter[str] |
     counts: Counter[str] = Counter()
     try:
         rows = pa.Table.from_batches(_batches(input_uri, counts), schema=MANIFEST_SCHEMA)
-        if not rows.num_rows and set(counts) - {HIDDEN} == {".parquet"} and storage.is_folder(input_uri):
+        if not rows.num_rows and (of_containers := _only_containers(input_uri, counts)) is not None:
             counts.clear()
-            rows = pa.Table.from_batches(_batches_of_manifest(input_uri, counts), schema=MANIFEST_SCHEMA)
+            rows = pa.Table.from_batches(of_containers(input_uri, counts), schema=MANIFEST_SCHEMA)
     except FileNotFoundError as error:
         raise ManifestError(f"input {storage.redact(input_uri)}: {error}") from error
     except storage.StoreAwayError as error:
@@ -88,7 +94,9 @@ def build_manifest(input_uri: str, limit: int | None, left_aside: Counter[str] |
         looked_for = "rows" if _is_table(input_uri) else f"files ending in {', '.join(SUPPORTED)}"
         unfit = listing.is_glob(input_uri) and not set(counts) - {HIDDEN}
         found = "no name fits the pattern" if unfit else describe(counts)
-        raise ManifestError(f"input {input_uri} holds no image; looked for {looked_for}; {found}")
+        endings = [ending for ending in _CONTAINERS if ending in counts]
+        hint = f"; for images in {endings[0]} files give a pattern that ends in *{endings[0]}" if endings else ""
+        raise ManifestError(f"input {input_uri} holds no image; looked for {looked_for}; {found}{hint}")
     if left_aside is not None:
         left_aside.update(counts)
     return _sorted_and_unique(rows, limit)
@@ -106,13 +114,21 @@ def describe(left_aside: Counter[str]) -> str:
 
 
 def _is_table(uri: str) -> bool:
-    return uri.rstrip("/").lower().endswith(ENDINGS) and not listing.is_glob(uri)
+    return uri.rstrip("/").lower().endswith(parquet_images.ENDING if listing.is_glob(uri) else ENDINGS)
 
 
 def _batches(uri: str, left_aside: Counter[str]) -> Iterator[pa.RecordBatch]:
     if _is_table(uri):
         return _batches_of_manifest(uri, left_aside)
+    if uri.lower().endswith(tar_images.ENDING) and (listing.is_glob(uri) or not storage.is_folder(uri)):
+        return _batches_of_tars(uri, left_aside)
     return _batches_of_inventory(uri, left_aside) if is_inventory(uri) else _batches_of_files(uri, left_aside)
+
+
+def _only_containers(uri: str, counts: Counter[str]) -> Batches | None:
+    """What reads the files of a folder or pattern, if they are all of one kind that holds images."""
+    found = [ending for ending in _CONTAINERS if set(counts) - {HIDDEN} == {ending}]
+    return _CONTAINERS[found[0]] if found and (listing.is_glob(uri) or storage.is_folder(uri)) else None
 
 
 def _sorted_and_unique(rows: pa.Table, limit: int | None) -> pa.Table:
@@ -171,7 +187,8 @@ def _batches_of_files(uri: str, left_aside: Counter[str]) -> Iterator[pa.RecordB
     if not listing.is_glob(uri) and not storage.is_folder(uri):
         if storage.exists(uri) and not uri.lower().endswith(SUPPORTED):
             raise ManifestError(f"input {uri} is neither a folder, nor an image ({', '.join(SUPPORTED)}), nor a "
-                                f"manifest ({', '.join(ENDINGS)}, manifest.json)")  # fmt: skip
+                                f"manifest ({', '.join(ENDINGS)}, manifest.json), nor a tar file (.tar, not "
+                                "compressed)")  # fmt: skip
         for batch in listing.list_batches(uri, SUPPORTED):
             uris = batch["uri"].to_pylist()
             yield _batch(map(posixpath.basename, uris), uris)
@@ -180,6 +197,25 @@ def _batches_of_files(uri: str, left_aside: Counter[str]) -> Iterator[pa.RecordB
     for batch in listing.list_batches(uri, SUPPORTED, hidden=_HIDDEN_NAMES, is_output=is_output, left_aside=left_aside):
         uris = batch["uri"].to_pylist()
         yield _batch((file.removeprefix(root) for file in uris), uris)
+
+
+def _batches_of_tars(uri: str, left_aside: Counter[str]) -> Iterator[pa.RecordBatch]:
+    root = listing.glob_root(uri).rstrip("/") + "/"
+    of_many = listing.is_glob(uri) or storage.is_folder(uri)
+    hidden = _HIDDEN_NAMES if of_many else ()
+    batches = listing.list_batches(uri, (tar_images.ENDING,), hidden=hidden, is_output=is_output, left_aside=left_aside)
+    archives = [archive for batch in batches for archive in batch["uri"].to_pylist()]
+
+    def read(archive: str) -> tuple[pa.RecordBatch, Counter[str]]:
+        others: Counter[str] = Counter()
+        name = archive.removeprefix(root) if of_many else posixpath.basename(archive)
+        images = tar_images.members(archive, others)
+        return _batch((f"{name}/{image.name}" for image in images), (image.address for image in images)), others
+
+    with ThreadPoolExecutor(_ARCHIVES_AT_ONCE) as pool:
+        for batch, others in pool.map(read, archives):
+            left_aside.update(others)
+            yield batch
 
 
 def _batches_of_inventory(uri: str, left_aside: Counter[str]) -> Iterator[pa.RecordBatch]:
@@ -212,7 +248,7 @@ def _key_left_aside(key: str) -> str | None:
 
 
 def _batches_of_manifest(uri: str, lost: Counter[str]) -> Iterator[pa.RecordBatch]:
-    folder = storage.parent(uri)
+    folder = listing.glob_root(uri) if listing.is_glob(uri) else storage.parent(uri)
     for where, first, uris, image_ids, others in read_entries(uri, lost):
         keys, addresses = [], []
         for row, (entry, image_id) in enumerate(zip(uris, image_ids or uris, strict=True), start=first):
@@ -222,6 +258,10 @@ def _batches_of_manifest(uri: str, lost: Counter[str]) -> Iterator[pa.RecordBatc
             keys.append(key if image_ids is None else image_id)
             addresses.append(address)
         yield _batch(keys, addresses, others)
+
+
+Batches = Callable[[str, Counter[str]], Iterator[pa.RecordBatch]]
+_CONTAINERS: dict[str, Batches] = {parquet_images.ENDING: _batches_of_manifest, tar_images.ENDING: _batches_of_tars}
 
 
 def _key_and_address(folder: str, uri: str) -> tuple[str, str]:

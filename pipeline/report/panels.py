@@ -7,6 +7,7 @@ from pipeline.config import DecodeConfig
 from pipeline.errors import EvaluationError
 from pipeline.evaluation.truths import Truth, list_truths, read_truth, truth_name
 from pipeline.imaging.images import decode_image, decode_mask
+from pipeline.inputs.reading import read_image
 from pipeline.outputs.layout import PANELS, place
 from pipeline.outputs.results import read_class_names, scan_results
 from pipeline.report.painter import panel, png
@@ -37,7 +38,7 @@ def write_panels(output_uri: str, ground_truth_uri: str | None, split: str | Non
     written = []
     for row in scan_results(output_uri, ["image_id", "uri", "mask"]):
         if row["image_id"] in wanted:
-            image_HW3 = decode_image(storage.read_bytes(row["uri"]), DecodeConfig().max_megapixels)
+            image_HW3 = decode_image(read_image(row["uri"]), DecodeConfig().max_megapixels)
             truth = [truths[truth_name(row["image_id"])]] if truths else []
             try:
                 masks = [*map(read_truth, truth), decode_mask(row["mask"])]

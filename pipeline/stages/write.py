@@ -28,7 +28,7 @@ LONGEST_WAIT = 60.0
 FIRST_FILES = 16
 """A run fills at least this many files, if it has enough images, so that the first results are in place early."""
 SHOWN_FAILURES = 3
-FILES_AT_ONCE = 4  # on S3, writing a file is mostly waiting
+FILES_AT_ONCE = 16  # on S3, writing a file is mostly waiting
 
 Counts = dict[str, Any]
 """Description of staged rows: `parts` to commit, `ok`, `failed`, `skipped`, `requests_repeated`, `failures` (the last

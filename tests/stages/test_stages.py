@@ -11,6 +11,7 @@ from importlib import import_module
 from io import BytesIO
 from itertools import chain
 from pathlib import Path
+from threading import Barrier
 from typing import Any
 
 import cv2
@@ -21,6 +22,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from waiting_store import SCHEME, waiting_store
 
 from pipeline.config import DecodeConfig, FilterConfig, PredictConfig, ProposeConfig, RefineConfig, SegmentConfig
 from pipeline.config.recipes import fcn_crf
@@ -44,7 +46,7 @@ from pipeline.stages.load import Process
 from pipeline.stages.predict import PredictStage, load_predict
 from pipeline.stages.propose import propose_stage
 from pipeline.stages.refine import load_refine, mean_per_class, refine_stage
-from pipeline.stages.rows import ROW_SCHEMA, image_of, start_rows, unpack
+from pipeline.stages.rows import ROW_SCHEMA, image_of, start_rows, to_table, unpack
 from pipeline.stages.write import Counts, Sink, rows_in_a_file, stage_rows, write_files
 
 torch.set_num_threads(1)
@@ -430,3 +432,20 @@ def test_an_fcn_sees_whole_images_and_the_crf_refines_what_it_says(manifest, tmp
         assert row["model_fingerprint"] == member.fingerprint
         labels_HW = ids_K[refine(image_HW3, found_KHW, config.refine).argmax(0)]
         np.testing.assert_array_equal(decode_mask(row["mask"]), labels_HW)
+
+
+def test_masks_are_written_at_once_and_one_that_cannot_be_written_ends_the_run(tmp_path: Path):
+    """Each writing waits until four are there: one after the other, the first would wait for ever."""
+    images = to_table(
+        [{"image_id": f"{number:02}.jpg", "status": "ok", "mask": bytes([number])} for number in range(16)]
+    )
+    lease = take_lease(str(tmp_path))
+    there = replace(lease, output=f"{SCHEME}{lease.output}")
+    four = Barrier(4, timeout=60)
+    with waiting_store(wait=lambda name: four.wait() if name.endswith(".png") else None):
+        write_files(images, there, masks=True)
+    written = {path.name: path.read_bytes() for path in (tmp_path / "masks").iterdir()}
+    assert written == {f"{number:02}.jpg.png": bytes([number]) for number in range(16)}
+    with waiting_store(faults={"03.jpg.png": 100}) as store, pytest.raises(OSError, match=r"03\.jpg\.png: busy"):
+        write_files(images, there, masks=True)
+    assert store.asked["15.jpg.png"] == 1  # nothing depends on which mask comes first

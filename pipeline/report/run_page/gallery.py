@@ -18,6 +18,7 @@ from pipeline import storage
 from pipeline.errors import ImageError, StorageError
 from pipeline.imaging.classes import voc_palette
 from pipeline.imaging.images import decode_image, decode_mask, resize_labels, working_size
+from pipeline.inputs.reading import in_container, read_image
 from pipeline.outputs.results import mask_path, read_masks
 from pipeline.report.page.parts import Label
 from pipeline.report.painter import overlay
@@ -43,7 +44,7 @@ class Shown:
         result: the photograph with its classes in colour, or their colours alone; None where there is no mask.
         note: what is missing.
         classes: what was found and its share of the pixels, 0..1, largest first, without the background.
-        photograph_link: address of the file for a browser, None where that is not on this machine.
+        photograph_link: address of the file for a browser, None where it is none of its own on this machine.
         mask_link: of the mask's file, seen from the report.
     """
 
@@ -72,7 +73,7 @@ class Photographs:
         if self._away:
             return self._away
         try:
-            return decode_image(storage.read_image(uri), self._max_megapixels)
+            return decode_image(read_image(uri), self._max_megapixels)
         except storage.StoreAwayError as error:
             self._away = f"the photographs cannot be read ({storage.redact(str(error))})"
             return self._away
@@ -115,7 +116,7 @@ def _drawn(
                 data_uri(result),
                 note,
                 classes_of(one, labels),
-                PurePath(one.uri).as_uri() if one.uri.startswith("/") else None,
+                PurePath(one.uri).as_uri() if one.uri.startswith("/") and not in_container(one.uri) else None,
                 quote(f"../{mask_path(one.image_id)}") if masks else None,
             )
 
