@@ -14,9 +14,9 @@ from benchmarks.config import Proposals
 from pipeline.config import ConfigError, DecodeConfig
 from pipeline.datasets.layouts import voc_pairs
 from pipeline.datasets.masks import load_mask, load_pair
+from pipeline.datasets.objects import find_objects
 from pipeline.imaging.geometry import box_iou
 from pipeline.proposals.edgeboxes import keep, raw_boxes
-from pipeline.training.windows.examples import find_objects
 
 LARGE = 0.05
 """Least share of the image that the box of a large object covers."""

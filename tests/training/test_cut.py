@@ -7,11 +7,12 @@ import pytest
 import torch
 from PIL import Image
 
+from pipeline.datasets.objects import find_objects
 from pipeline.imaging.geometry import fed_rectangles
 from pipeline.inference.crops import cut_crops
 from pipeline.training.loop.steps import as_batch, central_crops
 from pipeline.training.windows.cut import cut_window, windows_of_row, windows_of_rows
-from pipeline.training.windows.examples import find_objects, stage1_windows, stage2_windows
+from pipeline.training.windows.examples import stage1_windows, stage2_windows
 
 
 def bilinear(image, ys, xs):

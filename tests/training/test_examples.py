@@ -7,13 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline.datasets.objects import MIN_PART_PIXELS, Objects, find_objects
 from pipeline.imaging.geometry import extend_boxes
 from pipeline.training.windows.examples import (
-    MIN_PART_PIXELS,
-    Objects,
     any_windows,
     balance,
-    find_objects,
     join_windows,
     stage1_labels,
     stage1_windows,

@@ -24,16 +24,14 @@ from pipeline.config import DecodeConfig, TrainingSetConfig
 from pipeline.datasets.coco import draw_masks
 from pipeline.datasets.layouts import SPLITS, Images, Pair
 from pipeline.datasets.masks import check_sizes, load_image, load_mask
+from pipeline.datasets.objects import IntArray, UInt8Array, find_objects
 from pipeline.imaging.classes import VOID, voc_palette
 from pipeline.imaging.images import encode_mask
 from pipeline.proposals.edgeboxes import keep, raw_boxes, shape_of
 from pipeline.storage import listing
 from pipeline.training.windows.examples import (
-    IntArray,
-    UInt8Array,
     Windows,
     any_windows,
-    find_objects,
     join_windows,
     listed_windows,
     stage1_windows,

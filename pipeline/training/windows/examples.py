@@ -9,35 +9,17 @@ Masks hold class ids; 0 is background and 255 is void: pixels without a label, w
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.config.stages import WindowShape
+from pipeline.datasets.objects import BACKGROUND, NO_OBJECTS, IntArray, Objects, UInt8Array
 from pipeline.imaging.classes import VOID
 from pipeline.imaging.geometry import box_iou, extend_boxes
 
-BACKGROUND = 0
-MIN_PART_PIXELS = 64
-"""Connected parts of a class with fewer pixels are specks, not objects (only without an object mask)."""
-
 FloatArray = NDArray[np.floating]
-UInt8Array = NDArray[np.uint8]
-IntArray = NDArray[np.int32]
-
-
-@dataclass(frozen=True)
-class Objects:
-    """The annotated objects of one image."""
-
-    boxes_N4: NDArray[np.float32]
-    """Tight boxes, half-open, in pixels of the full image."""
-    class_ids_N: IntArray
-    """Class of each object, 1..254."""
-    object_ids_N: IntArray | None = None
-    """Value of each object in the object mask; None without an object mask."""
 
 
 @dataclass(frozen=True)
@@ -50,58 +32,6 @@ class Windows:
     """Class of the object each window is for."""
     overlaps_N: NDArray[np.float32]
     """IoU of the unextended box with that object's tight box; 1 in stage 1."""
-
-
-def find_objects(class_mask_HW: UInt8Array, object_mask_HW: UInt8Array | None) -> Objects:
-    """Tight boxes and classes of the objects in an image.
-
-    With an object mask, every value in it except 0 and 255 is an object. Its class is the most frequent one there in
-    the class mask, void not counted; an object that is mostly background or void is dropped. Without an object mask,
-    the objects are the 8-connected parts of each class, except those under `MIN_PART_PIXELS`.
-
-    Args:
-        class_mask_HW: class of each pixel, 255 for void.
-        object_mask_HW: object number of each pixel, 0 for none and 255 for void; None: there is no such mask.
-
-    Raises:
-        ValueError: the masks differ in size.
-    """
-    if object_mask_HW is None:
-        return _connected_parts(class_mask_HW)
-    if object_mask_HW.shape != class_mask_HW.shape:
-        raise ValueError(
-            f"the object mask is {object_mask_HW.shape} pixels and the class mask {class_mask_HW.shape}; "
-            "both must have the size of the image"
-        )
-    pixels = np.bincount(object_mask_HW.ravel() * np.intp(256) + class_mask_HW.ravel(), minlength=256 * 256)
-    pixels_by_object_class = pixels.reshape(256, 256)[:, :VOID]
-    found: list[tuple[int, int, int, int, int]] = []
-    object_ids: list[int] = []
-    for object_id in range(1, VOID):
-        class_id = int(pixels_by_object_class[object_id].argmax())
-        if class_id != BACKGROUND:  # argmax of an absent object is 0 too
-            x, y, w, h = cv2.boundingRect((object_mask_HW == object_id).astype(np.uint8))
-            found.append((x, y, x + w, y + h, class_id))
-            object_ids.append(object_id)
-    return replace(_objects(found), object_ids_N=np.array(object_ids, np.int32))
-
-
-def _connected_parts(class_mask_HW: UInt8Array) -> Objects:
-    found: list[tuple[int, int, int, int, int]] = []
-    for class_id in np.unique(class_mask_HW):
-        if class_id in (BACKGROUND, VOID):
-            continue
-        of_class = (class_mask_HW == class_id).astype(np.uint8)
-        _, _, stats, _ = cv2.connectedComponentsWithStats(of_class, connectivity=8)
-        for x, y, w, h, area in stats[1:].tolist():  # part 0 is the rest of the image
-            if area >= MIN_PART_PIXELS:
-                found.append((x, y, x + w, y + h, int(class_id)))
-    return _objects(found)
-
-
-def _objects(found: list[tuple[int, int, int, int, int]]) -> Objects:
-    table = np.array(found, dtype=np.int32).reshape(-1, 5)
-    return Objects(table[:, :4].astype(np.float32), table[:, 4])
 
 
 def stage1_windows(objects: Objects, extend: float, shape: WindowShape = "box") -> Windows:
@@ -146,7 +76,7 @@ def stage2_windows(
     """
     iou_NM = box_iou(proposal_boxes_N4, objects.boxes_N4)
     if iou_NM.size == 0:
-        return stage1_windows(_objects([]), extend)
+        return stage1_windows(NO_OBJECTS, extend)
     object_N, overlap_N = iou_NM.argmax(axis=1), iou_NM.max(axis=1)
     best_scored_first = np.argsort(-np.asarray(scores_N), kind="stable")
     chosen = best_scored_first[overlap_N[best_scored_first] >= min_iou]
