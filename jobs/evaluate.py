@@ -51,7 +51,7 @@ def run(config: EvaluateConfig) -> int:
 
 def compare(config: EvaluateConfig, ground_truth: str) -> int:
     """Compare, print and write; returns how many images of the ground truth were left out."""
-    evaluation = evaluate_results(config.results, ground_truth, config.split, config.trimap)
+    evaluation = evaluate_results(config.results, ground_truth, config.split, config.trimap, objects=config.objects)
     target = config.json or storage.join(config.results, "run", "evaluation.json")
     content = {
         "results": storage.absolute(config.results),
@@ -107,6 +107,8 @@ def show(evaluation: Evaluation, target: str) -> None:
         for one in near:
             table.add_row(f"at most {one['pixels']}", f"{one['mean_iou']:.4f}", f"{one['pixel_accuracy']:.4f}")
         console.print(table)
+    if content["objects"]:
+        show_objects(content["objects"])
     low, high = content["mean_iou_interval"] or (content["mean_iou"],) * 2
     console.print(f"{evaluation.images} images: mean IoU {content['mean_iou']:.4f} ({low:.3f} to {high:.3f} in 95 % of "
                   f"draws of so many images), pixel accuracy {content['pixel_accuracy']:.4f}")  # fmt: skip
@@ -121,6 +123,23 @@ def show(evaluation: Evaluation, target: str) -> None:
         if names:
             console.print(f"{len(names)} {what}: {', '.join(names[:3])}{', ...' if len(names) > 3 else ''}")
     console.print(f"figures: {target}")
+
+
+def show_objects(groups: list[dict[str, Any]]) -> None:
+    """Print the means over single objects, by their size."""
+    table = Table("objects", box=None)
+    for heading in ("number", "mean IoU", "95 % of draws", "missed"):
+        table.add_column(heading, justify="right")
+    for one in groups:
+        name = "in several parts"
+        if "share_from" in one:
+            name = f"{one['share_from']:.0%} to {one['share_to']:.0%} of the image"
+        figures = ["-"] * 3
+        if one["objects"]:
+            low, high = one["mean_iou_interval"]
+            figures = [f"{one['mean_iou']:.3f}", f"{low:.3f} to {high:.3f}", f"{one['missed']:.0%}"]
+        table.add_row(name, str(one["objects"]), *figures)
+    console.print(table)
 
 
 def show_published(content: dict[str, Any]) -> None:

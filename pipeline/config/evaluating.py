@@ -29,6 +29,9 @@ class EvaluateConfig:
     trimap: int = 0
     """Also score only the pixels within 1, 2, ... N pixels of a boundary of the ground truth.
     Adds a table, and a figure beside the JSON, trimap.png. 0: off."""
+    objects: bool = False
+    """Also score each object of the ground truth by itself, and show the means by size. An object is what
+    SegmentationObject, or COCO's annotations, say, otherwise a connected part of its class."""
     panels: int = 0
     """Draw photograph, ground truth (if there is one) and result side by side, for the first N images by name:
     RESULTS/panels/<image id>.png."""
@@ -48,7 +51,7 @@ class EvaluateConfig:
             None,
             "give it, or `panels` or `submission`, which can do without",
         )
-        for name in ("split", "json", "trimap", "require_all"):
+        for name in ("split", "json", "trimap", "objects", "require_all"):
             require(not getattr(self, name), name, getattr(self, name), "it needs `ground-truth`")
 
 

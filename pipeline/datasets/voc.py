@@ -46,6 +46,16 @@ def class_masks(root: str) -> dict[str, str]:
     return files_by_name(storage.join(root, CLASS_MASKS), (".png",))
 
 
+def object_masks(root: str) -> dict[str, str]:
+    """Addresses of the masks of objects by name; none where there is no SegmentationObject.
+
+    Raises:
+        ValueError: two masks have the same name.
+    """
+    uri = storage.join(root, OBJECT_MASKS)
+    return files_by_name(uri, (".png",)) if storage.is_folder(uri) else {}
+
+
 def files_by_name(folder: str, suffixes: tuple[str, ...], names: Collection[str] | None = None) -> dict[str, str]:
     """Addresses of a folder's files by name: the path below the folder without its extension, in Unicode's form NFC.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from pipeline.errors import EvaluationError
 from pipeline.evaluation.bootstrap import counts_of, mean_iou_interval
 from pipeline.evaluation.metrics import confusion_matrix, mean_iou, per_class_iou, pixel_accuracy
+from pipeline.evaluation.objects import ScoredObject, by_size, score_objects
 from pipeline.evaluation.trimap import trimap_confusions
-from pipeline.evaluation.truths import Truth, list_truths, read_truth, truth_name
+from pipeline.evaluation.truths import Truth, list_truths, read_objects, read_truth, truth_name
 from pipeline.imaging.classes import VOID
 from pipeline.imaging.images import decode_mask
 from pipeline.outputs.results import read_class_names, scan_results
@@ -63,6 +64,7 @@ class Evaluation:
             cannot be drawn.
         void_only: names whose ground truth holds only 0 and void, so that only background counts.
         counts: int64 `[N, 3, C]`, right, true and predicted pixels of each class in each image compared.
+        objects: the objects of each image compared, if they were scored.
     """
 
     class_names: tuple[str, ...]
@@ -74,6 +76,7 @@ class Evaluation:
     problems: tuple[Problem, ...]
     void_only: tuple[str, ...] = ()
     counts: NDArray[np.int64] | None = None
+    objects: tuple[tuple[ScoredObject, ...], ...] = ()
 
     def summary(self) -> dict[str, Any]:
         """The figures as JSON values; None for a class that is neither in the ground truth nor predicted."""
@@ -98,10 +101,13 @@ class Evaluation:
                 {"pixels": r, "mean_iou": _value(mean_iou(near)), "pixel_accuracy": _value(pixel_accuracy(near))}
                 for r, near in enumerate(self.trimaps, start=1)
             ],
+            "objects": by_size(self.objects) if self.objects else [],
         }  # fmt: skip
 
 
-def evaluate_results(output_uri: str, ground_truth_uri: str, split: str | None = None, trimap: int = 0) -> Evaluation:
+def evaluate_results(
+    output_uri: str, ground_truth_uri: str, split: str | None = None, trimap: int = 0, *, objects: bool = False
+) -> Evaluation:
     """Compare a run's results with the masks of a data set, joined by the image's name without folder and extension.
 
     Args:
@@ -109,6 +115,7 @@ def evaluate_results(output_uri: str, ground_truth_uri: str, split: str | None =
         ground_truth_uri: a folder in VOC's layout or in COCO's (`truths.list_truths`).
         split: compare only the names in this list; None compares all masks.
         trimap: also count separately the pixels up to this many pixels from a boundary (`pipeline.evaluation.trimap`).
+        objects: also score each object by itself (`pipeline.evaluation.objects`).
 
     Raises:
         EvaluationError: there is no ground truth, or not for all of the split; two results or two masks have the same
@@ -124,6 +131,7 @@ def evaluate_results(output_uri: str, ground_truth_uri: str, split: str | None =
     problems: list[Problem] = []
     void_only: list[str] = []
     counts: list[NDArray[np.int64]] = []
+    scored: list[tuple[ScoredObject, ...]] = []
     for row in scan_results(output_uri, ["image_id", "mask"]):
         image_id = row["image_id"]
         name = truth_name(image_id)
@@ -142,16 +150,15 @@ def evaluate_results(output_uri: str, ground_truth_uri: str, split: str | None =
             continue
         _check_classes(truth_HW, truths[name], class_names)
         try:
-            labels_HW = decode_mask(row["mask"])
-            of_image = confusion_matrix(truth_HW, labels_HW, len(class_names))
+            of_image = _compare(truth_HW, truths[name], decode_mask(row["mask"]), len(class_names), trimap, objects)
         except ValueError as error:
             problems.append(Problem(image_id, str(error)))
             continue
         void_only += [name] if set(np.unique(truth_HW).tolist()) | {0} == {0, VOID} else []
-        confusion += of_image
-        counts.append(counts_of(of_image))
-        if trimap:
-            trimaps += trimap_confusions(truth_HW, labels_HW, len(class_names), trimap)
+        confusion += of_image.confusion
+        trimaps += of_image.trimaps
+        counts.append(counts_of(of_image.confusion))
+        scored.append(of_image.objects)
     if not confusion.any():
         first = f"; first problem: {problems[0].image}: {problems[0].message}" if problems else ""
         if not found and without_truth:
@@ -162,7 +169,31 @@ def evaluate_results(output_uri: str, ground_truth_uri: str, split: str | None =
     _check_labels(void_only, compared)
     missing = tuple(sorted(wanted - set(found)))
     return Evaluation(class_names, confusion, trimaps, compared, missing, tuple(sorted(without_truth)), tuple(problems),
-                      tuple(void_only), np.stack(counts))  # fmt: skip
+                      tuple(void_only), np.stack(counts), tuple(scored) if objects else ())  # fmt: skip
+
+
+class _Compared(NamedTuple):
+    """The figures of one image, as in `Evaluation`."""
+
+    confusion: NDArray[np.int64]
+    trimaps: NDArray[np.int64]
+    objects: tuple[ScoredObject, ...]
+
+
+def _compare(
+    truth_HW: NDArray[np.uint8],
+    truth: Truth,
+    labels_HW: NDArray[np.uint8],
+    num_classes: int,
+    trimap: int,
+    objects: bool,
+) -> _Compared:
+    confusion = confusion_matrix(truth_HW, labels_HW, num_classes)
+    trimaps = np.zeros((0, *confusion.shape), np.int64)
+    if trimap:
+        trimaps = trimap_confusions(truth_HW, labels_HW, num_classes, trimap)
+    scored = score_objects(truth_HW, read_objects(truth), labels_HW) if objects else ()
+    return _Compared(confusion, trimaps, tuple(scored))
 
 
 def _check_labels(void_only: list[str], compared: int) -> None:

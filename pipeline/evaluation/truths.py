@@ -21,7 +21,9 @@ class Truth(NamedTuple):
 
     uri: str
     annotations: str | None = None
-    """COCO: what `coco.draw_masks` makes the mask from."""
+    """COCO: what `coco.draw_masks` makes the masks from."""
+    object_uri: str | None = None
+    """The mask of objects, where there is one."""
 
 
 class Truths(NamedTuple):
@@ -83,8 +85,22 @@ def read_truth(truth: Truth) -> NDArray[np.uint8]:
         raise EvaluationError(f"ground truth {truth.uri}: {error}") from error
 
 
+def read_objects(truth: Truth) -> NDArray[np.uint8] | None:
+    """The mask of objects of a ground truth, uint8 `[H, W]`, 0 for none and 255 for void; None where there is none.
+
+    Raises:
+        OSError, EvaluationError: as `read_truth`.
+    """
+    if truth.annotations is None:
+        return None if truth.object_uri is None else read_truth(Truth(truth.object_uri))
+    from pipeline.datasets.coco import draw_masks
+
+    return draw_masks(truth.annotations)[1]
+
+
 def _of_voc(root: str, split: str | None) -> Truths:
-    found = [(path, Truth(uri)) for path, uri in voc.class_masks(root).items()]
+    of_objects = voc.object_masks(root)
+    found = [(path, Truth(uri, object_uri=of_objects.get(path))) for path, uri in voc.class_masks(root).items()]
     if not found:
         raise EvaluationError(f"{storage.join(root, voc.CLASS_MASKS)} holds no .png masks")
     masks = _by_file_name(found)
@@ -123,7 +139,12 @@ def _of_folders(root: str, split: str | None) -> Truths:
     if split not in {None, *parts}:
         raise EvaluationError(f"there is no split {split}: the images of {root} are split into {' and '.join(parts)}")
     masks = {
-        part: _by_file_name([(truth_name(pair.image_uri), Truth(pair.class_mask_uri)) for pair in pairs])
+        part: _by_file_name(
+            [
+                (truth_name(pair.image_uri), Truth(pair.class_mask_uri, object_uri=pair.object_mask_uri))
+                for pair in pairs
+            ]
+        )
         for part, pairs in parts.items()
     }
     every = {name: truth for part in masks.values() for name, truth in part.items()}

@@ -4,6 +4,7 @@ import json
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from evaluation_files import NAMES, labels, write_results, write_truth
 from PIL import Image
@@ -92,6 +93,19 @@ def test_results_near_boundaries_are_shown_and_drawn(case, monkeypatch, capsys, 
         assert figure.format == "PNG"
 
 
+def test_objects_are_shown_by_size(case, monkeypatch, capsys, tmp_path: Path):
+    output, voc = tmp_path / "run", tmp_path / "voc"
+    truth = np.zeros((20, 40), np.uint8)
+    truth[5:15, 5:35] = 2
+    write_truth(voc, {"a": truth}, val=["a"])
+    write_results(output, {"a.jpg": np.where(np.arange(40) < 20, truth, 0).astype(np.uint8)})
+    assert run(monkeypatch, "--results", output, "--ground-truth", voc, "--split", "val", "--objects") == 0
+    printed = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["20%", "to", "100%", "of", "the", "image", "1", "0.500", "0.500", "to", "0.500", "0%"] in printed
+    assert ["5%", "to", "20%", "of", "the", "image", "0", "-", "-", "-"] in printed
+    assert json.loads((output / "run" / "evaluation.json").read_text())["objects"][3]["mean_iou"] == 0.5
+
+
 def test_a_submission_needs_no_ground_truth(monkeypatch, capsys, tmp_path: Path):
     write_results(tmp_path / "run", {"2008_000006.jpg": labels([0, 20])}, VOC_CLASSES)
     assert run(monkeypatch, "--results", tmp_path / "run", "--submission", tmp_path / "voc") == 0
@@ -102,7 +116,7 @@ def test_a_submission_needs_no_ground_truth(monkeypatch, capsys, tmp_path: Path)
     assert caught.value.code == 2
 
 
-@pytest.mark.parametrize("option", ["--split val", "--trimap 5", "--require-all", "--json e.json"])
+@pytest.mark.parametrize("option", ["--split val", "--trimap 5", "--objects", "--require-all", "--json e.json"])
 def test_what_needs_a_ground_truth_is_not_ignored_without_one(option, monkeypatch, capsys, tmp_path: Path):
     with pytest.raises(SystemExit) as caught:
         run(monkeypatch, "--results", tmp_path, "--panels", 2, *option.split())
