@@ -1,0 +1,45 @@
+"""The main job over images in a tar file: the masks of the folder, and a second call that does what is left."""
+
+import json
+from pathlib import Path
+
+from conftest import exit_code, write_tiles
+from container_files import files_in, tar_of
+
+from jobs.segment_dataset import main
+from pipeline.inputs.manifest import build_manifest
+from pipeline.outputs.audit import audit
+from pipeline.outputs.results import read_errors, read_results
+
+SMALL = ["--weights", "demo", "--proposals", "2", "--crf", "none", "--predict-workers", "1"]
+IMAGES = 12
+
+
+def test_a_tar_is_segmented_as_its_folder_is_image_by_image(tmp_path: Path, in_ray: None):
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    write_tiles(photos, IMAGES)
+    (photos / "11.jpg").write_bytes((photos / "11.jpg").read_bytes()[:500])
+    (tmp_path / "shards").mkdir()
+    files = files_in(photos)
+    for shard in range(2):
+        some = dict(list(files.items())[shard::2])
+        (tmp_path / "shards" / f"{shard}.tar").write_bytes(tar_of(some | {"about.json": b"{}"}))
+    shards = f"{tmp_path}/shards/*.tar"
+    assert exit_code(main, "--input", str(photos), "--output", f"{tmp_path}/of-photos", *SMALL) == 0
+    first = ["--input", shards, "--output", f"{tmp_path}/of-shards", *SMALL]
+    assert exit_code(main, *first, "--limit", "5") == 0
+    before = {row["image_id"] for row in read_results(f"{tmp_path}/of-shards").to_pylist()}
+    assert exit_code(main, *first) == 0
+    summary = json.loads((tmp_path / "of-shards" / "run" / "summary.json").read_text())
+    assert (len(before), summary["images_ok"], summary["images_failed"]) == (5, IMAGES - 1, 1)
+    assert audit(f"{tmp_path}/of-shards", build_manifest(shards, None)).complete
+    masks = {row["image_id"]: row["mask"] for row in read_results(f"{tmp_path}/of-photos").to_pylist()}
+    assert {row["image_id"]: row["mask"] for row in read_results(f"{tmp_path}/of-shards").to_pylist()} == {
+        f"{int(name[:2]) % 2}.tar/{name}": mask for name, mask in masks.items()
+    }
+    for name, mask in masks.items():
+        assert (tmp_path / "of-shards" / "masks" / f"{int(name[:2]) % 2}.tar" / f"{name}.png").read_bytes() == mask
+    (error,) = read_errors(f"{tmp_path}/of-shards").to_pylist()
+    assert (error["image_id"], error["error_stage"], error["error_type"]) == ("1.tar/11.jpg", "decode", "truncated")
+    assert (tmp_path / "of-shards" / "run" / "report.html").is_file()
