@@ -1,6 +1,7 @@
 """Measure parts of the pipeline; every figure in the docs names the command that measured it.
 
     python -m benchmarks decode --input VOC2012/JPEGImages
+    python -m benchmarks reading --input VOC2012/JPEGImages
     python -m benchmarks proposals --data VOC2012 --split train
     python -m benchmarks edges --data BSDS500
     python -m benchmarks network --width 1
@@ -51,11 +52,12 @@ from benchmarks.config import (
     Network,
     Pipeline,
     Proposals,
+    Reading,
     Scale,
     Step,
 )
 
-Subcommand = Decode | Proposals | Edges | Network | Crops | Aggregate | Step | Crf | Pipeline | Ingest | Scale
+Subcommand = Decode | Reading | Proposals | Edges | Network | Crops | Aggregate | Step | Crf | Pipeline | Ingest | Scale
 
 
 def main() -> int:

@@ -27,6 +27,23 @@ class Decode:
 
 
 @dataclass(frozen=True)
+class Reading:
+    """Decoding images of a store that takes a while to answer, compared with reading them one after the other."""
+
+    input: str
+    """Images on this machine, as for segment_dataset.py."""
+    limit: int = 64
+    """Images to read."""
+    milliseconds: float = 50.0
+    """Time that the store takes to answer a request."""
+    json: str | None = None
+    """File for the figures."""
+
+    def __post_init__(self) -> None:
+        require_positive(self, "limit", "milliseconds")
+
+
+@dataclass(frozen=True)
 class Network:
     """Forward passes compared with the processor's own matrix rate in the same run."""
 

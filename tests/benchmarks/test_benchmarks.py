@@ -11,9 +11,9 @@ import pytest
 import torch
 from PIL import Image
 
-from benchmarks import aggregate, crf, crops, decode, network, proposals, step
+from benchmarks import aggregate, crf, crops, decode, network, proposals, reading, step
 from benchmarks.__main__ import main
-from benchmarks.config import Aggregate, Crf, Crops, Decode, Network, Proposals, Scale, Step
+from benchmarks.config import Aggregate, Crf, Crops, Decode, Network, Proposals, Reading, Scale, Step
 from examples.scenes.dataset import scene_of
 from pipeline.config import ConfigError, ProposeConfig, RefineConfig
 from pipeline.crf.refine import refine
@@ -32,6 +32,16 @@ def test_decode_compares_with_two_libraries(photos):
     rows = decode.run(Decode(str(photos), seconds=0.05))
     assert len(rows) == 5
     assert max(row["speed, of the fastest library"] for row in rows[-2:]) == 1.0
+
+
+def test_reading_at_once_gives_the_rows_of_reading_one_after_the_other(photos):
+    (photos / "damaged.jpg").write_bytes((photos / "0.jpg").read_bytes()[:3000])
+    try:
+        rows = reading.run(Reading(str(photos), milliseconds=1))
+    finally:
+        (photos / "damaged.jpg").unlink()
+    assert [row["equal rows"] for row in rows] == [3, 3, 3]
+    assert rows[0]["of the first"] == 1
 
 
 def test_forms_of_the_network_agree_on_labels():
