@@ -13,7 +13,8 @@ from uuid import uuid4
 
 import hypothesis
 import pytest
-from s3_server import S3Server, s3_server
+from object_servers import AzureServer, GcsServer, azure_server, azurite, gcs_server, has_fake_gcs_server
+from s3_server import S3Server, Server, s3_server
 
 # A local Ray would otherwise turn token authentication on for every later `ray start` of this user.
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")
@@ -42,9 +43,11 @@ def pytest_runtest_setup() -> None:
         sys.modules["torch"].manual_seed(0)
 
 
+SCHEMES = {"s3", "gs", "az"}
+"""Stores with a server of the tests; these tests are marked `s3`, whichever it is."""
 WITHOUT_RAY = {"test_cluster_files", "test_pools", "test_profile"}
 """Modules of tests/cluster that start no Ray."""
-MARKS = {"head": "ray", "in_ray": "ray", "s3": "s3", "s3_folder": "s3", "voc": "data"}
+MARKS = {"head": "ray", "in_ray": "ray", "s3": "s3", "s3_folder": "s3", "gs": "s3", "az": "s3", "voc": "data"}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -57,7 +60,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for fixture in getattr(item, "fixturenames", ()):
             if fixture in MARKS:
                 item.add_marker(MARKS[fixture])
-        if "store" in getattr(item, "fixturenames", ()) and "s3" in item.callspec.params.values():
+        params = item.callspec.params if hasattr(item, "callspec") else {}
+        if {params.get("store"), params.get("served")} & SCHEMES:
             item.add_marker("s3")
 
 
@@ -193,18 +197,61 @@ def s3_folder(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> str:
     return f"s3://bucket/{uuid4().hex}"
 
 
-@pytest.fixture(params=["local", "s3"])
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """The address of an empty folder: once a local one, once one in S3."""
-    return str(tmp_path) if request.param == "local" else str(request.getfixturevalue("s3_folder"))
+@pytest.fixture(scope="session")
+def gs() -> Iterator[GcsServer]:
+    """A server that speaks as Google Cloud Storage does, with an empty bucket called `bucket`."""
+    pytest.importorskip("obstore", reason="obstore is not installed: pip install 'deconvnet-ray[clouds]'")
+    if not has_fake_gcs_server():
+        pytest.skip("fake-gcs-server is not installed: it is part of the extra `dev`, on Linux and macOS")
+    with gcs_server() as server:
+        yield server
 
 
-def use_s3(server: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(scope="session")
+def az(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AzureServer]:
+    """A server that speaks as Azure Blob Storage does, with an empty container called `bucket`."""
+    pytest.importorskip("obstore", reason="obstore is not installed: pip install 'deconvnet-ray[clouds]'")
+    if azurite() is None:
+        pytest.skip("Azurite is not installed: `make azurite` does it where there is npm")
+    with azure_server(tmp_path_factory.mktemp("azure")) as server:
+        yield server
+
+
+@dataclass(frozen=True)
+class Served:
+    """A store's server, and the address of a folder there that no other test uses."""
+
+    scheme: str
+    server: Server
+    folder: str
+
+
+@pytest.fixture(params=["s3", "gs", "az"])
+def served(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Served:
+    """Each of the stores that have a server; the environment leads there."""
+    server = request.getfixturevalue(request.param)
+    use_server(server, monkeypatch)
+    return Served(request.param, server, f"{request.param}://bucket/{uuid4().hex}")
+
+
+@pytest.fixture(params=["local", "s3", "gs", "az"])
+def store(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The address of an empty folder: once a local one, then one in each of the stores."""
+    if request.param == "local":
+        return str(tmp_path)
+    use_server(request.getfixturevalue(request.param), monkeypatch)
+    return f"{request.param}://bucket/{uuid4().hex}"
+
+
+def use_server(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the environment lead to a server or a proxy until the end of a test."""
-    for name in [name for name in os.environ if name.startswith("AWS_")]:
+    for name in [name for name in os.environ if name.startswith(("AWS_", "GOOGLE_", "AZURE_"))]:
         monkeypatch.delenv(name)
     for name, value in server.environment.items():
         monkeypatch.setenv(name, value)
+
+
+use_s3 = use_server
 
 
 @pytest.fixture

@@ -8,25 +8,21 @@ Each folder below `folder` is a bucket. Both end with the process that started t
 
 from __future__ import annotations
 
-import http.client
 import os
 import random
-import re
 import secrets
-import socket
-import struct
-import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from dataclasses import dataclass, field, replace
+from http.server import ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
+
+from local_servers import Forwarder, listening, until_this_process_ends
 
 FAULTS = ("slow_down", "reset", "truncate", "delay")
 """What the proxy can do: answer 503 SlowDown; reset the connection, in half of the cases after the store did what was
@@ -51,9 +47,6 @@ REFUSALS = {
 want Content-MD5 do or stores that have no such request; copies inside the store."""
 
 _SLOW_DOWN = b"<?xml version='1.0'?><Error><Code>SlowDown</Code><Message>Reduce your request rate.</Message></Error>"
-_START_SECONDS = 30
-# The system closes the pipe of a process that ends, however it ends.
-_UNTIL_STDIN_CLOSES = '"$@" & read -r _; kill -9 $!'
 
 
 @dataclass(frozen=True)
@@ -90,45 +83,44 @@ def s3_server(folder: Path | str, *, anonymous: bool = False) -> Iterator[S3Serv
     rclone = Path(sys.executable).with_name("rclone")
     options = ["--config", os.devnull, "--addr", "127.0.0.1:0", "--vfs-cache-mode", "off"]
     environment = os.environ | ({} if anonymous else {"RCLONE_AUTH_KEY": f'"{access_key},{secret_key}"'})
-    with tempfile.TemporaryFile() as log:
-        process = subprocess.Popen(
-            ["sh", "-c", _UNTIL_STDIN_CLOSES, "sh", rclone, "serve", "s3", *options, folder],
-            stdin=subprocess.PIPE,
-            stdout=log,
-            stderr=log,
-            env=environment,
-        )
-        try:
-            yield S3Server(_endpoint(log.fileno()), access_key, secret_key)
-        finally:
-            process.communicate()  # closes its input
+    with until_this_process_ends([rclone, "serve", "s3", *options, folder], environment) as log:
+        yield S3Server(listening(log), access_key, secret_key)
 
 
-def _endpoint(log: int) -> str:
-    text = ""
-    for _ in range(_START_SECONDS * 20):
-        text = os.pread(log, 1 << 16, 0).decode()
-        if found := re.search(r"http://127\.0\.0\.1:\d+", text):
-            return found[0]
-        if "Failed" in text:
-            break
-        time.sleep(0.05)
-    raise RuntimeError(f"rclone did not start: {text}")
+class Server(Protocol):
+    """A running server of any store: where it listens, and the variables under which clients find it."""
+
+    @property
+    def endpoint(self) -> str: ...
+    @property
+    def environment(self) -> dict[str, str]: ...
 
 
 @dataclass(frozen=True)
-class FaultyProxy(S3Server):
+class FaultyProxy:
     """A running proxy, and what it has done so far."""
 
+    server: Any
+    """The `Server` behind it, at the proxy's address."""
     requests: Counter[str] = field(default_factory=Counter)
     """Requests by HTTP method."""
     faults: Counter[str] = field(default_factory=Counter)
     """Faults by kind."""
 
+    @property
+    def endpoint(self) -> str:
+        """Where it listens."""
+        return str(self.server.endpoint)
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """The variables under which clients of the store find the proxy."""
+        return dict(self.server.environment)
+
 
 @contextmanager
 def faulty_proxy(
-    server: S3Server,
+    server: Server,
     rate: float,
     seed: int,
     kinds: Sequence[str] = FAULTS,
@@ -163,7 +155,7 @@ class _Proxy(ThreadingHTTPServer):
 
     def __init__(
         self,
-        server: S3Server,
+        server: Server,
         rate: float,
         seed: int,
         kinds: Sequence[str],
@@ -173,7 +165,7 @@ class _Proxy(ThreadingHTTPServer):
     ) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.upstream = server.endpoint.removeprefix("http://")
-        self.proxy = FaultyProxy(f"http://127.0.0.1:{self.server_port}", server.access_key, server.secret_key)
+        self.proxy = FaultyProxy(replace(server, endpoint=f"http://127.0.0.1:{self.server_port}"))  # type: ignore[type-var]
         self.delay, self.refuse = delay, refuse
         self._rate, self._kinds, self._only = rate, kinds, only
         self._random, self._lock = random.Random(seed), threading.Lock()
@@ -192,71 +184,33 @@ class _Proxy(ThreadingHTTPServer):
         """Say nothing of clients that hang up; that is what a proxy with faults brings about."""
 
 
-class _Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    disable_nagle_algorithm = True
+class _Handler(Forwarder):
     server: _Proxy
 
-    def handle_one_request(self) -> None:
-        self.raw_requestline = self.rfile.readline(65537)
-        if not self.raw_requestline or not self.parse_request():
-            self.close_connection = True
-            return
-        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+    def answer(self, body: bytes) -> None:
         if refusal := self._refusal():
             status, code, message = REFUSALS[refusal]
             self.server.proxy.faults[refusal] += 1
             answer = f"<?xml version='1.0'?><Error><Code>{code}</Code><Message>{message}</Message></Error>"
-            self._answer(status, [("Content-Type", "application/xml")], answer.encode())
+            self.send(status, [("Content-Type", "application/xml")], answer.encode())
             return
         fault, reaches_store = self.server.draw(self.command, self.path)
         if fault == "slow_down":
-            self._answer(503, [("Content-Type", "application/xml")], _SLOW_DOWN)
+            self.send(503, [("Content-Type", "application/xml")], _SLOW_DOWN)
             return
-        status, headers, content = self._ask_store(body) if reaches_store else (0, [], b"")
+        status, headers, content = self.ask(self.server.upstream, body) if reaches_store else (0, [], b"")
         if fault == "delay":
             time.sleep(self.server.delay)
         if fault == "reset" or (fault == "truncate" and not content):
-            self._reset()
+            self.reset()
             return
         if fault in XML_FAULTS and content.startswith(b"<?xml"):
             content = {"empty": b"", "bare": b"<?xml version='1.0'?><ListBucketResult/>"}.get(fault, content[:-40])
             headers = [(name, value) for name, value in headers if name.lower() != "content-length"]
-        self._answer(status, headers, content, cut=fault == "truncate")
+        self.send(status, headers, content, cut=fault == "truncate")
 
     def _refusal(self) -> str | None:
         many = self.command == "POST" and "delete" in self.path.partition("?")[2]
         copy = self.command == "PUT" and "x-amz-copy-source" in self.headers
         refused = [kind for kind in self.server.refuse if (many if kind.startswith("batch") else copy)]
         return refused[0] if refused else None
-
-    def _ask_store(self, body: bytes) -> tuple[int, list[tuple[str, str]], bytes]:
-        connection = http.client.HTTPConnection(self.server.upstream)
-        try:
-            connection.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
-            for name, value in self.headers.items():  # Host included: it is part of what is signed
-                if name.lower() not in ("connection", "expect"):
-                    connection.putheader(name, value)
-            connection.putheader("Connection", "close")
-            connection.endheaders(body or None)
-            response = connection.getresponse()
-            headers = [(n, v) for n, v in response.getheaders() if n.lower() not in ("connection", "transfer-encoding")]
-            return response.status, headers, response.read()
-        finally:
-            connection.close()
-
-    def _answer(self, status: int, headers: list[tuple[str, str]], content: bytes, *, cut: bool = False) -> None:
-        names = {name.lower() for name, _ in headers}
-        self.send_response_only(status)
-        for name, value in headers:
-            self.send_header(name, value)
-        if "content-length" not in names and status not in (204, 304):
-            self.send_header("Content-Length", str(len(content)))
-        self.end_headers()
-        self.wfile.write(content[: len(content) // 2] if cut else content)
-        self.wfile.flush()
-        self.close_connection = self.close_connection or cut
-
-    def _reset(self) -> None:
-        self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        self.close_connection = True

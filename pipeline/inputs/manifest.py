@@ -268,7 +268,7 @@ def _key_and_address(folder: str, uri: str) -> tuple[str, str]:
     if "://" not in uri and not uri.startswith("/"):
         return posixpath.normpath(uri), _below(folder, uri)
     address = storage.absolute(uri)
-    return address.removeprefix("s3://").removeprefix("/"), address
+    return (address if storage.is_local(address) else address.partition("://")[2]).removeprefix("/"), address
 
 
 def _below(folder: str, path: str) -> str:

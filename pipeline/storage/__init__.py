@@ -1,4 +1,4 @@
-"""Where files live: local paths, `file://` and `s3://`, behind one small set of functions over addresses."""
+"""Where files live, `file://`, `s3://`, `gs://` and `az://`, behind one small set of functions over addresses."""
 
 from pipeline.errors import StorageError as StorageError
 from pipeline.storage.files import absolute as absolute
@@ -25,4 +25,5 @@ from pipeline.storage.files import write_atomic as write_atomic
 from pipeline.storage.files import write_parquet as write_parquet
 from pipeline.storage.retrying import StoreAwayError as StoreAwayError
 from pipeline.storage.retrying import first_contact as first_contact
+from pipeline.storage.stores import scheme_of as scheme_of
 from pipeline.storage.submitted import check_kept as check_kept

@@ -1,8 +1,8 @@
 """One small set of functions over addresses, for all stores.
 
-An address (`uri`) is a local path as typed, a percent-encoded `file://` URI, or `s3://bucket/key` with the key taken
-literally. S3 credentials, region and endpoint come from the environment (`AWS_*`), never from an address: addresses
-are written into manifests, results and logs.
+An address (`uri`) is a local path as typed, a percent-encoded `file://` URI, or `s3://bucket/key`, `gs://bucket/key`
+or `az://container/key` with the key taken literally. Credentials, region and endpoint come from the environment, never
+from an address: addresses are written into manifests, results and logs.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from pipeline.errors import StorageError
-from pipeline.storage import retrying, s3_environment
+from pipeline.storage import environment, retrying
 from pipeline.storage.stores import scheme_of, store_of
 
 T = TypeVar("T")
 
-redact = s3_environment.redact
-worker_environment = s3_environment.worker_environment
+redact = environment.redact
+worker_environment = environment.worker_environment
 retries = retrying.retries
 StoreAwayError = retrying.StoreAwayError
 
@@ -57,8 +57,10 @@ def join(uri: str, *parts: str) -> str:
 
 
 def parent(uri: str) -> str:
-    """Return the absolute address of the folder that holds `uri`."""
-    return absolute(uri).rpartition("/")[0] or "/"
+    """Return the absolute address of the folder that holds `uri`; of a bucket, the bucket itself."""
+    address = absolute(uri)
+    above = address.rpartition("/")[0] or "/"
+    return address if above.endswith(":/") else above
 
 
 def is_local(uri: str) -> bool:
@@ -84,7 +86,7 @@ def check_writable(uri: str) -> None:
 
 
 def exists(uri: str) -> bool:
-    """Say whether `uri` is a file or a folder (on S3: whether any key lies below it).
+    """Say whether `uri` is a file or a folder (in a store: whether any key lies below it).
 
     Raises:
         OSError: the store does not say.
@@ -93,7 +95,7 @@ def exists(uri: str) -> bool:
 
 
 def is_folder(uri: str) -> bool:
-    """Say whether `uri` is a folder (on S3: whether any key lies below it).
+    """Say whether `uri` is a folder (in a store: whether any key lies below it).
 
     Raises:
         OSError: the store does not say.
@@ -238,12 +240,12 @@ def remove(uri: str) -> None:
 def move(source_uri: str, target_uri: str) -> None:
     """Move a file to another address in the same store, replacing a file there; makes its folders.
 
-    A missing source never creates a target. Local: one atomic rename. S3: a copy inside the store, then a delete. So
+    A missing source never creates a target. Local: one atomic rename. Elsewhere: a copy, then a delete. So
     readers may see both for a moment, and two processes that move the same source at once may both succeed.
 
     Raises:
         FileNotFoundError: there is no such source.
-        StorageError: one address is local and the other is not.
+        StorageError: the addresses have different schemes.
         OSError: it cannot be moved.
     """
     source, target = absolute(source_uri), absolute(target_uri)

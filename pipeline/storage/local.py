@@ -30,7 +30,7 @@ from pipeline.storage.base import (
     Selection,
     StoredFile,
 )
-from pipeline.storage.s3_environment import redact
+from pipeline.storage.environment import redact
 
 _FILE = "file://"
 _BATCH = 1000
@@ -58,7 +58,7 @@ class LocalStore:
                                    "file:///folder")  # fmt: skip
             return _without_dots(Path(path))
         if not uri:
-            raise StorageError("an address is empty; use a local path, file:// or s3://")
+            raise StorageError("an address is empty; use a local path, file://, s3://, gs:// or az://")
         return _without_dots(Path(os.path.expanduser(uri)).absolute())  # noqa: PTH111  (unknown users stay)
 
     def read(self, address: str) -> bytes:

@@ -44,6 +44,18 @@ class StoreAwayError(OSError):
     """The store answers no request at all, so the fault is not a single object's."""
 
 
+class CredentialsError(PermissionError, StoreAwayError):
+    """The store does not accept the credentials, or no longer: tokens can expire during a run."""
+
+
+class _UsedUpError(Exception):
+    """Carries a TransientError whose request was already tried as often as it may be."""
+
+    def __init__(self, last: TransientError) -> None:
+        super().__init__(str(last))
+        self.last = last
+
+
 def max_attempts() -> int:
     """Return the most attempts for one request: `AWS_MAX_ATTEMPTS`, or 10."""
     text = os.environ.get("AWS_MAX_ATTEMPTS", "")
@@ -95,6 +107,8 @@ def retrying(operation: Callable[[], T]) -> T:
 def retrying_arrow(operation: Callable[[], T]) -> T:
     """Like `retrying`, for reads through Arrow, whose S3 client does not retry when an answer ends early.
 
+    Requests that `retrying` repeated already (of the stores whose files Arrow reads through Python) are not repeated.
+
     Raises:
         TransientError: the last one, when attempts or time are used up.
         Exception: any other error of `operation`, at once.
@@ -105,12 +119,17 @@ def retrying_arrow(operation: Callable[[], T]) -> T:
             return operation()
         except (FileNotFoundError, PermissionError):
             raise
+        except TransientError as error:
+            raise _UsedUpError(error) from None
         except OSError as error:
             if "AWS Error" not in str(error):  # these faults have no type of their own
                 raise
             raise TransientError(str(error)) from error
 
-    return retrying(run)
+    try:
+        return retrying(run)
+    except _UsedUpError as used_up:
+        raise used_up.last from None
 
 
 def _count(state: RetryCallState) -> None:

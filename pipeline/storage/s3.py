@@ -11,21 +11,21 @@ objects at once are used if the store accepts them; several S3-compatible stores
 from __future__ import annotations
 
 import logging
-from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from functools import partial
 from typing import Any, NamedTuple
 
-import pyarrow as pa
 import pyarrow.fs as pafs
 
 from pipeline.errors import StorageError
-from pipeline.storage.base import LISTING_SCHEMA, Page, Selection
-from pipeline.storage.retrying import TransientError
-from pipeline.storage.s3_client import BUSY, CredentialsError, arrow_filesystem, call
-from pipeline.storage.s3_environment import redact, set_defaults
+from pipeline.storage.base import Page, Selection
+from pipeline.storage.environment import redact
+from pipeline.storage.keys import choose
+from pipeline.storage.retrying import CredentialsError, TransientError
+from pipeline.storage.s3_client import BUSY, arrow_filesystem, call
+from pipeline.storage.s3_environment import set_defaults
 
 _S3 = "s3://"
 _THREADS = 16
@@ -140,12 +140,12 @@ class S3Store:
     def files(self, selection: Selection, beginning: str) -> Iterator[Page]:
         """List the objects whose addresses begin with `beginning`, page by page, several sub-prefixes at once."""
         bucket, prefix = _split(beginning)
-        choose = partial(_choose, bucket, selection, {})
+        chosen = partial(choose, f"{_S3}{bucket}/", selection, {})
         sizes, prefixes = _split_prefix(bucket, prefix)
-        yield choose(sizes)
+        yield chosen(sizes)
         pool = ThreadPoolExecutor(_THREADS)
         try:
-            for pages in pool.map(lambda below: [choose(sizes) for sizes in _pages(bucket, below)], prefixes):
+            for pages in pool.map(lambda below: [chosen(sizes) for sizes in _pages(bucket, below)], prefixes):
                 yield from pages
         finally:
             pool.shutdown(cancel_futures=True)
@@ -227,32 +227,6 @@ def _split_prefix(bucket: str, prefix: str) -> tuple[dict[str, int], list[str]]:
                 deeper += page.folders
         splittable = deeper
     return sizes, whole + splittable
-
-
-def _choose(bucket: str, selection: Selection, folders: dict[str, str | None], sizes: dict[str, int]) -> Page:
-    """Choose the objects that are wanted. `folders` caches what is known about the folders above them."""
-    found: dict[str, int] = {}
-    left_aside: Counter[str] = Counter()
-    for key, size in sizes.items():
-        if key.endswith("/"):  # a marker for a folder
-            continue
-        address = f"{_S3}{bucket}/{key}"
-        reason = _folder_left_aside(selection, folders, address.rpartition("/")[0])
-        reason = selection.file_left_aside(address) if reason is None else reason
-        if reason is None:
-            found[address] = size
-        elif reason:
-            left_aside[reason] += 1
-    return Page(pa.record_batch([list(found), list(found.values())], schema=LISTING_SCHEMA), left_aside)
-
-
-def _folder_left_aside(selection: Selection, known: dict[str, str | None], folder: str) -> str | None:
-    if folder == selection.root.rstrip("/"):
-        return None
-    if folder not in known:
-        above = _folder_left_aside(selection, known, folder.rpartition("/")[0])
-        known[folder] = selection.folder_left_aside(folder) if above is None else above
-    return known[folder]
 
 
 def _removed_at_once(bucket: str, keys: list[str]) -> bool:

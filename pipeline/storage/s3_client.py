@@ -18,7 +18,8 @@ from botocore.config import Config
 from botocore.parsers import ResponseParserError
 
 from pipeline.storage import s3_environment
-from pipeline.storage.retrying import StoreAwayError, TransientError, max_attempts, retrying
+from pipeline.storage.environment import redact
+from pipeline.storage.retrying import CredentialsError, TransientError, max_attempts, retrying
 
 T = TypeVar("T")
 
@@ -46,10 +47,6 @@ _CHECKSUMS = {"AWS_REQUEST_CHECKSUM_CALCULATION": "request_checksum_calculation"
               "AWS_RESPONSE_CHECKSUM_VALIDATION": "response_checksum_validation"}  # fmt: skip
 
 _making = Lock()
-
-
-class CredentialsError(PermissionError, StoreAwayError):
-    """The store does not accept the credentials, or no longer: tokens can expire during a run."""
 
 
 def _client() -> Any:
@@ -136,9 +133,9 @@ def call(uri: str, operation: Callable[[Any], T]) -> T:
 def _translated(error: Exception, uri: str) -> OSError:
     if isinstance(error, boto.ClientError):
         return _refused(error, uri)
-    message = s3_environment.redact(f"{uri}: {error}")
+    message = redact(f"{uri}: {error}")
     if isinstance(error, boto.NoCredentialsError | boto.PartialCredentialsError | boto.ProfileNotFound):
-        return CredentialsError(f"{uri}: {_NO_CREDENTIALS} ({s3_environment.redact(str(error))})")
+        return CredentialsError(f"{uri}: {_NO_CREDENTIALS} ({redact(str(error))})")
     if isinstance(error, boto.SSLError):
         return OSError(message)
     # botocore's ConnectionError means a connection that cannot be made, its HTTPClientError one that breaks, its
@@ -153,7 +150,7 @@ def _refused(error: boto.ClientError, uri: str) -> OSError:
     reason = error.response.get("Error", {}).get("Message") or code
     denied = code in ("AccessDenied", "403") and not s3_environment.request_payer()  # for HEAD the code is the status
     remark = _OR_PAY if denied else _REMARKS.get(code, "")
-    message = s3_environment.redact(f"{uri}: {code}: {reason}{remark}")
+    message = redact(f"{uri}: {code}: {reason}{remark}")
     if code in BUSY or status in (408, 429) or (status >= 500 and status != 501):
         return TransientError(message)
     if code in _STRANGER:

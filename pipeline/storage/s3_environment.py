@@ -1,4 +1,4 @@
-"""S3 settings from the environment: the standard AWS variables, defaults that go with them, redaction of secrets."""
+"""S3 settings from the environment: the standard AWS variables, and defaults that go with them."""
 
 from __future__ import annotations
 
@@ -10,15 +10,8 @@ from urllib.parse import urlsplit
 
 # These identify the machine and are not the user's choice: another machine has its own.
 _OF_ONE_MACHINE = ("AWS_CONTAINER_", "AWS_LAMBDA_", "AWS_EXECUTION_ENV", "AWS_WEB_IDENTITY_TOKEN_FILE")
-_SECRET = ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_ACCESS_KEY_ID")
-
-
-def redact(text: str) -> str:
-    """Remove `user:password@` from every address in `text`, and the credentials of the environment."""
-    for name in _SECRET:
-        value = os.environ.get(name, "")
-        text = text.replace(value, "***") if len(value) >= 8 else text
-    return re.sub(r"://(?:[^/:@\s]*:[^@\s]*|[^/@\s]*)@", "://", text)
+SECRET = ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_ACCESS_KEY_ID")
+"""Variables whose values are credentials."""
 
 
 @dataclass(frozen=True)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
+from importlib.util import find_spec
 
 from pipeline.errors import StorageError
 from pipeline.storage.base import Store
+from pipeline.storage.environment import redact
 from pipeline.storage.local import LocalStore
-from pipeline.storage.s3_environment import redact
 
 _SCHEME = re.compile(r"([A-Za-z][\w+.-]*)://")
 
@@ -20,7 +21,21 @@ def _s3() -> Store:
     return S3Store()
 
 
-_STORES: dict[str, Callable[[], Store]] = {"": LocalStore, "file": LocalStore, "s3": _s3}
+def _cloud(scheme: str) -> Store:
+    if find_spec("obstore") is None:
+        raise StorageError(f"{scheme}:// needs the package obstore: pip install 'deconvnet-ray[clouds]'")
+    from pipeline.storage.clouds import CloudStore  # loads obstore
+
+    return CloudStore(scheme)
+
+
+_STORES: dict[str, Callable[[], Store]] = {
+    "": LocalStore,
+    "file": LocalStore,
+    "s3": _s3,
+    "gs": partial(_cloud, "gs"),
+    "az": partial(_cloud, "az"),
+}
 
 
 @cache
