@@ -23,8 +23,9 @@ from jobs.common import EXIT_DONE, call, end_process
 from jobs.segment_dataset import parse
 from pipeline import storage
 from pipeline.config import ConfigError, InspectConfig
-from pipeline.datasets.masks import load_image
+from pipeline.imaging.images import decode_image
 from pipeline.inputs.named import check_named
+from pipeline.inputs.reading import file_of, in_container, read_image
 from pipeline.outputs.layout import RECORD
 from pipeline.outputs.results import read_manifest
 from pipeline.report.painter import panel, png
@@ -39,8 +40,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def run(config: InspectConfig) -> int:
     """Draw, write."""
     image, common = of_run(config) if config.results is not None else (config.image, [])
-    for option, given in (("image", image), ("truth", config.truth)):
-        check_named(option, given)
+    check_named("image", file_of(image))
+    check_named("truth", config.truth)
     from pipeline.models.checkpoint import load_checkpoint  # imports torch, which neither help nor typing errors need
     from pipeline.report.network_pictures import activations, read_truth, segmented
     from pipeline.report.steps import steps
@@ -51,7 +52,7 @@ def run(config: InspectConfig) -> int:
     settings = with_absolute_paths(parse([*common, *shlex.split(config.base)]))
     info, _ = check_networks(settings)
     pictures = {"steps": png(steps(with_shape_of(settings, info), info.class_names))}
-    image_HW3 = load_image(image, settings.decode.max_megapixels)
+    image_HW3 = decode_image(read_image(image), settings.decode.max_megapixels)
     if config.truth is not None or config.also:
         masks = {} if config.truth is None else {"truth": read_truth(config.truth, image_HW3, info.num_classes)}
         for name, options in config.compared().items():
@@ -63,8 +64,9 @@ def run(config: InspectConfig) -> int:
         pictures["activations"] = activations(checkpoint, image_HW3, config.box)
     else:
         print(f"no picture of a decoder's maps: {settings.weights} is no network of the paper's kind")
+    shown = PurePosixPath(config.image if in_container(image) else image).stem
     for name, picture in pictures.items():
-        target = storage.join(config.output, f"{PurePosixPath(image).stem}_{name}.png")
+        target = storage.join(config.output, f"{shown}_{name}.png")
         storage.write_atomic(target, picture)
         print(target)
     return EXIT_DONE

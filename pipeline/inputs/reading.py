@@ -21,7 +21,15 @@ Read = Callable[[], bytes]
 
 def in_container(uri: str) -> bool:
     """Whether an address names an image inside of a tar or Parquet file, and no file of its own."""
-    return tar_images.place_of(uri) is not None or parquet_images.place_of(uri) is not None
+    return file_of(uri) != uri
+
+
+def file_of(uri: str) -> str:
+    """The address of the file that holds an image: its own, or that of a tar or Parquet file."""
+    if (member := tar_images.place_of(uri)) is not None:
+        return member.archive
+    row = parquet_images.place_of(uri)
+    return uri if row is None else row.group.file
 
 
 def read_image(uri: str) -> bytes:

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pytest
 import scipy.ndimage
 from conftest import exit_code
+from container_files import parquet_of, tar_of
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
@@ -34,7 +35,7 @@ from pipeline.export.names import names_of
 from pipeline.export.polygons import rings_of
 from pipeline.export.regions import MOST_REGIONS, Region, regions_of, run_lengths, without_specks
 from pipeline.imaging.images import SUPPORTED
-from pipeline.inputs.manifest import safe_id
+from pipeline.inputs.manifest import build_manifest, safe_id
 from pipeline.outputs.results import write_rows
 
 pieces = st.sampled_from(["a", "b", "a.jpg", "a.png", "b.JPG", "a.txt", ".x", "%2E", "a.jpg.jpg", "<i>", "é"])
@@ -262,6 +263,20 @@ def test_images_on_s3_are_named_by_their_address_and_counted(tmp_path):
     assert (done.remote, done.missing) == (2, 0)
     tasks = json.loads((tmp_path / "out" / "tasks.json").read_text())
     assert sorted(task["data"]["image"] for task in tasks) == ["s3://bucket/a.jpg", "s3://bucket/b.jpg"]
+
+
+@pytest.mark.parametrize("name", ["x.tar", "x.parquet"])
+def test_images_in_archives_are_copied_where_asked_for_and_else_counted(tmp_path, name):
+    photo = b"any bytes"
+    (tmp_path / name).write_bytes(tar_of({"a.jpg": photo}) if name == "x.tar" else parquet_of({"image": [photo]}))
+    (image,) = build_manifest(str(tmp_path / name), None).to_pylist()
+    write_rows(str(tmp_path / "run"), [row_of(image["image_id"], image["uri"], np.ones((4, 4), np.uint8))], CLASSES)
+    done = run.export_results(ExportConfig(str(tmp_path / "run"), "labelstudio", str(tmp_path / "linked")))
+    assert (done.images, done.remote, done.missing) == (1, 1, 0)
+    to = str(tmp_path / "copied")
+    done = run.export_results(ExportConfig(str(tmp_path / "run"), "labelstudio", to, copy_images=True))
+    assert (done.images, done.remote, done.missing) == (1, 0, 0)
+    assert [path.read_bytes() for path in (tmp_path / "copied" / "images").rglob("*") if path.is_file()] == [photo]
 
 
 def test_a_class_that_xml_cannot_hold_is_refused(tmp_path):

@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from conftest import exit_code
+from container_files import tar_of
 from PIL import Image
 
 from examples.scenes.dataset import scene_of
@@ -17,6 +18,7 @@ from jobs.inspect_network import main
 from jobs.segment_dataset import parse
 from pipeline import segment
 from pipeline.checkpoints.bundled import weights_uri
+from pipeline.inputs.manifest import build_manifest
 from pipeline.models.checkpoint import dump_checkpoint, load_checkpoint
 from pipeline.models.deconvnet import DeconvNet, pool, unpool
 from pipeline.report.activations import decoder_maps, representative
@@ -111,14 +113,23 @@ def test_an_image_of_a_run_is_shown_as_the_run_did_it(tmp_path: Path, monkeypatc
     (segmentation,) = segment([tmp_path / "scene.png"], "demo", config)
     expected_HW3 = overlay(scene.image_HW3, segmentation.mask_HW)
     height, width = scene.classes_HW.shape
-    whole = np.asarray(Image.open("out/scene_steps.png").convert("RGB"))
-    tiles = [
-        whole[top : top + height, left : left + width]
-        for top in range(LINE, 3 * (LINE + height + GAP), LINE + height + GAP)
-        for left in range(0, 4 * (width + GAP), width + GAP)
-    ]
-    np.testing.assert_array_equal(tiles[0], scene.image_HW3)
-    np.testing.assert_array_equal(tiles[8], expected_HW3)
+
+    def check(picture: str) -> None:
+        whole = np.asarray(Image.open(picture).convert("RGB"))
+        tiles = [
+            whole[top : top + height, left : left + width]
+            for top in range(LINE, 3 * (LINE + height + GAP), LINE + height + GAP)
+            for left in range(0, 4 * (width + GAP), width + GAP)
+        ]
+        np.testing.assert_array_equal(tiles[0], scene.image_HW3)
+        np.testing.assert_array_equal(tiles[8], expected_HW3)
+
+    check("out/scene_steps.png")
+    Path("x.tar").write_bytes(tar_of({"scene.png": Path("scene.png").read_bytes()}))
+    pq.write_table(build_manifest("x.tar", None), folder / "manifest.parquet")
+    assert exit_code(main, "--image", "x.tar/scene.png", "--results", "run", "--output", "of-tar") == 0
+    check("of-tar/scene_steps.png")
+    pq.write_table(pa.table(manifest), folder / "manifest.parquet")
     assert exit_code(main, "--image", "a/scen.png", "--results", "run", "--output", "out") == 2
     assert "did you mean a/scene.png?" in capsys.readouterr().err
 

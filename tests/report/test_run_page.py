@@ -11,6 +11,7 @@ from urllib.parse import unquote, urljoin, urlparse
 import numpy as np
 import pytest
 from conftest import exit_code, free_port
+from container_files import tar_of
 from pages import check_is_safe_and_usable, read
 from PIL import Image
 from run_outputs import begin, failure, photograph, result, skip
@@ -23,6 +24,7 @@ from pipeline import storage
 from pipeline.config import FilterConfig, RefineConfig, SegmentConfig
 from pipeline.config.stages import STAGES
 from pipeline.imaging.classes import voc_palette
+from pipeline.inputs.manifest import build_manifest
 from pipeline.outputs.results import mask_path
 from pipeline.report.page.parts import duration, percent
 from pipeline.report.run_page.gallery import PICTURE_BYTES, SIDE, jpeg
@@ -161,6 +163,16 @@ def test_a_mask_that_is_damaged_leaves_the_photograph(tmp_path: Path, photos: Pa
     page = read(begin(tmp_path, [row, row | {"image_id": "b.jpg", "uri": None, "mask": None}]).output)
     assert [one["alt"] for one in page.all("img")] == ["photograph a.jpg"]
     assert page.text.count("the mask cannot be read") == 2
+
+
+def test_a_photograph_in_a_tar_file_is_shown_and_has_no_link_of_its_own(tmp_path: Path, photos: Path):
+    photograph(photos, "a.jpg", 40, 60, colour=200)
+    (tmp_path / "x.tar").write_bytes(tar_of({"a.jpg": (photos / "a.jpg").read_bytes()}))
+    (uri,) = build_manifest(str(tmp_path / "x.tar"), None)["uri"].to_pylist()
+    page = read(begin(tmp_path, [result("x.tar/a.jpg", labels(40, 60, 1), 0.5, photos) | {"uri": uri}]).output)
+    before, _ = (picture(one["src"]) for one in page.all("img"))
+    assert before.getpixel((30, 20)) == pytest.approx((200, 200, 200), abs=2)
+    assert not [one["href"] for one in page.all("a") if "tar#" in one["href"] or "%23" in one["href"]]
 
 
 def test_a_store_that_is_away_is_asked_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
