@@ -10,7 +10,7 @@ export OMP_WAIT_POLICY ?= PASSIVE
 # Container images often set it. Each worker, and there are many, would compile the project anew when it starts.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: setup demo variants test test-all quick azurite chaos gpu lint format docs train-demo train-voc-fcn train-voc clean
+.PHONY: setup demo variants test test-all quick azurite chaos gpu lint format docs train-demo train-voc-fcn train-voc train-voc-gpu clean
 
 setup: $(READY)
 
@@ -101,16 +101,35 @@ train-demo: $(READY)
 	cp runs/scenes_4/deconvnet.safetensors pipeline/checkpoints/demo.safetensors
 
 # Makes a checkpoint like the bundled `voc-fcn`: about an hour and a quarter of one core. EXTRA: more folders with masks.
+# SPLIT=trainval trains on everything, once nothing is left to be chosen: then no photograph here can judge the network.
 VOC ?= data/VOC2012
 EXTRA ?=
+SPLIT ?= train
 train-voc-fcn: $(READY)
-	$(BIN)/python jobs/train_fcn.py --data $(VOC) $(EXTRA) --output runs/voc_fcn --steps 2356 --seed 0
+	$(BIN)/python jobs/train_fcn.py --data $(VOC) $(EXTRA) --train-split $(SPLIT) --output runs/voc_fcn --steps 2356 --seed 0
 	cp runs/voc_fcn/fcn.safetensors pipeline/checkpoints/voc_fcn.safetensors
 
 # Makes a checkpoint like the bundled `voc`, on the FCN of `make train-voc-fcn`: about an hour and a quarter of one core.
 train-voc: $(READY)
-	$(BIN)/python jobs/train_lite.py --data $(VOC) $(EXTRA) --output runs/voc --steps 2052 --seed 0
+	$(BIN)/python jobs/train_lite.py --data $(VOC) $(EXTRA) --train-split $(SPLIT) --output runs/voc --steps 2052 --seed 0
 	cp runs/voc/deconvnet.safetensors pipeline/checkpoints/voc.safetensors
+
+# With a GPU for half an hour: the paper's network at its full width by its recipe, then the light one taught by it.
+# VGG16=FILE: torchvision's VGG-16, the best start; without it from random weights, with windows that hold no object.
+# Width and lengths are settings so that all of it can be tried small.
+VGG16 ?=
+WIDTH ?= 1
+EPOCHS ?= 10 10
+STEPS ?= 10000
+PRECISION ?= bfloat16
+START = $(if $(VGG16),--vgg16 $(VGG16),--width $(WIDTH))
+train-voc-gpu: $(READY)
+	$(BIN)/python jobs/build_training_set.py --data $(VOC) $(EXTRA) --train-split $(SPLIT) --output data/voc_windows \
+	    $(if $(VGG16),,--any-windows-per-image 5)
+	$(BIN)/python jobs/train.py --training-set data/voc_windows --output runs/voc_full $(START) --epochs $(EPOCHS) \
+	    --precision $(PRECISION) --validate-every 500 --export-precision float16
+	$(BIN)/python jobs/train_lite.py --data $(VOC) $(EXTRA) --train-split $(SPLIT) --output runs/voc_taught --steps $(STEPS) \
+	    --teacher runs/voc_full/deconvnet.safetensors --precision $(PRECISION)
 
 clean:
 	rm -rf $(VENV) data/demo runs/demo runs/photographs

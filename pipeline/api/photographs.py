@@ -14,7 +14,7 @@ from pipeline import storage
 from pipeline.config import AT_WORK, TrainingSetConfig
 from pipeline.config.fcn import TrainFcnConfig
 from pipeline.config.lite import TrainLiteConfig
-from pipeline.datasets.layouts import Images, list_images
+from pipeline.datasets.layouts import Images, list_images, seen_in_training
 from pipeline.errors import TrainingError
 from pipeline.errors.claim import after_claim
 from pipeline.inputs.named import check_named
@@ -96,9 +96,22 @@ def with_absolute_paths(config: AnyConfig) -> AnyConfig:
     return replace(config, data=data, output=storage.absolute(config.output))
 
 
-def data_names(config: Config) -> str:
-    """The names of the data that a network was trained on, for its checkpoint."""
-    return ", ".join(storage.absolute(root).rpartition("/")[2] for root in config.data)
+def described(config: Config, images: Images, steps_of: str, history: History) -> str:
+    """How a network was trained and what it reached, for its checkpoint.
+
+    Args:
+        config: the settings.
+        images: those that it was trained and validated on.
+        steps_of: what a batch holds, and whatever else people should know.
+        history: the figures of every validation.
+    """
+    names = ", ".join(storage.absolute(root).rpartition("/")[2] for root in config.data)
+    split = "" if config.train_split == "train" else f" ({config.train_split})"
+    seen = f", {count} of {len(images.val)} trained on" if (count := seen_in_training(images)) else ""
+    return (
+        f"{names}{split}, {config.steps} steps of {config.batch_size} {steps_of}; validation photographs{seen}: "
+        f"pixel accuracy {history[-1]['pixel_accuracy']:.3f}, mean IoU {history[-1]['mean_iou']:.3f}"
+    )
 
 
 def listed(config: Config, log: Callable[[str], None]) -> Images:

@@ -14,12 +14,13 @@ from pipeline.api.photographs import (
     History,
     State,
     TrainedPhotographs,
-    data_names,
+    described,
     listed,
     train_photographs,
     with_absolute_paths,
 )
 from pipeline.config.fcn import TrainFcnConfig
+from pipeline.datasets.layouts import Images
 from pipeline.errors import CheckpointError, ConfigError
 from pipeline.models.checkpoint import CheckpointInfo, dump_checkpoint, dump_state_dict, load_state_dict
 from pipeline.models.efficientnet import INPUT, fold, load_imagenet
@@ -49,7 +50,7 @@ def train_fcn(options: TrainFcnConfig, log: Callable[[str], None] = print) -> Tr
 
     state, history = train_photographs(FCN, config, images, lambda: first_network(config, len(images.class_names)), log)
     target = storage.join(config.output, EXPORT)
-    storage.write_atomic(target, export(config, state, images.class_names, history))
+    storage.write_atomic(target, export(config, state, images, history))
     return TrainedPhotographs(target, history[-1]["mean_iou"])
 
 
@@ -87,26 +88,25 @@ def package_file(encoder: str) -> str:
     return str(files[0])
 
 
-def export(config: TrainFcnConfig, state: State, class_names: tuple[str, ...], history: History) -> bytes:
+def export(config: TrainFcnConfig, state: State, images: Images, history: History) -> bytes:
     """The checkpoint for users: float16, with batch normalisation folded in and a line that says how it was trained.
 
     Args:
         config: the settings.
         state: the trained state dict.
-        class_names: background first.
+        images: those of the training.
         history: the figures of every validation.
     """
-    net = LiteFCN(len(class_names), config.encoder)
+    net = LiteFCN(len(images.class_names), config.encoder)
     if config.imagenet != "none":
         fold(net.encoder)
     net.load_state_dict(state)
     fold(net)
     info = CheckpointInfo(
-        class_names,
+        images.class_names,
         net.width,
         INPUT,
-        trained_on=f"{data_names(config)}, {config.steps} steps of {config.batch_size} crops; validation photographs: "
-        f"pixel accuracy {history[-1]['pixel_accuracy']:.3f}, mean IoU {history[-1]['mean_iou']:.3f}",
+        trained_on=described(config, images, "crops", history),
         architecture="litefcn",
         encoder=config.encoder,
         long_side=config.long_side,

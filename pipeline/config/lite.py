@@ -22,6 +22,9 @@ class TrainLiteConfig:
     fcn: str = "voc-fcn"
     """A network of jobs/train_fcn.py with the same classes: its encoder and context are used unchanged, and its
     probabilities teach the decoder along with the masks."""
+    teacher: str | None = None
+    """Distillation: a DeconvNet of jobs/train.py with the same classes, trained on square windows. In the second stage
+    its probabilities teach in the place of the FCN's."""
     train_split: str = "train"
     """VOC: name of the training list in ImageSets/Segmentation. COCO: as in the file's name, such as train2017."""
     val_split: str = "val"

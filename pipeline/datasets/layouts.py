@@ -91,8 +91,22 @@ def list_images(config: TrainingSetConfig) -> Images:
     pairs["train"] += [pair for pair in from_sbd if _name(pair) not in of_voc]
     if not pairs["train"]:
         raise DatasetError(f"{', '.join(config.data)}: no image is listed for training, and no mask found")
-    return Images(pairs["train"][: config.limit], pairs["val"][: config.limit], _agreed(class_lists),
-                  (*_assumed(unnamed), *remarks))  # fmt: skip
+    images = Images(pairs["train"][: config.limit], pairs["val"][: config.limit], _agreed(class_lists))
+    return images._replace(remarks=(*_assumed(unnamed), *_seen(images), *remarks))
+
+
+def seen_in_training(images: Images) -> int:
+    """How many of the images for validation are also trained on."""
+    return len({pair.image_uri for pair in images.train} & {pair.image_uri for pair in images.val})
+
+
+def _seen(images: Images) -> tuple[str, ...]:
+    """A remark on images for validation that are trained on, if there are any."""
+    seen = seen_in_training(images)
+    if not seen:
+        return ()
+    return (f"{seen} of the {len(images.val)} images for validation are also trained on: their figures show that the "
+            "training works, not how good the network is",)  # fmt: skip
 
 
 def _listed_windows(config: TrainingSetConfig, lists: str) -> Images:

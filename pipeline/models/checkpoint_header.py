@@ -49,6 +49,12 @@ class Preprocessing:
         mean, std = (_per_channel(values, crops_N3HW.device) for values in (self.mean, self.std))
         return (crops_N3HW.float() - mean) / std
 
+    def undo(self, inputs_N3HW: Tensor) -> Tensor:
+        """RGB crops, float32 `[N, 3, H, W]` with values 0..255, from network input."""
+        mean, std = (_per_channel(values, inputs_N3HW.device) for values in (self.mean, self.std))
+        crops_N3HW = inputs_N3HW.float() * std + mean
+        return crops_N3HW.flip(1) if self.channels == "BGR" else crops_N3HW
+
 
 @lru_cache(maxsize=64)
 def _per_channel(values: tuple[float, ...], device: torch.device) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -14,7 +15,7 @@ from pycocotools.coco import COCO
 from scipy.io import savemat
 
 from jobs.build_training_set import main
-from pipeline.api.photographs import listed
+from pipeline.api.photographs import described, listed
 from pipeline.config import TrainingSetConfig
 from pipeline.config.fcn import TrainFcnConfig
 from pipeline.config.lite import TrainLiteConfig
@@ -458,6 +459,28 @@ def test_of_sbd_only_images_are_taken_that_voc_does_not_have(sbd_folder, tmp_pat
         f"{sbd_folder}/cls/2008_000002.mat",
     ]
     assert [pair.image_uri for pair in images.val] == [f"{voc}/JPEGImages/2008_000003.jpg"]
+
+
+def test_training_on_everything_says_that_validation_was_seen(tmp_path):
+    voc = tmp_path / "voc"
+    for folder in ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation"):
+        (voc / folder).mkdir(parents=True)
+    for split, names in (("train", "a\nb"), ("val", "c"), ("trainval", "a\nb\nc")):
+        (voc / "ImageSets" / "Segmentation" / f"{split}.txt").write_text(names)
+    config = TrainFcnConfig((str(voc),), str(tmp_path / "out"), train_split="trainval")
+    said: list[str] = []
+    images = listed(config, said.append)
+    assert [len(images.train), len(images.val)] == [3, 1]
+    assert any("1 of the 1 images for validation are also trained on" in line for line in said)
+    text = described(config, images, "crops", [{"pixel_accuracy": 0.5, "mean_iou": 0.25}])
+    assert text == ("voc (trainval), 4000 steps of 8 crops; validation photographs, 1 of 1 trained on: "
+                    "pixel accuracy 0.500, mean IoU 0.250")  # fmt: skip
+    said.clear()
+    apart = listed(replace(config, train_split="train"), said.append)
+    assert not any("also trained on" in line for line in said)
+    assert "(train" not in described(
+        replace(config, train_split="train"), apart, "crops", [{"pixel_accuracy": 1, "mean_iou": 1}]
+    )
 
 
 def test_a_label_means_the_same_in_all_folders_or_they_are_refused(coco_folder, sbd_folder, tmp_path):

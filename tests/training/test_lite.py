@@ -12,6 +12,9 @@ from pipeline.checkpoints.bundled import weights_uri
 from pipeline.config.lite import TrainLiteConfig
 from pipeline.imaging.classes import VOID
 from pipeline.imaging.geometry import CROP
+from pipeline.models.checkpoint import Checkpoint, CheckpointInfo
+from pipeline.models.deconvnet import DeconvNet
+from pipeline.models.efficientnet import INPUT
 from pipeline.models.litedeconvnet import initialise
 from pipeline.models.litefcn import LiteFCN, folded
 from pipeline.models.members import load_member
@@ -19,6 +22,7 @@ from pipeline.training.fcn.crops import rng_of
 from pipeline.training.fcn.loop import Hooks, train
 from pipeline.training.lite.loop import Taught, loss_of_stage, new_training
 from pipeline.training.lite.losses import distance, loss_of
+from pipeline.training.lite.teacher import Teacher
 from pipeline.training.lite.windows import cut, object_of
 
 torch.set_num_threads(1)
@@ -114,6 +118,22 @@ def fresh(config: TrainLiteConfig, fcn: LiteFCN | None = None):
     net = Taught(folded(2, "lite0") if fcn is None else fcn)
     initialise(net.decoder)
     return new_training(net, config)
+
+
+def test_another_network_teaches_in_the_place_of_the_fcn_and_is_no_part_of_what_is_trained():
+    torch.manual_seed(1)
+    info = CheckpointInfo(("background", "thing"), 1 / 64, window_shape="square")  # with another input than the FCN's
+    teacher = DeconvNet(2, 1 / 64).eval()
+    net = Taught(folded(2, "lite0"), Teacher(Checkpoint(teacher, info, ""))).eval()
+    crops = torch.randint(0, 256, (2, 3, CROP, CROP), dtype=torch.uint8)
+    with torch.inference_mode():
+        wanted = net(INPUT(crops))[1]
+        scores = teacher(info.preprocessing(crops))
+    quarter = scores.unfold(2, 4, 4).unfold(3, 4, 4).mean(dim=(4, 5))
+    torch.testing.assert_close(wanted, quarter, rtol=1e-3, atol=1e-3 * float(scores.std()))
+    alone = Taught(folded(2, "lite0"))
+    assert net.state_dict().keys() == alone.state_dict().keys()
+    assert not {*map(id, teacher.parameters())} & {*map(id, net.parameters())}
 
 
 @pytest.mark.slow

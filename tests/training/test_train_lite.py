@@ -14,6 +14,7 @@ from jobs.segment_dataset import main as segment
 from jobs.train_lite import main
 from pipeline.models.checkpoint import CheckpointInfo, dump_checkpoint, load_for_windows
 from pipeline.models.checkpoint_header import joint_fingerprint, read_info
+from pipeline.models.deconvnet import DeconvNet
 from pipeline.models.efficientnet import INPUT
 from pipeline.models.litefcn import folded
 from pipeline.models.members import load_member
@@ -71,11 +72,17 @@ def test_the_main_job_segments_with_it_alone_and_beside_the_fcn(trained, fcn, sc
         assert all(0 < count <= 3 for count in table["num_proposals"].to_pylist())
 
 
-def test_what_cannot_teach_is_told(scenes, tmp_path, capsys):
+def test_what_cannot_teach_is_told(scenes, fcn, tmp_path, capsys):
     common = ["--data", str(scenes), "--output", str(tmp_path / "run")]
     assert exit_code(main, *common) == 2  # `voc-fcn` knows other classes
     assert "aeroplane" in capsys.readouterr().err
     assert exit_code(main, *common, "--fcn", "demo") == 2
     assert "a litefcn is needed" in capsys.readouterr().err
+    assert exit_code(main, *common, "--fcn", str(fcn), "--teacher", "voc") == 2
+    assert "the teacher" in capsys.readouterr().err
+    stretched = tmp_path / "stretched.safetensors"
+    stretched.write_bytes(dump_checkpoint(DeconvNet(len(CLASSES), 1 / 64), CheckpointInfo(CLASSES, 1 / 64)))
+    assert exit_code(main, *common, "--fcn", str(fcn), "--teacher", str(stretched)) == 2
+    assert "stretched to squares" in capsys.readouterr().err
     assert exit_code(main, *common, "--stage1-share", "2") == 2
     assert "--stage1-share" in capsys.readouterr().err

@@ -15,13 +15,15 @@ from pipeline.models.litedeconvnet import Decoder, LiteDeconvNet
 from pipeline.models.litefcn import LiteFCN, features
 from pipeline.training.fcn.loop import Training
 from pipeline.training.lite.losses import distance, loss_of
+from pipeline.training.lite.teacher import Teacher
 
 
 class Taught(nn.Module):
-    """A decoder that learns on the maps of an FCN; the FCN is fixed and is also its teacher."""
+    """A decoder that learns on the maps of an FCN; the FCN is fixed and is also its teacher, if there is no other."""
 
-    def __init__(self, fcn: LiteFCN) -> None:
+    def __init__(self, fcn: LiteFCN, teacher: Teacher | None = None) -> None:
         super().__init__()
+        self.teacher = teacher
         self.fcn = fcn.requires_grad_(False)
         self.decoder = Decoder(fcn.num_classes)
         self.train()
@@ -36,7 +38,7 @@ class Taught(nn.Module):
         """Scores of the decoder at half, and of the teacher at a quarter, of the windows' resolution."""
         with torch.no_grad():
             maps = features(x_N3HW, self.fcn.encoder, self.fcn.context)
-            wanted_NCqq = self.fcn.head(maps)
+            wanted_NCqq = self.fcn.head(maps) if self.teacher is None else self.teacher(x_N3HW)
         return self.decoder(maps), wanted_NCqq
 
     def whole(self) -> LiteDeconvNet:

@@ -14,6 +14,7 @@ from pipeline.config.lite import TrainLiteConfig
 from pipeline.models.checkpoint_header import read_info
 from pipeline.models.litefcn import folded
 from pipeline.training.lite.loop import Taught, loss_of_stage, new_training
+from pipeline.training.lite.teacher import load_teacher
 from pipeline.training.lite.windows import cut
 from pipeline.training.ray.fcn import Method
 
@@ -21,7 +22,7 @@ from pipeline.training.ray.fcn import Method
 def _network(config: TrainLiteConfig, num_classes: int) -> Taught:
     variant = read_info(storage.read_bytes(config.fcn), config.fcn).encoder
     assert variant is not None  # the job has checked it
-    return Taught(folded(num_classes, variant))
+    return Taught(folded(num_classes, variant), None if config.teacher is None else load_teacher(config.teacher))
 
 
 def _cut(
