@@ -45,7 +45,7 @@ def pytest_runtest_setup() -> None:
 
 SCHEMES = {"s3", "gs", "az"}
 """Stores with a server of the tests; these tests are marked `s3`, whichever it is."""
-WITHOUT_RAY = {"test_cluster_files", "test_pools", "test_profile"}
+WITHOUT_RAY = {"test_batches", "test_cluster_files", "test_pools", "test_profile"}
 """Modules of tests/cluster that start no Ray."""
 MARKS = {"head": "ray", "in_ray": "ray", "s3": "s3", "s3_folder": "s3", "gs": "s3", "az": "s3", "voc": "data"}
 

@@ -11,6 +11,7 @@ import ray
 from ray.data import ActorPoolStrategy, DataContext, Dataset
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from pipeline.cluster.batches import Batches
 from pipeline.cluster.pools import Pools
 from pipeline.config import SegmentConfig
 from pipeline.config.stages import STAGES, Processes, stages_of
@@ -21,10 +22,6 @@ from pipeline.stages.memory import keep_freed_memory
 from pipeline.stages.rows import WORKING_COLUMNS, Work, start_rows
 from pipeline.stages.write import Counts, Sink, write_files
 
-IMAGES_PER_BLOCK = 16  # 10 MB of working images: Ray is cheapest with 10-60 MB, and few images wait for one task
-MOST_BLOCKS = 8192  # the driver holds a reference to each; with millions of images, blocks are larger
-IMAGES_PER_PREDICTION = 4  # images whose crops share micro-batches: 200 crops waste at most a part of the last one
-IMAGES_PER_REFINEMENT = 4  # two messages for each batch, to the attempt log and the sink; on a GPU, one lattice
 SINK_THREADS = 4  # files that are staged at once
 
 Limit = Callable[..., Work]
@@ -98,6 +95,7 @@ def build_dataset(
     loads: Loads,
     config: SegmentConfig,
     pools: Pools,
+    batches: Batches,
     lease: Lease,
     attempt_log: RemoteAttemptLog,
     sink: RemoteSink,
@@ -109,6 +107,7 @@ def build_dataset(
         loads: the stages.
         config: the job's settings, with paths that every worker can read.
         pools: processes of each stage.
+        batches: how many images go together.
         lease: the right to write the output.
         attempt_log: the run's.
         sink: gets the refined rows.
@@ -121,10 +120,10 @@ def build_dataset(
     predict, refine = _loads_in("predict", loads), _loads_in("refine", loads)
     return (
         # 1:1  decode: bytes -> RGB at working size, bound by storage and JPEG decoding; propose: EdgeBoxes
-        _in_tasks(_blocks(manifest), _loads_in("tasks", loads), limited, pools)
+        _in_tasks(_blocks(manifest, batches.block), _loads_in("tasks", loads), limited, pools)
         # 1:1  crops, network, aggregation; the score maps of 50 proposals (200 MB) never leave the actor
         .map_batches(
-            Predict, fn_constructor_args=[predict, limited], batch_size=IMAGES_PER_PREDICTION,
+            Predict, fn_constructor_args=[predict, limited], batch_size=batches.predict,
             compute=_predict_pool(pools),
             num_cpus=pools.predict_cpus, num_gpus=pools.predict_gpus or None, batch_format="pyarrow",
         )
@@ -132,7 +131,7 @@ def build_dataset(
         #      later stage would have to wait for a CPU beside tasks that decode, and with two CPUs never gets one
         .map_batches(
             Refine, fn_constructor_args=[refine, limited, keep],
-            batch_size=IMAGES_PER_REFINEMENT, compute=ActorPoolStrategy(size=pools.refine_workers),
+            batch_size=batches.refine, compute=ActorPoolStrategy(size=pools.refine_workers),
             num_cpus=pools.refine_cpus, num_gpus=pools.refine_gpus or None, batch_format="pyarrow",
         )
     )  # fmt: skip
@@ -224,9 +223,6 @@ class Refine(Actor):
         return super().__call__(table).select(["image_id"])
 
 
-def _blocks(manifest: pa.Table) -> Dataset:
-    """The manifest in blocks small enough that every core has work and large enough that Ray is cheap."""
-    cores = int(ray.cluster_resources().get("CPU", 1))
-    # At the end, cores wait for the last blocks, so a short run has small ones.
-    size = max(1, min(IMAGES_PER_BLOCK, len(manifest) // (16 * cores)), len(manifest) // MOST_BLOCKS)
+def _blocks(manifest: pa.Table, size: int) -> Dataset:
+    """The manifest in blocks of so many images."""
     return ray.data.from_arrow([manifest.slice(start, size) for start in range(0, len(manifest), size)])

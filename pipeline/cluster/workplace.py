@@ -12,6 +12,7 @@ import ray
 from ray.data import Dataset
 
 from pipeline.cluster import connect
+from pipeline.cluster.batches import plan_batches
 from pipeline.cluster.graph import RemoteAttemptLog, RemoteSink, build_dataset, real_stages
 from pipeline.cluster.metrics import RunMetrics
 from pipeline.cluster.plan import plan, timed_plan
@@ -77,8 +78,10 @@ class Cluster:
             self.pools = self._plan_again(self.pools)
         rows_per_file = rows_in_a_file(len(todo), self.config.rows_per_file)
         attempt_log, sink = RemoteAttemptLog(), RemoteSink(run.lease, self.info.class_names, rows_per_file)
-        dataset = build_dataset(todo, self.loads, self.config, self.pools, run.lease, attempt_log, sink)
         alone = self.seconds_alone
+        cores, side = max(1, int(connect.total("CPU"))), self.config.decode.max_side
+        batches = plan_batches(len(todo), cores, self.info.num_classes, side, alone)
+        dataset = build_dataset(todo, self.loads, self.config, self.pools, batches, run.lease, attempt_log, sink)
         return Graph(
             work_through=partial(work_through, dataset),
             progress=attempt_log.progress,
