@@ -21,6 +21,7 @@ from dataclasses import dataclass, field, replace
 from http.server import ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, Protocol
+from urllib.parse import unquote
 
 from local_servers import Forwarder, listening, until_this_process_ends
 
@@ -174,7 +175,7 @@ class _Proxy(ThreadingHTTPServer):
         """Return the fault of the next request ("" for none) and whether the store gets the request before it."""
         with self._lock:
             self.proxy.requests[method] += 1
-            if self._random.random() >= self._rate or not path.endswith(self._only):
+            if self._random.random() >= self._rate or not unquote(path).endswith(self._only):
                 return "", True
             fault, reaches_store = self._random.choice(self._kinds), self._random.random() < 0.5
             self.proxy.faults[fault] += 1

@@ -42,6 +42,8 @@ _STRANGER = {"AuthenticationFailed", "AuthorizationFailure", "InvalidAuthenticat
 """Codes for unknown credentials, so that no object is at fault."""
 _STATUS = re.compile(r"status code: (\d{3})[^:]*:?\s*")
 _CODE = re.compile(r"<Code>([^<]+)</Code>(?:.*?<Message>([^<\r\n]+))?", re.DOTALL)
+_NO_ANSWER = re.compile(r"Error performing \w+ (https?://[^/\s]+).*error sending request")
+_GENERIC = re.compile(r"^Generic \w+ error: ")
 _LASTING = ("certificate", "non-partial response", "Failed to parse", "Could not parse", "credential error",
             "Unable to open", "Unable to decode", "Unable to extract")  # fmt: skip
 """Parts of messages without a status of failures that the same request would meet again."""
@@ -55,6 +57,8 @@ def call(scheme: str, bucket: str, address: str, operation: Callable[[Client], T
             return operation(_client(scheme, bucket, writing=writing))
         except FileNotFoundError as error:
             raise FileNotFoundError(f"{address}: {_reason(str(error))}") from None
+        except StorageError:
+            raise
         except ValueError as error:  # a name that obstore cannot send
             raise StorageError(f"{address}: {redact(str(error))}; names with //, . or .. as a part, or control "
                                "characters, cannot be used here") from None  # fmt: skip
@@ -127,7 +131,8 @@ def _reason(said: str) -> str:
     if found := _CODE.search(first):
         return redact(f"{found[1]}: {found[2]}" if found[2] else found[1])
     if found := _STATUS.search(first):
-        rest = first[found.start() :].removeprefix("status code: ")
-        return redact(rest.partition("\n")[0].strip(" :"))
-    cause = re.findall(r'"([^"\n]*(?:error|refused|lookup|certificate)[^"\n]*)"', said)
-    return redact(" ".join([first.rpartition(" - ")[2].strip(), *(f"({part})" for part in cause[:1])]))
+        return redact(first[found.start() :].removeprefix("status code: ").partition("\n")[0].strip(" :"))
+    cause = re.search(r'"([^"\n]*(?:error|refused|certificate)[^"\n]*)"', said)
+    if found := _NO_ANSWER.search(first):
+        return redact(f"no answer from {found[1]}" + (f" ({cause[1]})" if cause else ""))
+    return redact(_GENERIC.sub("", first.partition("\n")[0]).strip())

@@ -41,7 +41,7 @@ class Cloud:
         """
         name = next((name for name in self.endpoint if os.environ.get(name)), "")
         address = os.environ.get(name, "")
-        if address and not (urlsplit(address).scheme in {"http", "https"} and urlsplit(address).hostname):
+        if address and not _is_server(address):
             raise StorageError(f"{name} must be an address such as https://host:port")
         return address
 
@@ -50,6 +50,14 @@ class Cloud:
         if any(os.environ.get(name) for name in self.identity):
             return True
         return not self.address() or bool(self.default_file and (Path.home() / self.default_file).is_file())
+
+
+def _is_server(address: str) -> bool:
+    try:
+        parts = urlsplit(address)
+        return parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # its port is no number, or too large
+        return False
 
 
 CLOUDS = {

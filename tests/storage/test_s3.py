@@ -1,71 +1,19 @@
 """S3 when it misbehaves: faults of the moment are tried again and counted, others are said clearly and at once."""
 
-import io
-import logging
-import os
-import pickle
 import socket
 import subprocess
 import sys
 import time
-import traceback
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from botocore.exceptions import ClientError
-from conftest import free_port, use_s3
-from s3_server import FAULTS, XML_FAULTS, S3Server, faulty_proxy, s3_server
+from conftest import use_s3
+from s3_server import S3Server, faulty_proxy, s3_server
 
 from pipeline import storage
-from pipeline.config import DecodeConfig
-from pipeline.outputs.results import finished_ids
-from pipeline.stages.decode import decode_stage
-from pipeline.stages.rows import start_rows
 from pipeline.storage import listing, retrying, s3_client, s3_environment
-
-
-@pytest.fixture
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Waits of milliseconds, and a short patience."""
-    monkeypatch.setattr(retrying, "FIRST_WAIT", 0.001)
-    monkeypatch.setattr(retrying, "LONGEST_WAIT", 0.05)
-    monkeypatch.setattr(s3_client, "READ_SECONDS", 0.3)
-    s3_client._client_for.cache_clear()
-
-
-@pytest.fixture
-def stranger(s3: S3Server, s3_folder: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """A folder with one file, and credentials that do not fit."""
-    storage.write_atomic(f"{s3_folder}/x.bin", b"1")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hush-hush-hush-hush")
-    monkeypatch.setenv("AWS_SESSION_TOKEN", "token-hush-token")
-    return s3_folder
-
-
-@pytest.mark.parametrize("kind", FAULTS)
-def test_every_kind_of_fault_is_survived_by_every_operation(
-    kind: str, s3: S3Server, s3_folder: str, quick: None, monkeypatch: pytest.MonkeyPatch
-):
-    with faulty_proxy(s3, rate=0.5, seed=1, kinds=[kind], delay=0.5 if kind == "delay" else 0) as proxy:
-        use_s3(proxy, monkeypatch)
-        monkeypatch.setenv("AWS_MAX_ATTEMPTS", "30")
-        storage.retries(reset=True)
-        for i in range(3):
-            uri = f"{s3_folder}/in/{i}.bin"
-            storage.write_atomic(uri, bytes([i]) * 100_000)
-            assert storage.read_bytes(uri) == bytes([i]) * 100_000
-            assert storage.exists(uri)
-            storage.move(uri, f"{s3_folder}/out/{i}.bin")
-            assert not storage.exists(uri)
-        assert [file.size for file in listing.list_files(s3_folder, (".bin",))] == [100_000] * 3
-        storage.remove(f"{s3_folder}/out/0.bin")
-        storage.remove_folder(s3_folder)
-        assert not storage.exists(s3_folder)
-        assert storage.retries() > 0
 
 
 @pytest.mark.parametrize("refusal", [pytest.param("batch_md5", marks=pytest.mark.slow), "batch_501", "copy_501"])
@@ -90,28 +38,6 @@ def test_a_store_that_knows_single_objects_only_can_do_everything(
         assert proxy.faults[refusal] <= 2  # asked once for each folder, not for each page
     assert left == [f"{s3_folder}/run-2/moved.bin", f"{s3_folder}/run-2/x.bin"]
     assert storage.retries(reset=True) == 0
-
-
-@pytest.mark.parametrize("kind", XML_FAULTS)
-def test_a_listing_that_says_nothing_is_asked_for_again(
-    kind: str, s3: S3Server, s3_folder: str, quick: None, monkeypatch: pytest.MonkeyPatch
-):
-    for name in ("a/1.jpg", "b/2.jpg"):
-        storage.write_atomic(f"{s3_folder}/{name}", b"1")
-    with faulty_proxy(s3, rate=0.5, seed=1, kinds=[kind]) as proxy:
-        use_s3(proxy, monkeypatch)
-        monkeypatch.setenv("AWS_MAX_ATTEMPTS", "30")
-        storage.retries(reset=True)
-        for _ in range(5):
-            assert [file.uri for file in listing.list_files(s3_folder, (".jpg",))] == [
-                f"{s3_folder}/a/1.jpg", f"{s3_folder}/b/2.jpg"]  # fmt: skip
-        assert storage.is_folder(f"{s3_folder}/a")
-        assert storage.retries() >= proxy.faults[kind] > 0
-    with faulty_proxy(s3, rate=1, seed=1, kinds=[kind]) as proxy:
-        use_s3(proxy, monkeypatch)
-        monkeypatch.setenv("AWS_MAX_ATTEMPTS", "3")
-        with pytest.raises(retrying.TransientError, match="attempt 3, the last"):
-            listing.list_files(s3_folder, (".jpg",))
 
 
 @pytest.mark.parametrize(("code", "status", "kind", "away", "said"), [
@@ -183,113 +109,6 @@ def test_a_store_that_is_not_there_is_reported_soon_at_first_contact(monkeypatch
         storage.exists("s3://bucket/x")
 
 
-@pytest.mark.slow
-def test_thousands_of_requests_with_one_in_ten_faulty_lose_nothing(
-    s3: S3Server, s3_folder: str, quick: None, monkeypatch: pytest.MonkeyPatch
-):
-    names = sorted(f"{s3_folder}/{i % 20:02}/{i:04}.jpg" for i in range(1000))
-    with faulty_proxy(s3, rate=0.1, seed=0, delay=0.05) as proxy, ThreadPoolExecutor(16) as pool:
-        use_s3(proxy, monkeypatch)
-        storage.retries(reset=True)
-        list(pool.map(lambda uri: storage.write_atomic(uri, uri.encode() * 20), names))
-        for uri, data in zip(names, pool.map(storage.read_bytes, names), strict=True):
-            assert data == uri.encode() * 20
-        for _ in range(10):
-            assert [file.uri for file in listing.list_files(s3_folder, (".jpg",))] == names
-    assert sum(proxy.requests.values()) > 2000
-    assert all(proxy.faults[kind] > 20 for kind in FAULTS)
-    assert storage.retries() >= proxy.faults["slow_down"] + proxy.faults["reset"]
-
-
-def test_a_body_that_breaks_off_is_never_returned(s3: S3Server, s3_folder: str, quick: None, monkeypatch):
-    storage.write_atomic(f"{s3_folder}/x.bin", b"x" * 1_000_000)
-    with faulty_proxy(s3, rate=1, seed=0, kinds=["truncate"]) as proxy:
-        use_s3(proxy, monkeypatch)
-        monkeypatch.setenv("AWS_MAX_ATTEMPTS", "3")
-        with pytest.raises(OSError, match=r"x\.bin.*attempt 3, the last"):
-            storage.read_bytes(f"{s3_folder}/x.bin")
-        assert proxy.requests["GET"] == 3
-
-
-@pytest.mark.parametrize("kind", ["slow_down", "reset"])
-def test_retries_end(kind: str, s3: S3Server, s3_folder: str, quick: None, monkeypatch: pytest.MonkeyPatch):
-    with faulty_proxy(s3, rate=1, seed=0, kinds=[kind]) as proxy:
-        use_s3(proxy, monkeypatch)
-        storage.retries(reset=True)
-        with pytest.raises(OSError, match="attempt 10, the last"):
-            storage.exists(f"{s3_folder}/x.bin")
-        assert proxy.requests["HEAD"] == 10
-        assert storage.retries(reset=True) == 9
-        assert storage.retries() == 0
-
-
-def test_a_store_that_nobody_answers_for_is_asked_again(s3_folder: str, quick: None, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{free_port()}")
-    with pytest.raises(retrying.TransientError, match=r"Could not connect.*attempt 10, the last"):
-        storage.read_bytes(f"{s3_folder}/x.bin")
-
-
-def test_an_image_is_to_blame_only_where_the_store_answers_otherwise(
-    s3: S3Server, s3_folder: str, quick: None, monkeypatch: pytest.MonkeyPatch
-):
-    storage.write_atomic(f"{s3_folder}/x.jpg", b"x")
-    images = start_rows(pa.table({"image_id": ["x.jpg"], "uri": [f"{s3_folder}/x.jpg"]}))
-    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "2")
-    with faulty_proxy(s3, rate=1, seed=0, kinds=["slow_down"], only="x.jpg") as proxy:
-        use_s3(proxy, monkeypatch)
-        (row,) = decode_stage(images, DecodeConfig()).to_pylist()
-    assert (row["status"], row["error_type"]) == ("failed", "TransientError")
-    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{free_port()}")
-    with pytest.raises(storage.StoreAwayError, match="Could not connect"):
-        decode_stage(images, DecodeConfig())
-
-
-def test_results_that_the_store_does_not_give_are_not_called_damaged(
-    s3: S3Server, s3_folder: str, monkeypatch: pytest.MonkeyPatch
-):
-    storage.write_parquet(f"{s3_folder}/results/part-0.parquet", pa.table({"image_id": ["a"]}))
-    with faulty_proxy(s3, rate=1, seed=0, kinds=["slow_down"], only=".parquet") as proxy:
-        use_s3(proxy, monkeypatch)
-        monkeypatch.setenv("AWS_MAX_ATTEMPTS", "2")
-        with pytest.raises(retrying.TransientError, match="part-0"):
-            finished_ids(s3_folder)
-
-
-def test_what_is_not_there_is_asked_for_once(s3: S3Server, s3_folder: str, monkeypatch: pytest.MonkeyPatch):
-    with faulty_proxy(s3, rate=0, seed=0) as proxy:
-        use_s3(proxy, monkeypatch)
-        storage.retries(reset=True)
-        for missing in (f"{s3_folder}/absent.bin", "s3://no-such-bucket/absent.bin"):
-            with pytest.raises(FileNotFoundError, match="absent"):
-                storage.read_bytes(missing)
-            assert not storage.exists(missing)
-        with pytest.raises(FileNotFoundError, match="no-such-bucket"):
-            listing.list_files("s3://no-such-bucket", (".jpg",))
-        with pytest.raises(FileNotFoundError):
-            storage.write_atomic("s3://no-such-bucket/x.bin", b"1")
-        assert proxy.requests["PUT"] == 1
-    assert storage.retries() == 0
-
-
-def test_wrong_credentials_are_a_permission_error_at_once(stranger: str):
-    storage.retries(reset=True)
-    calls = [
-        lambda: storage.read_bytes(f"{stranger}/x.bin"),
-        lambda: storage.write_atomic(f"{stranger}/y.bin", b"1"),
-        lambda: listing.list_files(stranger, (".bin",)),
-        lambda: storage.exists(f"{stranger}/x.bin"),
-        lambda: storage.remove(f"{stranger}/x.bin"),
-        lambda: storage.move(f"{stranger}/x.bin", f"{stranger}/y.bin"),
-    ]
-    for call in calls:
-        with pytest.raises(PermissionError, match="s3://bucket"):
-            call()
-    images = start_rows(pa.table({"image_id": ["x.bin"], "uri": [f"{stranger}/x.bin"]}))
-    with pytest.raises(storage.StoreAwayError):  # credentials that expire must not fail every later image
-        decode_stage(images, DecodeConfig())
-    assert storage.retries() == 0
-
-
 def test_no_credentials_says_what_to_set(s3_folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.delenv(name)
@@ -326,38 +145,6 @@ def test_a_public_bucket_needs_no_credentials(tmp_path: Path, monkeypatch: pytes
         assert [file.uri for file in listing.list_files("s3://bucket", (".bin",))] == ["s3://bucket/x.bin"]
         filesystem, path = storage.resolve("s3://bucket/x.bin")
         assert filesystem.get_file_info(path).size == 1
-
-
-def test_errors_and_logs_hold_no_secret(
-    stranger: str, s3: S3Server, quick: None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-):
-    secrets = [os.environ[name] for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")]
-    caplog.set_level(logging.INFO)
-    said = []
-    with faulty_proxy(s3, rate=0.5, seed=0) as proxy:
-        monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.endpoint.replace("://", "://me:hush-endpoint@"))
-        for call in (storage.read_bytes, storage.exists, storage.remove, lambda uri: storage.write_atomic(uri, b"1")):
-            with pytest.raises(OSError, match="s3://bucket") as caught:
-                call(f"{stranger}/x.bin")
-            said.append("".join(traceback.format_exception(caught.value)))
-            assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
-    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://me:hush-endpoint@127.0.0.1:9")
-    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "2")
-    with pytest.raises(OSError, match=r"127\.0\.0\.1:9") as caught:
-        storage.read_bytes(f"{stranger}/x.bin")
-    said += ["".join(traceback.format_exception(caught.value)), caplog.text]
-    for secret in [*secrets, "hush-endpoint"]:
-        assert not any(secret in text for text in said), secret
-
-
-def test_more_than_a_page_of_keys_is_listed(s3_folder: str):
-    names = [f"{s3_folder}/{'flat' if i < 1001 else f'deep/{i % 3}'}/{i:04}.jpg" for i in range(1005)]
-    with ThreadPoolExecutor(16) as pool:
-        list(pool.map(lambda uri: storage.write_atomic(uri, b"1"), names))
-    assert [file.uri for file in listing.list_files(s3_folder, (".jpg",))] == sorted(names)
-    assert len(listing.list_files(f"{s3_folder}/flat/00*.jpg", (".jpg",))) == 100
-    storage.remove_folder(s3_folder)
-    assert not storage.exists(s3_folder)
 
 
 def test_a_pattern_lists_no_more_than_it_must(s3: S3Server, s3_folder: str, monkeypatch: pytest.MonkeyPatch):
@@ -414,15 +201,3 @@ def test_server_and_proxy_end_with_their_process(tmp_path: Path):
 def _answers(port: int) -> bool:
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", port)) == 0
-
-
-def test_parquet_is_read_in_parts_through_faults(s3: S3Server, s3_folder: str, monkeypatch: pytest.MonkeyPatch):
-    pq.write_table(table := pa.table({"x": list(range(50_000))}), buffer := io.BytesIO(), row_group_size=5_000)
-    storage.write_atomic(f"{s3_folder}/x.parquet", buffer.getvalue())
-    with faulty_proxy(s3, rate=0.2, seed=0, delay=0.05) as proxy:
-        use_s3(proxy, monkeypatch)
-        filesystem, path = storage.resolve(f"{s3_folder}/x.parquet")
-        for _ in range(10):
-            with filesystem.open_input_file(path) as stream:
-                assert pq.ParquetFile(stream).read() == table
-    assert proxy.faults.total() > 0
