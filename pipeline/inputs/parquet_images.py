@@ -18,6 +18,9 @@ ENDING = ".parquet"
 USUAL = "image"
 """The column that is meant where several hold bytes."""
 
+MARK = "#column="
+"""In the address of every image in a Parquet file, and hardly of others."""
+
 _BYTES = "bytes"  # of the struct
 _ADDRESS = re.compile(r"(.+\.parquet)#column=([^#&]+)&group=(\d+)&row=(\d+)", re.IGNORECASE | re.DOTALL)
 _ROWS_A_BATCH = 16  # that are held at a time
@@ -59,7 +62,7 @@ def place_of(uri: str) -> Place | None:
 
 def addresses(group: Group, rows: range) -> list[str]:
     """The addresses of the images in some rows of a row group."""
-    beginning = f"{group.file}#column={quote(group.column, safe='')}&group={group.number}&row="
+    beginning = f"{group.file}{MARK}{quote(group.column, safe='')}&group={group.number}&row="
     return [f"{beginning}{row}" for row in rows]
 
 

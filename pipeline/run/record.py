@@ -22,6 +22,7 @@ from pipeline.config.earlier import RUNS
 from pipeline.config.stages import STAGES, Stage
 from pipeline.errors import TooManyErrors
 from pipeline.imaging.classes import class_table
+from pipeline.inputs.reading import in_reading_order
 from pipeline.outputs.audit import Audit, audit
 from pipeline.outputs.folder import ANOTHER, check_folder, read_record
 from pipeline.outputs.layout import MANIFEST, OF_IMAGES, RECORD, REPORT, RUN, SUMMARY
@@ -118,8 +119,8 @@ class RunRecord:
     """The right to write into it."""
 
     def todo(self) -> pa.Table:
-        """The images that are not done."""
-        return unfinished(self.output, self.manifest)
+        """The images that are not done, in the order in which they are best read."""
+        return in_reading_order(unfinished(self.output, self.manifest))
 
     def audit(self) -> Audit:
         """Compare the output with the manifest."""

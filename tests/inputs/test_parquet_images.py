@@ -1,5 +1,6 @@
 """Images in Parquet files: which column, what is carried, which rows are read, and what goes wrong."""
 
+import itertools
 import json
 from collections import Counter
 from pathlib import Path
@@ -65,6 +66,21 @@ def test_ids_and_other_columns_are_kept(tmp_path: Path):
         {"label": row, "tags": ["x", str(row)], "image": {"path": f"{row}.jpg"}} for row in reversed(range(7))
     ]
     assert lost == {"values of the manifest's column 'thumb'": 7}
+
+
+def test_images_of_a_row_group_follow_each_other_whatever_their_ids(tmp_path: Path):
+    for part in range(2):
+        ids = [f"{row * 5 % 36:02}{part}" for row in range(36)]
+        columns = {"image": [name.encode() for name in ids], "image_id": ids}
+        (tmp_path / f"{part}.parquet").write_bytes(parquet_of(columns, rows_in_a_group=3))
+    table = build_manifest(str(tmp_path), None)
+    ordered = reading.in_reading_order(table)
+    groups = [uri.rpartition("&row=")[0] for uri in ordered["uri"].to_pylist()]
+    assert len(set(groups)) == len(list(itertools.groupby(groups))) == 24
+    assert sorted(ordered.to_pylist(), key=lambda row: row["image_id"]) == table.to_pylist()
+    assert all(reading.read_image(row["uri"]).decode() == row["image_id"] for row in ordered.to_pylist())
+    files = pa.table({"image_id": ["b", "a"], "uri": ["/z.jpg", "/y.jpg"]})
+    assert reading.in_reading_order(files).equals(files)
 
 
 def test_rows_without_other_columns_carry_nothing(tmp_path: Path):
