@@ -35,7 +35,7 @@ from pipeline.outputs.results import read_results
 REPOSITORY = Path(__file__).parents[1]
 VICTIMS = ("driver", "worker", "node", "frozen")
 TILES = 10  # images cut out of one scene
-SETTINGS = ("--weights", "demo", "--proposals", "2", "--crf", "none", "--rows-per-file", "16", "--max-side", "64",
+SETTINGS = ("--proposals", "2", "--crf", "none", "--rows-per-file", "16", "--max-side", "64",
             "--plan", "guess", "--stall-timeout", "45")  # fmt: skip
 MOST_CALLS = 6
 
@@ -46,6 +46,8 @@ class Chaos:
 
     images: int = 400
     """Images to segment in each round."""
+    weights: str = "demo"
+    """The network; `voc-fcn` sees whole images."""
     rounds: int = 12
     """Rounds; the victims take turns."""
     fault_rate: float = 0.1
@@ -105,19 +107,29 @@ def named_by_ray() -> list[tuple[psutil.Process, str]]:
     return [(process, name) for process, name in names if name.startswith("ray::")]
 
 
-def start_job(machines: Machines, environment: dict[str, str], output: str) -> subprocess.Popen[str]:
-    """Call the main job on the cluster; returns when its graph starts."""
-    process = subprocess.Popen(
-        [sys.executable, "jobs/segment_dataset.py", "--input", "s3://bucket/photos", "--output", f"s3://bucket/{output}",
-         *SETTINGS],
-        cwd=REPOSITORY, env={**os.environ, **environment, "RAY_ADDRESS": machines.cluster.address},
-        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
-    )  # fmt: skip
-    assert process.stdout is not None
-    for line in process.stdout:
-        if "process(es) for the network" in line:
-            break
-    return process
+@dataclass(frozen=True)
+class Job:
+    """A command that is called again and again."""
+
+    machines: Machines
+    weights: str
+    environment: dict[str, str]
+    output: str
+
+    def start(self) -> subprocess.Popen[str]:
+        """Call the main job on the cluster; returns when its graph starts."""
+        process = subprocess.Popen(
+            [sys.executable, "jobs/segment_dataset.py", "--input", "s3://bucket/photos",
+             "--output", f"s3://bucket/{self.output}", "--weights", self.weights, *SETTINGS],
+            cwd=REPOSITORY,
+            env={**os.environ, **self.environment, "RAY_ADDRESS": self.machines.cluster.address},
+            stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+        )  # fmt: skip
+        assert process.stdout is not None
+        for line in process.stdout:
+            if "process(es) for the network" in line:
+                break
+        return process
 
 
 def finish(process: subprocess.Popen[str]) -> int:
@@ -126,17 +138,15 @@ def finish(process: subprocess.Popen[str]) -> int:
     return process.returncode
 
 
-def until_done(machines: Machines, environment: dict[str, str], output: str, codes: list[int]) -> None:
+def until_done(job: Job, codes: list[int]) -> None:
     """Call the same command until it ends well."""
     while codes[-1] != 0 and len(codes) < MOST_CALLS:
-        codes.append(finish(start_job(machines, environment, output)))
+        codes.append(finish(job.start()))
 
 
-def play(
-    victim: str, moment: float, machines: Machines, environment: dict[str, str], output: str, random_: random.Random
-) -> list[int]:
+def play(victim: str, moment: float, job: Job, random_: random.Random) -> list[int]:
     """Start a run, harm the victim at the moment, resume; returns the exit codes of all calls."""
-    process = start_job(machines, environment, output)
+    process = job.start()
     try:
         process.wait(timeout=moment)
     except subprocess.TimeoutExpired:
@@ -147,9 +157,9 @@ def play(
         elif victim == "frozen":
             freeze_worker(random_)
         else:
-            machines.kill_node(random_)
+            job.machines.kill_node(random_)
     codes = [finish(process)]
-    until_done(machines, environment, output, codes)
+    until_done(job, codes)
     return codes
 
 
@@ -178,7 +188,7 @@ def main() -> int:
         make_photos(bucket / "photos", chaos.images)
         machines = Machines()
         with s3_server(temporary) as server:
-            process = start_job(machines, server.environment, "undisturbed")
+            process = Job(machines, chaos.weights, server.environment, "undisturbed").start()
             started = time.monotonic()
             said, _ = process.communicate()
             assert process.returncode == 0, f"the undisturbed run failed:\n{said}"
@@ -190,7 +200,8 @@ def main() -> int:
                 refused = tuple(REFUSALS) if (number + number // len(VICTIMS)) % 2 else ()
                 started = time.monotonic()
                 with faulty_proxy(server, rate=chaos.fault_rate, seed=chaos.seed + number, refuse=refused) as proxy:
-                    codes = play(victim, moment, machines, proxy.environment, f"round-{number}", random_)
+                    job = Job(machines, chaos.weights, proxy.environment, f"round-{number}")
+                    codes = play(victim, moment, job, random_)
                 seconds = time.monotonic() - started
                 folder = bucket / f"round-{number}"
                 found = audit(str(folder), pq.read_table(folder / "run" / "manifest.parquet"))
