@@ -35,7 +35,7 @@ from pipeline.outputs.results import read_results
 REPOSITORY = Path(__file__).parents[1]
 VICTIMS = ("driver", "worker", "node", "frozen")
 TILES = 10  # images cut out of one scene
-SETTINGS = ("--proposals", "2", "--crf", "none", "--rows-per-file", "16", "--max-side", "64",
+SETTINGS = ("--crf", "none", "--rows-per-file", "16", "--max-side", "64",
             "--plan", "guess", "--stall-timeout", "45")  # fmt: skip
 MOST_CALLS = 6
 
@@ -120,7 +120,8 @@ class Job:
         """Call the main job on the cluster; returns when its graph starts."""
         process = subprocess.Popen(
             [sys.executable, "jobs/segment_dataset.py", "--input", "s3://bucket/photos",
-             "--output", f"s3://bucket/{self.output}", "--weights", self.weights, *SETTINGS],
+             "--output", f"s3://bucket/{self.output}", "--weights", self.weights,
+             *SETTINGS, *(("--proposals", "2") if self.weights == "demo" else ())],
             cwd=REPOSITORY,
             env={**os.environ, **self.environment, "RAY_ADDRESS": self.machines.cluster.address},
             stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
