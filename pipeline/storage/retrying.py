@@ -14,7 +14,7 @@ from tenacity import (
     RetryCallState,
     RetryError,
     Retrying,
-    retry_if_exception_type,
+    retry_if_exception,
     stop_after_attempt,
     stop_before_delay,
 )
@@ -39,6 +39,9 @@ _patience: ContextVar[float] = ContextVar("patience", default=TOTAL_SECONDS)
 class TransientError(OSError):
     """A transient fault: the store was busy, slow or out of reach. The same request may succeed later."""
 
+    used_up = False
+    """Whether it was already tried as often as it may be."""
+
 
 class StoreAwayError(OSError):
     """The store answers no request at all, so the fault is not a single object's."""
@@ -46,14 +49,6 @@ class StoreAwayError(OSError):
 
 class CredentialsError(PermissionError, StoreAwayError):
     """The store does not accept the credentials, or no longer: tokens can expire during a run."""
-
-
-class _UsedUpError(Exception):
-    """Carries a TransientError whose request was already tried as often as it may be."""
-
-    def __init__(self, last: TransientError) -> None:
-        super().__init__(str(last))
-        self.last = last
 
 
 def max_attempts() -> int:
@@ -92,7 +87,7 @@ def retrying(operation: Callable[[], T]) -> T:
         Exception: any other error of `operation`, at once.
     """
     attempts = Retrying(
-        retry=retry_if_exception_type(TransientError),
+        retry=retry_if_exception(_may_be_repeated),
         wait=wait_random_exponential(multiplier=FIRST_WAIT, max=LONGEST_WAIT),
         stop=stop_after_attempt(max_attempts()) | stop_before_delay(_patience.get()),
         before_sleep=_count,
@@ -101,7 +96,9 @@ def retrying(operation: Callable[[], T]) -> T:
         return attempts(operation)
     except RetryError as error:
         last = error.last_attempt
-        raise TransientError(f"{last.exception()} (attempt {last.attempt_number}, the last)") from None
+        transient = TransientError(f"{last.exception()} (attempt {last.attempt_number}, the last)")
+        transient.used_up = True
+        raise transient from None
 
 
 def retrying_arrow(operation: Callable[[], T]) -> T:
@@ -119,17 +116,16 @@ def retrying_arrow(operation: Callable[[], T]) -> T:
             return operation()
         except (FileNotFoundError, PermissionError):
             raise
-        except TransientError as error:
-            raise _UsedUpError(error) from None
         except OSError as error:
-            if "AWS Error" not in str(error):  # these faults have no type of their own
+            if isinstance(error, TransientError) or "AWS Error" not in str(error):  # whose faults have no type
                 raise
             raise TransientError(str(error)) from error
 
-    try:
-        return retrying(run)
-    except _UsedUpError as used_up:
-        raise used_up.last from None
+    return retrying(run)
+
+
+def _may_be_repeated(error: BaseException) -> bool:
+    return isinstance(error, TransientError) and not error.used_up
 
 
 def _count(state: RetryCallState) -> None:
