@@ -88,7 +88,9 @@ def _headers(archive: str, file: io.BufferedReader) -> Iterator[tarfile.TarInfo]
         ) from error
     if last != bytes(tarfile.BLOCKSIZE):
         what = "is damaged" if last else "is cut off"
-        raise ManifestError(f"{archive} {what} at byte {tar.offset}; bring it again, or leave it out with a pattern")
+        raise ManifestError(
+            f"{archive} {what} at byte {tar.offset}; replace it by a whole copy, or leave it out with a pattern"
+        )
 
 
 def _left_aside(name: str, member: tarfile.TarInfo) -> str | None:
