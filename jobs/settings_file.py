@@ -20,7 +20,7 @@ def read_settings(uri: str) -> dict[str, Any]:
     """The values in a file by the settings' names.
 
     Args:
-        uri: a YAML or JSON file, local or s3://. From a run's record, only the part `settings` is used, without options
+        uri: a YAML or JSON file in any store. From a run's record, only the part `settings` is used, without options
             for a single call such as `--overwrite`, which would delete the run's results; from that of a training, only
             `config`.
 

@@ -234,6 +234,12 @@ def served(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> S
     return Served(request.param, server, f"{request.param}://bucket/{uuid4().hex}")
 
 
+@pytest.fixture
+def stored(served: Served) -> str:
+    """The address of an empty folder in each of the stores that have a server."""
+    return served.folder
+
+
 @pytest.fixture(params=["local", "s3", "gs", "az"])
 def store(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """The address of an empty folder: once a local one, then one in each of the stores."""

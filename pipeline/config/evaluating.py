@@ -65,7 +65,7 @@ class ReportConfig:
     """
 
     results: str
-    """Output folder of a run or a training, finished or not. Local or s3://."""
+    """Output folder of a run or a training, finished or not. Local or in a store (docs/storage.md)."""
 
 
 @dataclass(frozen=True)

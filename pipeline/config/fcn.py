@@ -32,7 +32,7 @@ class TrainFcnConfig:
     """A light FCN on whole photographs with class masks; the defaults are those of `voc-fcn`."""
 
     data: tuple[str, ...]
-    """Folders, local or s3://, in the layouts that build-training-set takes: PASCAL VOC's, SBD's, COCO's,
+    """Folders, local or in a store, in the layouts that build-training-set takes: PASCAL VOC's, SBD's, COCO's,
     or plain folders: images, masks and classes.txt, split by `val-share`."""
     output: str
     """Folder for checkpoints, the record and the exported network."""

@@ -36,7 +36,7 @@ class SegmentConfig:
     input: str
     """Images: a folder (with all its subfolders), a pattern such as `photos/**/*.jpg`, an S3 Inventory,
     a Parquet or CSV manifest with a `uri` column, tar files (`shards/*.tar`) or Parquet files that hold the images.
-    Local or s3://."""
+    Local or in a store (docs/storage.md)."""
     output: str
     """Folder for results, masks, errors and the run's record. The same command again finishes what is left."""
     weights: str = "voc"

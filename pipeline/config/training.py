@@ -21,14 +21,14 @@ class TrainingSetConfig:
     """
 
     data: tuple[str, ...]
-    """Folders, local or s3://, each in one of four layouts. PASCAL VOC: JPEGImages, SegmentationClass,
+    """Folders, local or in a store, each in one of four layouts. PASCAL VOC: JPEGImages, SegmentationClass,
     SegmentationObject (optional: without it, objects are the connected parts of a class),
     ImageSets/Segmentation (optional: without it, all masks are for training).
     SBD: img, cls, inst; all for training but what the VOC folders hold.
     COCO: annotations/instances_<split>.json and the images in <split> or images.
     Plain folders: images, masks and classes.txt, split by `val-share`."""
     output: str
-    """Folder, local or s3://, for the two indexes of windows: new, or started with these same settings."""
+    """Folder, local or in a store, for the two indexes of windows: new, or started with these same settings."""
     train_split: str = "train"
     """VOC: name of the training list in ImageSets/Segmentation. COCO: as in the file's name, such as train2017."""
     val_split: str = "val"

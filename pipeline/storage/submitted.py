@@ -28,5 +28,5 @@ def check_kept(option: str, uri: str) -> None:
     kept = os.path.normpath(Path.home() / uri)
     raise StorageError(
         f"--{option} {uri} would lie in Ray's copy of the working directory, which Ray removes. Write --{option} "
-        f"{kept} (on the machine that runs the job), or a folder that you can read from here, shared or s3://"
+        f"{kept} (on the machine that runs the job), or a folder that you can read from here, shared or in a store"
     )

@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 from evaluation_files import NAMES, labels, write_results, write_truth
 from PIL import Image
+from s3_outputs import upload
 
 from jobs import evaluate
+from pipeline import storage
 from pipeline.datasets.layouts import folder_pairs
 from pipeline.evaluation.results import PUBLISHED, PUBLISHED_CLASSES
 from pipeline.imaging.classes import VOC_CLASSES
@@ -40,6 +42,17 @@ def test_figures_are_printed_and_written(case, monkeypatch, capsys):
     assert content["mean_iou"] == 1
     assert content["split"] == "val"
     assert content["results"] == str(output)
+
+
+def test_results_and_ground_truth_in_a_store_give_the_figures_of_a_disk(case, stored, monkeypatch, capsys):
+    output, voc = case
+    upload(output.parent, stored)
+    for results, truth in ((output, voc), (f"{stored}/run", f"{stored}/voc")):
+        assert run(monkeypatch, "--results", results, "--ground-truth", truth, "--split", "val") == 0
+    assert "1 images: mean IoU 1.0000" in capsys.readouterr().out
+    there, here = (json.loads(storage.read_bytes(f"{at}/run/evaluation.json")) for at in (f"{stored}/run", output))
+    assert there["results"] == f"{stored}/run"
+    assert {name for name in here if here[name] != there[name]} <= {"results", "ground_truth"}
 
 
 def test_plain_folders_are_scored_as_they_were_trained_on(monkeypatch, capsys, tmp_path: Path):

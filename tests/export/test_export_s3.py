@@ -1,4 +1,4 @@
-"""Exports of results on S3, photographs among them: file by file what comes of the same results on a disk."""
+"""Exports of results in a store, photographs among them: file by file what comes of the same results on a disk."""
 
 import json
 from pathlib import Path
@@ -48,13 +48,13 @@ def test_results_on_s3_are_exported_as_those_on_a_disk(
     assert len(expected) > 1
 
 
-def test_without_copying_there_is_nothing_of_images_on_s3(tmp_path: Path, s3_folder: str):
+def test_without_copying_there_is_nothing_of_images_in_a_store(tmp_path: Path, stored: str):
     write_output(tmp_path / "made")
-    upload(tmp_path / "made", s3_folder)
-    done = export_results(ExportConfig(f"{s3_folder}/run", "coco", str(tmp_path / "coco")))
+    upload(tmp_path / "made", stored)
+    done = export_results(ExportConfig(f"{stored}/run", "coco", str(tmp_path / "coco")))
     assert done.images == done.remote == len(PATHS)
     assert not [path for path in (tmp_path / "coco").rglob("*") if path.suffix != ".json" and path.is_file()]
-    export_results(ExportConfig(f"{s3_folder}/run", "hf", str(tmp_path / "hf")))
+    export_results(ExportConfig(f"{stored}/run", "hf", str(tmp_path / "hf")))
     for row in pq.read_table(tmp_path / "hf" / "data").to_pylist():
         assert row["image"] == {"bytes": None, "path": row["uri"]}
-        assert row["uri"].startswith(f"{s3_folder}/photos/")
+        assert row["uri"].startswith(f"{stored}/photos/")

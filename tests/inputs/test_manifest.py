@@ -260,26 +260,28 @@ def test_an_id_of_the_longest_name_is_a_legal_file_name(tmp_path: Path):
     assert (tmp_path / f"{image_id}.png").is_file()
 
 
-def test_a_bucket_gives_the_same_ids_as_a_folder(tmp_path: Path, s3_folder: str):
+def test_a_bucket_gives_the_same_ids_as_a_folder(tmp_path: Path, stored: str):
     names = ["b.jpg", "a/z.PNG", "a/y.tif", "a/_hidden/x.jpg", ".h.jpg", "readme.txt", "a b+c%20.jpg"]
     for name in names:
-        storage.write_atomic(storage.join(s3_folder, name), b"1")
+        storage.write_atomic(storage.join(stored, name), b"1")
         storage.write_atomic(storage.join(str(tmp_path), name), b"1")
-    table = build_manifest(s3_folder, None)
+    table = build_manifest(stored, None)
     assert table["image_id"].to_pylist() == ids(tmp_path)
     assert set(table["uri"].to_pylist()) == {
-        f"{s3_folder}/{name}" for name in ("b.jpg", "a/z.PNG", "a/y.tif", "a b+c%20.jpg")
+        f"{stored}/{name}" for name in ("b.jpg", "a/z.PNG", "a/y.tif", "a b+c%20.jpg")
     }
-    assert ids(f"{s3_folder}/a/*") == ids(tmp_path / "a" / "*")
-    assert ids(f"{s3_folder}/b.jpg") == ["b.jpg"]
+    assert ids(f"{stored}/a/*") == ids(tmp_path / "a" / "*")
+    assert ids(f"{stored}/b.jpg") == ["b.jpg"]
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".parquet"])
-def test_a_manifest_in_a_bucket(tmp_path: Path, s3_folder: str, suffix: str):
-    write_table(tmp_path / f"m{suffix}", {"uri": ["a.jpg", "../up.jpg", "s3://other/k.jpg"]})
-    storage.write_atomic(f"{s3_folder}/lists/m{suffix}", (tmp_path / f"m{suffix}").read_bytes())
-    uris = build_manifest(f"{s3_folder}/lists/m{suffix}", None)["uri"].to_pylist()
-    assert set(uris) == {f"{s3_folder}/lists/a.jpg", f"{s3_folder}/up.jpg", "s3://other/k.jpg"}
+def test_a_manifest_in_a_bucket(tmp_path: Path, stored: str, suffix: str):
+    write_table(tmp_path / f"m{suffix}", {"uri": ["a.jpg", "../up.jpg", "gs://other/k.jpg", "s3://third/k.jpg"]})
+    storage.write_atomic(f"{stored}/lists/m{suffix}", (tmp_path / f"m{suffix}").read_bytes())
+    table = build_manifest(f"{stored}/lists/m{suffix}", None)
+    uris = table["uri"].to_pylist()
+    assert set(uris) == {f"{stored}/lists/a.jpg", f"{stored}/up.jpg", "gs://other/k.jpg", "s3://third/k.jpg"}
+    assert {"other/k.jpg", "third/k.jpg"} < set(table["image_id"].to_pylist())
 
 
 def test_rows_are_counted_over_chunks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
