@@ -27,7 +27,7 @@ from pipeline.stages.decode import decode_stage, image_columns
 from pipeline.stages.rows import Row, run_rows, start_rows
 
 ROUNDS = 5
-IMAGES_IN_A_TABLE = 16  # as in runs of some hundred images and more
+IMAGES_IN_A_TABLE = 16  # the least in runs of some hundred images and more
 
 BUCKET = "s3://bucket"
 

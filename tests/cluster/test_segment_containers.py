@@ -3,10 +3,12 @@
 import json
 from pathlib import Path
 
+import numpy as np
 from conftest import exit_code, write_tiles
 from container_files import files_in, tar_of
 
 from jobs.segment_dataset import main
+from pipeline.imaging.images import decode_mask
 from pipeline.inputs.manifest import build_manifest
 from pipeline.outputs.audit import audit
 from pipeline.outputs.results import read_errors, read_results
@@ -35,11 +37,12 @@ def test_a_tar_is_segmented_as_its_folder_is_image_by_image(tmp_path: Path, in_r
     assert (len(before), summary["images_ok"], summary["images_failed"]) == (5, IMAGES - 1, 1)
     assert audit(f"{tmp_path}/of-shards", build_manifest(shards, None)).complete
     masks = {row["image_id"]: row["mask"] for row in read_results(f"{tmp_path}/of-photos").to_pylist()}
-    assert {row["image_id"]: row["mask"] for row in read_results(f"{tmp_path}/of-shards").to_pylist()} == {
-        f"{int(name[:2]) % 2}.tar/{name}": mask for name, mask in masks.items()
-    }
-    for name, mask in masks.items():
-        assert (tmp_path / "of-shards" / "masks" / f"{int(name[:2]) % 2}.tar" / f"{name}.png").read_bytes() == mask
+    found = {row["image_id"]: row["mask"] for row in read_results(f"{tmp_path}/of-shards").to_pylist()}
+    assert found.keys() == {f"{int(name[:2]) % 2}.tar/{name}" for name in masks}
+    for image_id, mask in found.items():
+        assert (tmp_path / "of-shards" / "masks" / f"{image_id}.png").read_bytes() == mask
+        # Other images were in the same micro-batch, which may change the last digits of the scores.
+        assert np.mean(decode_mask(mask) == decode_mask(masks[image_id[-6:]])) >= 0.999
     (error,) = read_errors(f"{tmp_path}/of-shards").to_pylist()
     assert (error["image_id"], error["error_stage"], error["error_type"]) == ("1.tar/11.jpg", "decode", "truncated")
     assert (tmp_path / "of-shards" / "run" / "report.html").is_file()
