@@ -2,6 +2,8 @@
 
 import itertools
 import json
+import os
+import pickle
 from collections import Counter
 from pathlib import Path
 
@@ -134,6 +136,31 @@ def test_a_file_that_changed_since_is_an_error_of_its_images(tmp_path: Path, cha
     change(path)
     with pytest.raises(OSError, match=complaint):
         reading.read_image(last)
+
+
+class Bomb:
+    """Unpickling it makes a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return os.mkdir, (str(self.folder),)
+
+
+def test_a_pickled_type_in_a_file_is_not_unpickled(tmp_path: Path):
+    """Arrow's Python once kept types of its own as pickles in a file's schema, and loaded them when it was opened."""
+    hidden = {"ARROW:extension:name": "arrow.py_extension_type",
+              "ARROW:extension:metadata": pickle.dumps(Bomb(tmp_path / "boom"))}  # fmt: skip
+    schema = pa.schema([pa.field("image", pa.binary(), metadata=hidden)])
+    pq.write_table(pa.table([pa.array(FILES)], schema=schema), tmp_path / "x.parquet")
+    assert pq.read_schema(tmp_path / "x.parquet").field("image").metadata == {
+        name.encode(): value if isinstance(value, bytes) else value.encode() for name, value in hidden.items()
+    }
+    assert list(contents(str(tmp_path / "x.parquet")).values()) == FILES
+    assert not (tmp_path / "boom").exists()
+    pickle.loads(hidden["ARROW:extension:metadata"])
+    assert (tmp_path / "boom").exists()  # it would have gone off
 
 
 def test_neither_the_manifest_nor_one_image_reads_the_whole_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
