@@ -55,7 +55,7 @@ quick: $(READY)
 # Microsoft's server for the tests of az://, which are skipped without it: 186 MB, from npm. 3.35 is the last for node before 21.
 azurite: $(VENV)/azurite/node_modules/.bin/azurite-blob
 $(VENV)/azurite/node_modules/.bin/azurite-blob: | $(READY)
-	npm install --prefix $(VENV)/azurite --no-audit --no-fund --no-save --silent azurite@3.35.0
+	npm install --prefix $(VENV)/azurite --no-audit --no-fund --no-save --loglevel error azurite@3.35.0
 
 # Kills the main job's driver, workers and nodes, on a faulty store, and counts what was lost: about a quarter of an hour.
 chaos: $(READY)

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 from scipy.io import savemat
 
+from pipeline import storage
 from pipeline.config import ConfigError, DecodeConfig, ProposeConfig
 from pipeline.proposals.given import check_given
 from pipeline.stages.decode import decode_stage
@@ -32,7 +33,7 @@ def images(tmp_path: Path) -> pa.Table:
     return decode_stage(start_rows(manifest), DecodeConfig(max_side=150))
 
 
-def proposed(images: pa.Table, uri: Path, config: ProposeConfig = CONFIG) -> list:
+def proposed(images: pa.Table, uri: Path | str, config: ProposeConfig = CONFIG) -> list:
     check_given(str(uri))
     rows = propose_stage(images, replace(config, proposals_from=str(uri))).to_pylist()
     assert rows[2]["error_stage"] == "decode"
@@ -57,6 +58,14 @@ def test_a_table_gives_boxes_that_are_sorted_scaled_and_extended(images, tmp_pat
     np.testing.assert_allclose(found[1], [[-2, -2, 22, 22]], atol=1e-4)
     one = proposed(images, tmp_path / "boxes.parquet", replace(CONFIG, proposals=1, window_shape="box"))
     np.testing.assert_allclose(one[0], [[4, 8, 16, 32]], atol=1e-4)
+
+
+def test_a_table_in_a_store_is_read_there(images, tmp_path, stored):
+    written = table(tmp_path / "boxes.parquet", [("b", [0.0, 0, 40, 40], 1.0)])
+    storage.write_atomic(f"{stored}/boxes.parquet", written.read_bytes())
+    there, here = proposed(images, f"{stored}/boxes.parquet"), proposed(images, written)
+    assert there[1] == here[1]
+    assert there[0].startswith(f"{stored}/boxes.parquet has no box for this image")
 
 
 def test_coco_detections_are_boxes_by_the_number_that_is_the_name(images, tmp_path):
