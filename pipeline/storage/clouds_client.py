@@ -111,14 +111,15 @@ def _translated(error: BaseError, address: str) -> OSError:
     code = found[1] if (found := _CODE.search(said)) else ""
     message = f"{address}: {_reason(said)}"
     if "token request" in said:  # of the service that knows the credentials or the machine's role
+        message += f"; no usable credentials: set {CLOUDS[address.partition('://')[0]].to_set}"
         transient = status in (0, 408, 429) or status >= 500
         return TransientError(message) if transient else CredentialsError(message)
     if status in (408, 429) or (status >= 500 and status != 501):
         return TransientError(message)
     if status == 401 or code in _STRANGER or isinstance(error, UnauthenticatedError):
-        return CredentialsError(message)
-    if status == 403 or isinstance(error, PermissionDeniedError):
-        return PermissionError(message)
+        return CredentialsError(f"{message} (the credentials are not accepted)")
+    if status == 403 or isinstance(error, PermissionDeniedError):  # of HEAD there is no more than the status
+        return PermissionError(f"{message} (the credentials are not accepted, or have no right to it)")
     if status == 404:
         return FileNotFoundError(message)
     lasting = status or any(part in said for part in _LASTING)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from pipeline import storage
 from pipeline.errors import StorageError
-from pipeline.storage import listing, stores
+from pipeline.storage import listing, retrying, stores
 from pipeline.storage.clouds_environment import CLOUDS
 
 ENDPOINT = {"gs": "GOOGLE_BASE_URL", "az": "AZURE_STORAGE_ENDPOINT"}
@@ -31,6 +31,31 @@ def test_no_credentials_says_what_to_set(served: Served, monkeypatch: pytest.Mon
     with pytest.raises(PermissionError, match=r"no credentials; set .*_SKIP_SIGNATURE=true") as caught:
         storage.read_bytes(f"{served.folder}/x.bin")
     assert isinstance(caught.value, storage.StoreAwayError)
+
+
+def test_credentials_that_are_not_accepted_are_said(served: Served, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv(KEY[served.scheme], "aHVzaC1odXNoLWh1c2gtaHVzaA==")
+    for call in (storage.exists, storage.read_bytes, storage.is_folder):
+        with pytest.raises(PermissionError, match="credentials are not accepted"):
+            call(f"{served.folder}/x.bin")
+
+
+@pytest.mark.parametrize(("answer", "kind"), [
+    ("Server returned non-2xx status code: 403 Forbidden: not here", storage.StoreAwayError),
+    ("Server returned non-2xx status code: 503 Service Unavailable: ", retrying.TransientError),
+    ("HTTP error: error sending request", retrying.TransientError),
+])  # fmt: skip
+def test_a_machine_without_a_role_is_told_what_to_set(answer: str, kind: type[OSError]):
+    """As obstore says it; the service that knows a machine's role answers on such machines only."""
+    pytest.importorskip("obstore")
+    from obstore.exceptions import GenericError
+
+    from pipeline.storage.clouds_client import _translated
+
+    said = "Generic GCS error: Error performing token request: Error performing GET http://metadata/token in 2ms - "
+    error = _translated(GenericError(said + answer), "gs://bucket/x")
+    assert isinstance(error, kind)
+    assert "no usable credentials: set GOOGLE_APPLICATION_CREDENTIALS" in str(error)
 
 
 def test_azure_needs_its_account(az: object, monkeypatch: pytest.MonkeyPatch):
