@@ -207,10 +207,17 @@ def _copy(layer: nn.Module, state: Mapping[str, Tensor], conv: str, bn: str) -> 
 
 
 def fold(module: nn.Module) -> None:
-    """Fold every batch normalisation below `module` into its convolution, in place; evaluation gives the same."""
+    """Fold every batch normalisation below `module` into its convolution, in place; evaluation gives the same.
+
+    Of a network on `meta`, only the form changes: for arithmetic there torch imports its compiler, which takes seconds.
+    """
     for layer in module.modules():
-        if isinstance(layer, ConvBN) and isinstance(layer.bn, nn.BatchNorm2d):
+        if not isinstance(layer, ConvBN) or not isinstance(layer.bn, nn.BatchNorm2d):
+            continue
+        if layer.conv.weight.is_meta:
+            layer.conv.bias = nn.Parameter(torch.empty(layer.conv.out_channels, device="meta"))
+        else:
             training = layer.training
             fused = fuse_conv_bn_eval(layer.conv.eval(), layer.bn.eval())
             layer.conv = copy.deepcopy(fused).train(training)
-            layer.bn = nn.Identity()  # type: ignore[assignment]
+        layer.bn = nn.Identity()  # type: ignore[assignment]

@@ -1,6 +1,8 @@
 """The light FCN: its layers against plain computations, ImageNet's file against the paper's classifier, its files."""
 
 import math
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,6 +21,7 @@ from pipeline.models.litefcn import LiteFCN, fed_size, folded
 from pipeline.models.members import load_member
 
 torch.set_num_threads(1)
+REPOSITORY = Path(__file__).parents[2]
 CLASSES = ("background", "a", "b", "c", "d")
 
 
@@ -242,3 +245,17 @@ def test_layers_that_are_folded_have_a_bias():
     fold(torch.nn.Sequential(layer))
     assert layer.conv.bias is not None
     assert isinstance(layer.conv, Same)
+
+
+def test_on_meta_folding_changes_the_form_and_imports_no_compiler():
+    program = (
+        "import sys, torch\nfrom pipeline.models.litefcn import folded\n"
+        "with torch.device('meta'): net = folded(5, 'lite0')\n"
+        "for name, tensor in net.state_dict().items(): print(name, tensor.dtype, *tensor.shape)\n"
+        "print('torch._dynamo' in sys.modules)\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", program], cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    *lines, compiler = ended.stdout.splitlines()
+    assert lines == [f"{name} {one.dtype} {' '.join(map(str, one.shape))}".strip()
+                     for name, one in folded(5, "lite0").state_dict().items()]  # fmt: skip
+    assert compiler == "False"
