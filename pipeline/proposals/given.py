@@ -16,16 +16,19 @@ from collections import defaultdict
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import PurePosixPath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.dataset as ds
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from pipeline import storage
 from pipeline.errors import ConfigError
 from pipeline.proposals.edgeboxes import Proposals
+
+if TYPE_CHECKING:
+    import pyarrow.dataset as ds
 
 COLUMNS = {"image_id": pa.string(), "box": pa.list_(pa.float32()), "score": pa.float32()}
 
@@ -107,6 +110,8 @@ def _sorted(proposals: Proposals, uri: str) -> Proposals:
 
 
 def _dataset(uri: str) -> ds.Dataset:
+    import pyarrow.dataset as ds  # only here: it imports pandas, which takes as long as all else that a job imports
+
     filesystem, path = storage.resolve(uri)
     return ds.dataset(path, filesystem=filesystem, format="parquet")
 
@@ -114,7 +119,7 @@ def _dataset(uri: str) -> ds.Dataset:
 def _of_table(uri: str, ids: Sequence[str]) -> dict[str, Proposals]:
     """Boxes of some images at once: if a table is sorted by image, only the row groups that have them are read."""
     wanted = sorted({*ids, *(PurePosixPath(image_id).stem for image_id in ids)})
-    table = _dataset(uri).to_table(columns=list(COLUMNS), filter=ds.field("image_id").isin(wanted))
+    table = _dataset(uri).to_table(columns=list(COLUMNS), filter=pc.field("image_id").isin(wanted))
     rows: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for row in table.cast(pa.schema(COLUMNS)).to_pylist():
         rows[row["image_id"]].append(row)

@@ -8,7 +8,7 @@ from difflib import get_close_matches
 from pipeline import storage
 from pipeline.checkpoints.bundled import BUNDLED, weights_uri
 from pipeline.config import ConfigError, SegmentConfig
-from pipeline.config.networks import parse_network
+from pipeline.config.networks import WHOLE_IMAGES, parse_network
 from pipeline.config.recipes import ENSEMBLES
 from pipeline.crf.refine import check_backend
 from pipeline.inputs.named import check_named
@@ -108,19 +108,26 @@ def with_shape_of(config: SegmentConfig, info: NetworkInfo) -> SegmentConfig:
 def _fingerprint_of_other(config: SegmentConfig, info: NetworkInfo) -> str | None:
     """Load the ensemble's other network once here, so that one that cannot be used is found before the run starts.
 
+    A bundled one can be used: importing torch to see it takes seconds.
+
     Returns:
         Its fingerprint; None if there is no other network.
 
     Raises:
         CheckpointError: it cannot be used, or not with the first one.
     """
-    if config.ensemble.fcn is None:
+    uri = config.ensemble.fcn
+    if uri is None:
         return None
+    if uri in map(weights_uri, BUNDLED) and config.ensemble.fcn_kind == "auto":
+        data = storage.read_bytes(uri)
+        if (known := read_info(data, uri)).architecture in WHOLE_IMAGES and known.class_names == info.class_names:
+            return fingerprint(data)
     from pipeline.models.kinds import try_out
     from pipeline.stages.predict import load_other
 
     other = load_other(config, info.class_names)
     if other is None:
         return None
-    try_out(other, config.ensemble.fcn)
+    try_out(other, uri)
     return other.fingerprint

@@ -6,6 +6,7 @@ import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import lru_cache
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -94,6 +95,17 @@ def page(folder: Path, kind: str, sections: Sequence[tuple[str, str]], **values:
         sections: id and title of each, for its list of them.
         values: what is filled in; all of it is escaped, since names are data.
     """
+    made = f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC"
+    return templates(folder).get_template(TEMPLATE).render(kind=kind, sections=sections, made=made, **values).lstrip()
+
+
+@lru_cache
+def templates(folder: Path) -> Environment:
+    """The templates of a page, read and compiled.
+
+    Args:
+        folder: as for `page`.
+    """
     environment = Environment(
         loader=FileSystemLoader([folder, Path(__file__).parent]), autoescape=True, undefined=StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
@@ -105,8 +117,9 @@ def page(folder: Path, kind: str, sections: Sequence[tuple[str, str]], **values:
         "duration": duration,
         "seconds": seconds,
     }
-    made = f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC"
-    return environment.get_template(TEMPLATE).render(kind=kind, sections=sections, made=made, **values).lstrip()
+    for name in environment.list_templates(extensions=["j2", "css"]):  # the environment keeps them
+        environment.get_template(name)
+    return environment
 
 
 def number(value: int) -> str:

@@ -2,6 +2,6 @@
 
 from pipeline.report.run_page.facts import RunFacts
 from pipeline.report.run_page.gather import gather
-from pipeline.report.run_page.render import render
+from pipeline.report.run_page.render import FOLDER, render
 
-__all__ = ["RunFacts", "gather", "render"]
+__all__ = ["FOLDER", "RunFacts", "gather", "render"]

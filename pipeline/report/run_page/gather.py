@@ -13,7 +13,7 @@ from pipeline.config import SEGMENT_RECIPES, DecodeConfig, SegmentConfig
 from pipeline.config.segmenting import ONCE
 from pipeline.errors import ResultsError
 from pipeline.outputs import layout
-from pipeline.outputs.audit import audit
+from pipeline.outputs.audit import Audit, audit
 from pipeline.outputs.folder import read_record
 from pipeline.outputs.results import ids_in, read_manifest, scan_parts
 from pipeline.report.page.parts import labels_of, settings_of
@@ -28,8 +28,12 @@ NOT_HOW = ("input", "output", "weights", *ONCE)
 """Settings that do not say how a run works."""
 
 
-def gather(output: str) -> RunFacts:
+def gather(output: str, found: Audit | None = None) -> RunFacts:
     """Count what an output folder holds. Writes nothing; a run may be at work in it.
+
+    Args:
+        output: the folder.
+        found: its audit; None: it is made here.
 
     Raises:
         ResultsError: it is no run's output, or a file in it is damaged or foreign.
@@ -47,7 +51,7 @@ def gather(output: str) -> RunFacts:
     return RunFacts(
         output=uri,
         about=_about(record, summary),
-        audit=audit(uri, read_manifest(uri, ["image_id"])),
+        audit=found or audit(uri, read_manifest(uri, ["image_id"])),
         stages=tally.stages(summary.get("seconds_alone", {})),
         errors=tuple(shown),
         error_kinds=len(kinds),

@@ -45,6 +45,10 @@ class Gallery:
     images: tuple[Shown, ...]
 
 
+FOLDER = Path(__file__).parent
+"""Has the page's template."""
+
+
 def render(facts: RunFacts, steps: Sequence[Step]) -> str:
     """The page. Reads the photographs and masks of the gallery; a photograph that cannot be read is left out.
 
@@ -60,7 +64,7 @@ def render(facts: RunFacts, steps: Sequence[Step]) -> str:
     labels = [one.label for one in facts.classes]
     shown = show(candidates, labels, facts.about.max_megapixels, masks=linked)
     return page(
-        Path(__file__).parent,
+        FOLDER,
         "Segmentation report",
         SECTIONS,
         facts=facts,
