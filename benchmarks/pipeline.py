@@ -52,7 +52,8 @@ def run(config: Pipeline) -> list[dict[str, Any]]:
 def _job(config: SegmentConfig, output: str) -> float:
     command = [sys.executable, str(JOB), "--input", config.input, "--weights", config.weights,
                "--limit", str(config.limit), "--output", output]  # fmt: skip
-    subprocess.run(command, check=True, stdout=sys.stderr, stderr=subprocess.DEVNULL)  # noqa: S603  (our own)
+    on_ray = os.environ | {"RAY_ADDRESS": os.environ.get("RAY_ADDRESS") or "local"}  # also for few images
+    subprocess.run(command, check=True, env=on_ray, stdout=sys.stderr, stderr=subprocess.DEVNULL)  # noqa: S603  (our own)
     return float(json.loads(Path(output, "run", "summary.json").read_text())["images_per_second"])
 
 

@@ -20,10 +20,13 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from importlib import import_module
 from types import FrameType
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from jobs.commands import REPORT, Command, parse
 from pipeline.errors import ClusterError, FailedError, StoppedError, UserError
+
+if TYPE_CHECKING:
+    from pipeline.outputs.audit import Audit
 
 EXIT_DONE, EXIT_FAULT, EXIT_ARGUMENTS, EXIT_STOPPED, EXIT_FAILED, EXIT_NO_CLUSTER = range(6)
 
@@ -80,17 +83,26 @@ def _check_outputs(config: Any) -> None:
                 check_writable(uri)
 
 
-def make_report(output: str, say: Callable[[str], None]) -> None:
+def get_ready_to_report() -> None:
+    """Import what `make_report` needs, and compile its templates, while a job waits for something else."""
+    with suppress(Exception):  # `make_report` says what is wrong
+        from jobs.report import get_ready
+
+        get_ready()
+
+
+def make_report(output: str, say: Callable[[str], None], found: Audit | None = None) -> None:
     """Write the report of a run or a training and say where it is; what goes wrong is a line, since the work is done.
 
     Args:
         output: the output folder.
         say: prints a line for people.
+        found: the run's audit; None: it is made here.
     """
     try:
         from jobs.report import write_report  # only now: it imports jinja2, which the start does not need
 
-        say(f"report:  {write_report(output)}")
+        say(f"report:  {write_report(output, found)}")
     except (Exception, KeyboardInterrupt) as error:
         from pipeline.run.error_line import in_short
 

@@ -15,8 +15,9 @@ from pipeline.config.evaluating import ReportConfig
 from pipeline.errors import ResultsError
 from pipeline.inputs.named import check_named
 from pipeline.outputs import layout
+from pipeline.outputs.audit import Audit
 from pipeline.report import run_page, training_page
-from pipeline.report.page.parts import Step
+from pipeline.report.page.parts import Step, templates
 
 TRAININGS = {one.name: one for one in (commands.TRAIN, commands.TRAIN_FCN, commands.TRAIN_LITE)}
 
@@ -33,8 +34,17 @@ def run(config: ReportConfig) -> int:
     return EXIT_DONE
 
 
-def write_report(output: str) -> str:
+def get_ready() -> None:
+    """Compile the templates of a run's page."""
+    templates(run_page.FOLDER)
+
+
+def write_report(output: str, found: Audit | None = None) -> str:
     """Write OUTPUT/run/report.html of a run, or OUTPUT/report.html of a training; returns where.
+
+    Args:
+        output: the output folder.
+        found: the audit of a run that has just ended; None: it is made here.
 
     Raises:
         ResultsError: it is the output of neither, or a file in it is damaged or foreign.
@@ -42,7 +52,7 @@ def write_report(output: str) -> str:
         OSError: it cannot be read or written.
     """
     if storage.exists(storage.join(output, layout.RECORD)):
-        facts = run_page.gather(output)
+        facts = run_page.gather(output, found)
         target, page = layout.REPORT, run_page.render(facts, list(next_steps(facts)))
     elif storage.exists(storage.join(output, layout.TRAINING_RECORD)):
         trained = training_page.gather(output)

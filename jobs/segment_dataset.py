@@ -1,4 +1,4 @@
-"""The main job: a data set of images to label masks, on Ray.
+"""The main job: a data set of images to label masks, on Ray; few images on this machine alone.
 
     python jobs/segment_dataset.py --input photos --output runs/photos --weights my.safetensors
     ray job submit --working-dir . -- python jobs/segment_dataset.py --input ... --output ...
@@ -11,9 +11,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from functools import partial
+from threading import Thread
+
+import pyarrow as pa
 
 from jobs import commands
-from jobs.common import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, call, end_process
+from jobs.common import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, call, end_process, get_ready_to_report
 from jobs.segment_report import classes, console, report, show_live, show_plan
 from pipeline import storage
 from pipeline.checkpoints.bundled import BUNDLED
@@ -24,7 +27,8 @@ from pipeline.errors import LeaseError, ResultsError, TooManyErrors
 from pipeline.inputs.manifest import build_manifest, describe
 from pipeline.inputs.named import check_named
 from pipeline.models.checkpoint_header import NetworkInfo
-from pipeline.run.driver import Driver
+from pipeline.run.driver import Driver, Workplace
+from pipeline.run.local import MOST_IMAGES, Processes, ThisMachine, processes_ahead
 from pipeline.run.prepare import check_networks, with_absolute_paths, with_shape_of
 from pipeline.run.record import RunRecord, Summary, check_run, open_run, recorded_settings, unfinished
 from pipeline.storage import listing
@@ -41,41 +45,54 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def run(options: SegmentConfig) -> int:
     """Check, plan, claim the output, run, audit, report."""
     config = with_absolute_paths(as_output_was_begun(options))
-    info, networks = check_networks(config)
-    config = with_shape_of(config, info)
-    if options.weights in BUNDLED:
-        console.print(f"--weights {options.weights}: {BUNDLED[options.weights].knows}")
-    check_named("input", listing.glob_root(config.input))
-    check_run(config, networks)
+    with processes_ahead(config, console.print) as processes:
+        info, networks = check_networks(config)
+        config = with_shape_of(config, info)
+        if options.weights in BUNDLED:
+            console.print(f"--weights {options.weights}: {BUNDLED[options.weights].knows}")
+        check_named("input", listing.glob_root(config.input))
+        check_run(config, networks)
+        manifest = images_of(config)
+        left = unfinished(config.output, manifest)
+        most = len(manifest) if config.overwrite or config.retry_failed else len(left)  # images that may be to do
+        few = processes if most <= MOST_IMAGES else None
+        if config.dry_run:
+            return show_plan(config, info, manifest, left, local=few is not None)
+        where = workplace(config, info, few) if most else None
+        record = open_run(config, networks, info.class_names, manifest, console.print)
+        try:
+            with record.lease.kept_alive():
+                return work(config, info, record, where)
+        except KeyboardInterrupt:  # a second one, while the first was handled
+            console.print("stopped at once; the same command goes on from here")
+            return EXIT_STOPPED
+
+
+def images_of(config: SegmentConfig) -> pa.Table:
+    """The manifest; a line says what in the input is left aside."""
     left_aside: Counter[str] = Counter()
     manifest = build_manifest(config.input, config.limit, left_aside)
     if left_aside:
         console.print(describe(left_aside))
-    if config.dry_run:
-        return show_plan(config, info, manifest, unfinished(config.output, manifest))
-    if config.overwrite or config.retry_failed or len(unfinished(config.output, manifest)):
-        check_cluster(config)
-    record = open_run(config, networks, info.class_names, manifest, console.print)
-    try:
-        with record.lease.kept_alive():
-            return work(config, info, record)
-    except KeyboardInterrupt:  # a second one, while the first was handled
-        console.print("stopped at once; the same command goes on from here")
-        return EXIT_STOPPED
+    return manifest
 
 
-def check_cluster(config: SegmentConfig) -> None:
-    """Connect to Ray, and make sure that the processes of the run fit it.
+def workplace(config: SegmentConfig, info: NetworkInfo, processes: Processes | None) -> Workplace:
+    """Where images are done: by processes of this machine, or on Ray, which takes seconds to import and start.
 
     Raises:
         ClusterError: there is no cluster.
         PoolError: the processes do not fit it.
     """
+    if processes is not None:
+        return ThisMachine(config, info, console.print, processes)
     from pipeline.cluster import connect
     from pipeline.cluster.plan import plan
+    from pipeline.cluster.workplace import Cluster
 
     connect.start_ray()
     plan(config)
+    return Cluster(config, info, console.print)
 
 
 def as_output_was_begun(config: SegmentConfig) -> SegmentConfig:
@@ -85,13 +102,14 @@ def as_output_was_begun(config: SegmentConfig) -> SegmentConfig:
     return as_begun(config, recorded, RUNS, default, console.print)
 
 
-def work(config: SegmentConfig, info: NetworkInfo, run: RunRecord) -> int:
+def work(config: SegmentConfig, info: NetworkInfo, run: RunRecord, where: Workplace | None) -> int:
     """Do what is left of a run that this process owns.
 
     Args:
         config: the job's settings.
         info: the network's description.
         run: the output folder.
+        where: the place to do it; None if nothing is left.
 
     Returns:
         The exit code.
@@ -104,13 +122,12 @@ def work(config: SegmentConfig, info: NetworkInfo, run: RunRecord) -> int:
             f"{len(run.manifest)} images, {len(run.manifest) - len(todo)} done before; {classes(info)}; "
             f"results go to {run.output}"
         )
-        if not len(todo):
-            console.print("nothing is left to do; this is what earlier calls did:")
-        if len(todo):
-            from pipeline.cluster.workplace import Cluster
-
+        if where is not None and len(todo):
+            Thread(target=get_ready_to_report, daemon=True).start()  # meanwhile: processes take seconds to start
             screen = show_live if console.is_terminal else None
-            Driver(config, Cluster(config, info, console.print), run, summary, console.print, screen).drive(todo)
+            Driver(config, where, run, summary, console.print, screen).drive(todo)
+        else:
+            console.print("nothing is left to do; this is what earlier calls did:")
     except TooManyErrors as error:
         console.print(f"stopped: {error}")
         code = EXIT_FAILED

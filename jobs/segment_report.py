@@ -22,6 +22,7 @@ from pipeline.outputs.layout import ERRORS, MASKS, RESULTS, SKIPPED
 from pipeline.outputs.results import images_per_class, read_errors, read_skipped
 from pipeline.outputs.schema import RESULTS_SCHEMA
 from pipeline.run.live import Speeds, View, live_table
+from pipeline.run.local import processes_for
 from pipeline.run.record import RunRecord, Summary, too_many
 from pipeline.stages.write import rows_in_a_file
 
@@ -36,7 +37,7 @@ def classes(info: NetworkInfo) -> str:
     return f"{info.num_classes} classes ({', '.join(info.class_names[:SHOWN])}{more})"
 
 
-def show_plan(config: SegmentConfig, info: NetworkInfo, manifest: pa.Table, left: pa.Table) -> int:
+def show_plan(config: SegmentConfig, info: NetworkInfo, manifest: pa.Table, left: pa.Table, *, local: bool) -> int:
     """Print what a run would do and how long it would take, timed on a few of its images; writes nothing.
 
     Args:
@@ -44,6 +45,7 @@ def show_plan(config: SegmentConfig, info: NetworkInfo, manifest: pa.Table, left
         info: the network's description.
         manifest: all images of the run.
         left: those that are not done.
+        local: whether they would be done on this machine without Ray; then nothing is timed.
 
     Returns:
         The exit code.
@@ -52,26 +54,37 @@ def show_plan(config: SegmentConfig, info: NetworkInfo, manifest: pa.Table, left
         ClusterError: there is no cluster.
         PoolError: the processes do not fit it.
     """
-    from pipeline.cluster import connect
-    from pipeline.cluster.graph import real_stages
-    from pipeline.cluster.plan import plan, timed_plan
-
-    connect.start_ray()
-    pools = plan(config)
     console.print(f"{len(manifest)} images, {len(manifest) - len(left)} done before; {classes(info)}")
     console.print(f"first ids: {', '.join(manifest['image_id'][:5].to_pylist())}")
-    stages = stages_of(config)
-    if len(left) and config.plan == "auto":
-        loads = real_stages(config, info.num_classes, pools)
-        pools, seconds = timed_plan(config, loads, pools, left, console.print)
-        show_stages(stages, seconds)
-        console.print("on top comes the start of Ray and of the networks, half a minute or more")
-    console.print(f"stages: {' -> '.join(stage.name for stage in stages)} -> write; {pools.describe(stages)}")
+    processes = _local_processes(config, len(left)) if local else _processes_on_ray(config, info, left)
+    names = " -> ".join(stage.name for stage in stages_of(config))
+    console.print(f"stages: {names} -> write; {processes}")
     rows = rows_in_a_file(len(left), config.rows_per_file)
     files = -(-len(left) // rows)
     console.print(f"about {files} files of {rows} rows, more in a slow run, in {config.output}, with columns:")
     console.print(", ".join(RESULTS_SCHEMA.names))
     return EXIT_DONE
+
+
+def _local_processes(config: SegmentConfig, images: int) -> str:
+    count = processes_for(max(images, 1), config.predict_workers)
+    return f"few images: {count} process(es) of this machine for all of them, without Ray"
+
+
+def _processes_on_ray(config: SegmentConfig, info: NetworkInfo, left: pa.Table) -> str:
+    """The processes of each stage in words, after printing how long they would take."""
+    from pipeline.cluster import connect
+    from pipeline.cluster.graph import real_stages
+    from pipeline.cluster.plan import plan, timed_plan
+
+    connect.start_ray()
+    pools, stages = plan(config), stages_of(config)
+    if len(left) and config.plan == "auto":
+        loads = real_stages(config, info.num_classes, pools)
+        pools, seconds = timed_plan(config, loads, pools, left, console.print)
+        show_stages(stages, seconds)
+        console.print("on top comes the start of Ray and of the networks, half a minute or more")
+    return pools.describe(stages)
 
 
 @contextmanager
@@ -145,7 +158,7 @@ def report(config: SegmentConfig, run: RunRecord, summary: Summary, code: int) -
     if found.ok:
         show_results(config, run.output)
     if code != EXIT_STOPPED:
-        make_report(run.output, console.print)
+        make_report(run.output, console.print, found)
     skipped = f"{found.skipped} skipped, " if found.skipped else ""
     console.print(
         f"{found.ok} of {found.total} images done, {found.failed} failed, {skipped}{found.missing} left; "

@@ -19,8 +19,8 @@ from pipeline.outputs.lease import Lease
 from pipeline.run.attempts import AttemptLog, Keep, RunProgress, with_attempt_limit
 from pipeline.stages.load import Loads, Process, load_stage
 from pipeline.stages.memory import keep_freed_memory
-from pipeline.stages.rows import WORKING_COLUMNS, Work, start_rows
-from pipeline.stages.write import Counts, Sink, write_files
+from pipeline.stages.rows import Work, start_rows
+from pipeline.stages.write import Counts, Sink, keep_results
 
 SINK_THREADS = 4  # files that are staged at once
 
@@ -116,7 +116,7 @@ def build_dataset(
     context.execution_options.preserve_order = False  # waiting for the slowest row would idle the GPU
     context.execution_no_progress_timeout_s = -1  # the run's own watch ends a run that stalls
     limited = partial(_limited, attempt_log=attempt_log, max_attempts=config.max_attempts)
-    keep = partial(_keep, lease=lease, sink=sink, masks=config.masks)
+    keep = partial(keep_results, lease=lease, add=sink.add, masks=config.masks)
     predict, refine = _loads_in("predict", loads), _loads_in("refine", loads)
     return (
         # 1:1  decode: bytes -> RGB at working size, bound by storage and JPEG decoding; propose: EdgeBoxes
@@ -149,12 +149,6 @@ def _in_tasks(dataset: Dataset, loads: Loads, limited: Limit, pools: Pools) -> D
         run = _starting(work) if number == 0 else work
         dataset = dataset.map_batches(run, num_cpus=pools.task_cpus, batch_format="pyarrow")
     return dataset
-
-
-def _keep(table: pa.Table, lease: Lease, sink: RemoteSink, *, masks: bool) -> None:
-    """The end of the graph for some images: write their masks and hand their rows to the sink."""
-    write_files(table, lease, masks=masks)
-    sink.add(table.drop_columns(WORKING_COLUMNS.names))
 
 
 def _predict_pool(pools: Pools) -> ActorPoolStrategy:

@@ -80,7 +80,8 @@ class SegmentConfig:
     price: float | None = None
     """What an hour of the whole cluster costs, in any currency; with it, the plan says what the run will cost."""
     predict_workers: int = 0
-    """Processes that run the network, one per GPU where there are GPUs. 0: sized from the cluster."""
+    """Processes that run the network, one per GPU where there are GPUs. 0: sized from the cluster. In a run of few
+    images without Ray, processes for all stages; 0: one per core."""
     predict_gpus: float | None = None
     """GPUs of each of these processes; below 1, several share one.
     Default: 1 where there are GPUs and `device` is not `cpu`, else 0."""

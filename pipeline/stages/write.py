@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
@@ -21,7 +21,7 @@ from pipeline.outputs.lease import Lease
 from pipeline.outputs.probabilities import probabilities_uri
 from pipeline.outputs.results import write_mask, write_rows
 from pipeline.outputs.schema import FAILED, OK
-from pipeline.stages.rows import Row
+from pipeline.stages.rows import WORKING_COLUMNS, Row
 
 LONGEST_WAIT = 60.0
 """Longest time in seconds that a finished image waits for others to share its file of results."""
@@ -66,6 +66,19 @@ def write_files(table: pa.Table, lease: Lease, *, masks: bool) -> None:
         lease.check()
     with ThreadPoolExecutor(FILES_AT_ONCE) as pool:
         list(pool.map(lambda write: write(), work))
+
+
+def keep_results(table: pa.Table, lease: Lease, add: Callable[[pa.Table], None], *, masks: bool) -> None:
+    """The end of the stages for some images: write their masks, then hand their rows to the sink.
+
+    Args:
+        table: rows after the refine stage.
+        lease: the right to the output.
+        add: `Sink.add`, here or in another process.
+        masks: whether to write masks.
+    """
+    write_files(table, lease, masks=masks)
+    add(table.drop_columns(WORKING_COLUMNS.names))
 
 
 class Sink:
