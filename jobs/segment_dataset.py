@@ -56,6 +56,8 @@ def run(options: SegmentConfig) -> int:
         left = unfinished(config.output, manifest)
         most = len(manifest) if config.overwrite or config.retry_failed else len(left)  # images that may be to do
         few = processes if most <= MOST_IMAGES else None
+        if processes is not None and few is None:
+            processes.end()
         if config.dry_run:
             return show_plan(config, info, manifest, left, local=few is not None)
         where = workplace(config, info, few) if most else None

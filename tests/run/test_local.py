@@ -18,8 +18,10 @@ from conftest import exit_code, write_tiles
 from PIL import Image
 
 from examples.scenes.dataset import scene_of
+from jobs import segment_dataset
 from jobs.segment_dataset import main, parse
 from pipeline import segment
+from pipeline.errors import ClusterError
 from pipeline.imaging.images import decode_mask
 from pipeline.outputs.results import read_errors, read_results
 from pipeline.run import local
@@ -313,6 +315,19 @@ def test_a_machine_with_a_gpu_is_a_matter_of_ray_unless_it_is_left_alone(monkeyp
     monkeypatch.setattr(local, "GPU_FILES", (str(tmp_path),))
     assert not suits_this_machine(parse(["--input", "in", "--output", "out"]))
     assert suits_this_machine(parse(["--input", "in", "--output", "out", "--device", "cpu"]))
+
+
+def test_nothing_of_this_machines_is_left_when_many_images_go_to_ray(tmp_path, monkeypatch):
+    monkeypatch.setattr(segment_dataset, "MOST_IMAGES", 2)
+    before, left = psutil.Process().children(), []
+
+    def ray_starts(*_: object) -> None:
+        left.extend(one for one in psutil.Process().children() if one not in before)
+        raise ClusterError("no Ray here")
+
+    monkeypatch.setattr(segment_dataset, "workplace", ray_starts)
+    assert run(marked(tmp_path / "photos", images=3), tmp_path / "out") == 5
+    assert left == []
 
 
 def test_a_dry_run_of_few_images_starts_nothing_and_writes_nothing(tmp_path, capsys):
