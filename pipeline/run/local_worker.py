@@ -91,6 +91,7 @@ def main() -> None:
         loaded = _load(connection)
     if loaded is None:
         return
+    start_rows(pa.table({"image_id": [], "uri": []}))  # Arrow's first array imports pandas: here, not in every fork
     gc.freeze()  # otherwise the first collection in each fork would copy most pages that they share
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for them here
     while True:
