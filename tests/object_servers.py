@@ -150,6 +150,23 @@ def gcs_server() -> Iterator[GcsServer]:
             listener.server_close()
 
 
+@contextmanager
+def object_of_any_name(server: GcsServer, name: str) -> Iterator[None]:
+    """An object as other clients can make it: obstore sends only names without empty parts."""
+
+    def send(method: str, path: str) -> int:
+        connection = http.client.HTTPConnection(server.endpoint.removeprefix("http://"))
+        connection.request(method, path, b"1", {"Authorization": f"Bearer {server.token}"})
+        status = connection.getresponse().status
+        connection.close()
+        return status
+
+    quoted = quote(name, safe="")
+    assert send("POST", f"/upload/storage/v1/b/{BUCKET}/o?uploadType=media&name={quoted}") == 200
+    yield
+    assert send("DELETE", f"/storage/v1/b/{BUCKET}/o/{quoted}") in {200, 204}
+
+
 class _Translator(ThreadingHTTPServer):
     daemon_threads = True
     block_on_close = False

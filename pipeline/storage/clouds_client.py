@@ -44,8 +44,8 @@ _STATUS = re.compile(r"status code: (\d{3})[^:]*:?\s*")
 _CODE = re.compile(r"<Code>([^<]+)</Code>(?:.*?<Message>([^<\r\n]+))?", re.DOTALL)
 _NO_ANSWER = re.compile(r"Error performing \w+ (https?://[^/\s]+).*error sending request")
 _GENERIC = re.compile(r"^Generic \w+ error: ")
-_LASTING = ("certificate", "non-partial response", "Failed to parse", "Could not parse", "credential error",
-            "Unable to open", "Unable to decode", "Unable to extract")  # fmt: skip
+_LASTING = ("certificate", "invalid path", "non-partial response", "Failed to parse", "Could not parse",
+            "credential error", "Unable to open", "Unable to decode", "Unable to extract")  # fmt: skip
 """Parts of messages without a status of failures that the same request would meet again."""
 
 

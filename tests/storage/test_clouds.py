@@ -7,6 +7,7 @@ import pytest
 from conftest import Served, use_server
 from hypothesis import given
 from hypothesis import strategies as st
+from object_servers import GcsServer, object_of_any_name
 
 from pipeline import storage
 from pipeline.errors import StorageError
@@ -85,6 +86,15 @@ def test_a_server_that_is_not_there_is_named_in_one_line(served: Served, address
 def test_names_that_cannot_be_used_are_said(served: Served, name: str):
     with pytest.raises(StorageError, match="cannot be used here"):
         storage.write_atomic(f"{served.folder}/{name}", b"1")
+
+
+def test_a_folder_with_a_name_that_cannot_be_used_is_said_at_once(gs: GcsServer, monkeypatch: pytest.MonkeyPatch):
+    use_server(gs, monkeypatch)
+    storage.retries(reset=True)
+    said = r'gs://bucket/odd: .*"odd/a//b\.jpg" contained empty path segment'
+    with object_of_any_name(gs, "odd/a//b.jpg"), pytest.raises(OSError, match=said):
+        listing.list_files("gs://bucket/odd", (".jpg",))
+    assert storage.retries() == 0
 
 
 def test_a_pattern_chooses_among_the_folder_above_it(served: Served):
