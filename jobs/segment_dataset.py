@@ -22,6 +22,7 @@ from pipeline import storage
 from pipeline.checkpoints.bundled import BUNDLED
 from pipeline.config import SEGMENT_RECIPES, SegmentConfig
 from pipeline.config.earlier import RUNS, as_begun
+from pipeline.config.shards import Shard
 from pipeline.config.stages import stages_of
 from pipeline.errors import LeaseError, ResultsError, TooManyErrors
 from pipeline.inputs.manifest import build_manifest, describe
@@ -53,13 +54,14 @@ def run(options: SegmentConfig) -> int:
         check_named("input", listing.glob_root(config.input))
         check_run(config, networks)
         manifest = images_of(config)
-        left = unfinished(config.output, manifest)
-        most = len(manifest) if config.overwrite or config.retry_failed else len(left)  # images that may be to do
+        share = Shard.parse(config.shard).share_of(manifest)
+        left = unfinished(config.output, share)
+        most = len(share) if config.overwrite or config.retry_failed else len(left)  # images that may be to do
         few = processes if most <= MOST_IMAGES else None
         if processes is not None and few is None:
             processes.end()
         if config.dry_run:
-            return show_plan(config, info, manifest, left, local=few is not None)
+            return show_plan(config, info, share, left, local=few is not None)
         where = workplace(config, info, few) if most else None
         record = open_run(config, networks, info.class_names, manifest, console.print)
         try:
@@ -119,9 +121,9 @@ def work(config: SegmentConfig, info: NetworkInfo, run: RunRecord, where: Workpl
     summary = Summary.of(stages_of(config))
     code = EXIT_DONE
     try:
-        todo = run.todo()
+        todo, part = run.todo(), "" if config.shard is None else f"shard {config.shard}: "
         console.print(
-            f"{len(run.manifest)} images, {len(run.manifest) - len(todo)} done before; {classes(info)}; "
+            f"{part}{len(run.manifest)} images, {len(run.manifest) - len(todo)} done before; {classes(info)}; "
             f"results go to {run.output}"
         )
         if where is not None and len(todo):

@@ -16,14 +16,17 @@ from jobs import commands
 from jobs.common import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, make_report
 from pipeline import storage
 from pipeline.config import SegmentConfig
+from pipeline.config.shards import WHOLE
 from pipeline.config.stages import Stage, stages_of
 from pipeline.models.checkpoint_header import NetworkInfo
+from pipeline.outputs.audit import Audit
 from pipeline.outputs.layout import ERRORS, MASKS, RESULTS, SKIPPED
 from pipeline.outputs.results import images_per_class, read_errors, read_skipped
 from pipeline.outputs.schema import RESULTS_SCHEMA
 from pipeline.run.live import Speeds, View, live_table
 from pipeline.run.local import processes_for
 from pipeline.run.record import RunRecord, Summary, too_many
+from pipeline.run.shards import write_joint_summary
 from pipeline.stages.write import rows_in_a_file
 
 SHOWN = 8  # class names in a line, kinds of failures in a list
@@ -135,6 +138,7 @@ def report(config: SegmentConfig, run: RunRecord, summary: Summary, code: int) -
     """
     allowed, found = config.max_error_rate, run.audit()
     content = run.write_summary(summary, found)
+    whole = write_joint_summary(run, found)
     alone = content["seconds_alone"]
     table = Table("stage", "images", "seconds", "seconds an image", *["alone, before the run"] * bool(alone), box=None)
     for stage, totals in content["stages"].items():
@@ -144,9 +148,9 @@ def report(config: SegmentConfig, run: RunRecord, summary: Summary, code: int) -
     if any(totals["rows"] for totals in content["stages"].values()):
         console.print(table)
     if found.failed:
-        show_failures(run.output)
+        show_failures(run)
     if found.skipped:
-        show_skipped(run.output)
+        show_skipped(run)
     if code == EXIT_DONE and not found.complete:
         console.print(f"the audit found images missing or doubled: {found}")
         code = EXIT_STOPPED
@@ -157,20 +161,30 @@ def report(config: SegmentConfig, run: RunRecord, summary: Summary, code: int) -
         code = EXIT_FAILED
     if found.ok:
         show_results(config, run.output)
-    if code != EXIT_STOPPED:
-        make_report(run.output, console.print, found)
-    skipped = f"{found.skipped} skipped, " if found.skipped else ""
-    console.print(
-        f"{found.ok} of {found.total} images done, {found.failed} failed, {skipped}{found.missing} left; "
-        f"{content['seconds']:.1f} s, {content['images_per_second']:.2f} images/s"
-    )
+    # Of two shards that end last, each after its own results, at least one sees all of them.
+    if code != EXIT_STOPPED and (run.lease.shard == WHOLE or whole.complete):
+        make_report(run.output, console.print, whole)
+    line = f"{numbers(found)}; {content['seconds']:.1f} s, {content['images_per_second']:.2f} images/s"
+    console.print(line if run.lease.shard == WHOLE else of_shard(line, whole, done=code == EXIT_DONE))
     return code
 
 
-def show_failures(output: str) -> None:
-    """Print why images failed: their number by kind, with one example each."""
-    console.print(f"why they failed, image by image: {storage.join(output, ERRORS)}")
-    kinds = read_errors(output).group_by(["error_stage", "error_type"], use_threads=False)
+def of_shard(line: str, whole: Audit, *, done: bool) -> str:
+    """The last line of a shard, which says how far all of them are, too."""
+    return f"its share{' is done' if done else ''}: {line}; the whole: {numbers(whole)}"
+
+
+def numbers(found: Audit) -> str:
+    """How many images are done, failed and left."""
+    skipped = f"{found.skipped} skipped, " if found.skipped else ""
+    return f"{found.ok} of {found.total} images done, {found.failed} failed, {skipped}{found.missing} left"
+
+
+def show_failures(run: RunRecord) -> None:
+    """Print why images of a call failed: their number by kind, with one example each."""
+    console.print(f"why they failed, image by image: {storage.join(run.output, ERRORS)}")
+    errors = run.lease.shard.share_of(read_errors(run.output))
+    kinds = errors.group_by(["error_stage", "error_type"], use_threads=False)
     table = kinds.aggregate([("image_id", "count"), ("image_id", "first"), ("error_message", "first")])
     for row in table.sort_by([("image_id_count", "descending")]).slice(0, SHOWN).to_pylist():
         console.print(
@@ -179,10 +193,10 @@ def show_failures(output: str) -> None:
         )
 
 
-def show_skipped(output: str) -> None:
-    """Print how many images each stage skipped, with the reason for one of them."""
-    console.print(f"why images were skipped, image by image: {storage.join(output, SKIPPED)}")
-    stages = read_skipped(output).group_by("skip_stage", use_threads=False)
+def show_skipped(run: RunRecord) -> None:
+    """Print how many images of a call each stage skipped, with the reason for one of them."""
+    console.print(f"why images were skipped, image by image: {storage.join(run.output, SKIPPED)}")
+    stages = run.lease.shard.share_of(read_skipped(run.output)).group_by("skip_stage", use_threads=False)
     table = stages.aggregate([("image_id", "count"), ("image_id", "first"), ("skip_reason", "first")])
     for row in table.to_pylist():
         console.print(

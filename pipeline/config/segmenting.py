@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from pipeline.config.checks import require, require_choices
 from pipeline.config.networks import parse_network
+from pipeline.config.shards import WHOLE, Shard
 from pipeline.config.stages import (
     GPU_CRFS,
     STAGES,
@@ -52,6 +53,9 @@ class SegmentConfig:
     Settings that are given win; `--recipe NAME --help-all` shows what it stands for."""
     limit: int | None = None
     """Take only the first N images of the sorted input."""
+    shard: str | None = None
+    """Do only part I of N of the images, `2/3` for example. N calls, on machines or clusters that know nothing of each
+    other, fill one output at the same time (`docs/running_on_a_cluster.md`)."""
     masks: bool = True
     """Masks are written as OUTPUT/masks/<image id>.png, too; without that they are in the Parquet results only."""
     save_probabilities: bool = False
@@ -101,6 +105,9 @@ class SegmentConfig:
         require_choices(self)
         parse_network(self.weights)
         require(self.limit is None or self.limit >= 1, "limit", self.limit, "must be at least 1")
+        alone = Shard.parse(self.shard) == WHOLE or not self.overwrite
+        others = "--overwrite would delete what other shards did: use it without --shard, or choose another --output"
+        require(alone, "shard", self.shard, others)
         rate = self.max_error_rate
         require(rate is None or 0 <= rate <= 1, "max_error_rate", rate, "must lie in 0..1")
         require(self.rows_per_file >= 1, "rows_per_file", self.rows_per_file, "must be at least 1")
@@ -142,5 +149,5 @@ class SegmentConfig:
 # The device and the number of crops at once change only the speed and the last float digits.
 _RESULT_NEUTRAL = {"predict.device", "predict.micro_batch"}
 
-ONCE = ("overwrite", "retry_failed", "dry_run")
+ONCE = ("shard", "overwrite", "retry_failed", "dry_run")
 """Options of a single call, not of its run: they are left out when a run's record is read as settings."""

@@ -25,7 +25,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline import storage
-from pipeline.errors import ResultsError
+from pipeline.config.shards import WHOLE, Shard
+from pipeline.errors import FolderError, ResultsError
 from pipeline.outputs import layout
 from pipeline.outputs.schema import (
     ERRORS_SCHEMA,
@@ -122,9 +123,27 @@ def finished_ids(output_uri: str) -> pa.ChunkedArray:
     return joined(*(ids_in(output_uri, folder) for folder in SCHEMAS))
 
 
-def forget_errors(output_uri: str) -> None:
-    """Remove all error rows: their images are then not done yet."""
-    storage.remove_folder(storage.join(output_uri, layout.ERRORS))
+def forget_errors(output_uri: str, shard: Shard = WHOLE) -> None:
+    """Remove the error rows of all images, or of those of a shard: these images are then not done yet.
+
+    Raises:
+        FolderError: a file holds images of this shard and of others.
+        ResultsError: a file is damaged or foreign.
+    """
+    if shard == WHOLE:
+        return storage.remove_folder(storage.join(output_uri, layout.ERRORS))
+    own = []
+    for uri, table in scan_parts(output_uri, layout.ERRORS, ["image_id"]):
+        here = len(shard.share_of(table))
+        if 0 < here < len(table):
+            raise FolderError(
+                f"{uri} holds failed images of shard {shard} and of others, since it was not written by a shard of "
+                f"{shard.of}; to try them again, give --retry-failed without --shard when no shard is at work"
+            )
+        own += [uri] if here else []
+    for uri in own:
+        storage.remove(uri)
+    return None
 
 
 def read_results(output_uri: str, columns: list[str] | None = None) -> pa.Table:
@@ -217,6 +236,8 @@ def joined(*ids: pa.ChunkedArray) -> pa.ChunkedArray:
 def scan_parts(output_uri: str, folder: str, columns: list[str]) -> Iterator[tuple[str, pa.Table]]:
     """Yield address and some columns of each file of results, errors or skipped images; few are in memory at once.
 
+    A file that is removed meanwhile has no rows: a shard may forget its errors while another one reads.
+
     Args:
         output_uri: the output folder.
         folder: one of `SCHEMAS`.
@@ -231,7 +252,7 @@ def scan_parts(output_uri: str, folder: str, columns: list[str]) -> Iterator[tup
     with ThreadPoolExecutor(_READERS) as pool:
         for start in range(0, len(files), _READERS):
             some = files[start : start + _READERS]
-            yield from zip(some, pool.map(partial(_read_part, wanted=wanted), some), strict=True)
+            yield from zip(some, pool.map(partial(_read_if_there, wanted=wanted), some), strict=True)
 
 
 def read_masks(part: str, image_ids: Collection[str]) -> dict[str, bytes]:
@@ -281,6 +302,15 @@ def _read_parquet(uri: str, read: Callable[[pq.ParquetFile], T]) -> T:
         raise
     except (pa.ArrowException, OSError) as error:
         raise ResultsError(f"{uri} cannot be read: {error}") from error
+
+
+def _read_if_there(uri: str, wanted: pa.Schema) -> pa.Table:
+    try:
+        return _read_part(uri, wanted)
+    except ResultsError as error:
+        if isinstance(error.__cause__, FileNotFoundError):
+            return wanted.empty_table()
+        raise
 
 
 def _read_part(uri: str, wanted: pa.Schema) -> pa.Table:

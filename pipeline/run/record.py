@@ -1,7 +1,8 @@
 """The run's own record, OUTPUT/run: its settings, its manifest and its summary.
 
 The output is the checkpoint: which images are done is read from the results themselves. The record only says which
-settings they belong to, so that two different runs never mix in one folder.
+settings they belong to, so that two different runs never mix in one folder. The calls that fill an output in shards
+(`--shard`) share settings and manifest; each has a summary of its own, see `pipeline.run.shards`.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
+from hashlib import sha256
 from typing import Any
 
 import pyarrow as pa
@@ -19,13 +21,14 @@ import pyarrow.compute as pc
 from pipeline import __version__, storage
 from pipeline.config import SegmentConfig
 from pipeline.config.earlier import RUNS
+from pipeline.config.shards import WHOLE, Shard
 from pipeline.config.stages import STAGES, Stage
 from pipeline.errors import TooManyErrors
 from pipeline.imaging.classes import class_table
 from pipeline.inputs.reading import in_reading_order
 from pipeline.outputs.audit import Audit, audit
 from pipeline.outputs.folder import ANOTHER, check_folder, read_record
-from pipeline.outputs.layout import MANIFEST, OF_IMAGES, RECORD, REPORT, RUN, SUMMARY
+from pipeline.outputs.layout import MANIFEST, OF_IMAGES, RECORD, REPORT, RUN, SHARDS, SUMMARY
 from pipeline.outputs.lease import Lease, take_lease
 from pipeline.outputs.results import finished_ids, forget_errors
 
@@ -70,6 +73,46 @@ class Summary:
         """An empty summary of a run with these stages."""
         return cls(stages={stage.name: {"rows": 0, "seconds": 0.0} for stage in stages})
 
+    def after(self, before: Summary) -> Summary:
+        """This call and those before it."""
+        none = {"rows": 0, "seconds": 0.0}
+        stages = {
+            stage.name: [totals.stages.get(stage.name, none) for totals in (before, self)]
+            for stage in STAGES
+            if stage.name in before.stages.keys() | self.stages.keys()
+        }
+        return Summary(
+            before.seconds + self.seconds,
+            {name: {key: round(then[key] + now[key], 3) for key in none} for name, (then, now) in stages.items()},
+            faults=before.faults + self.faults,
+            seconds_alone=self.seconds_alone or before.seconds_alone,
+            machines=self.machines or before.machines,
+            processes=self.processes or before.processes,
+        )
+
+    def content(self, found: Audit) -> dict[str, Any]:
+        """As in summary.json.
+
+        Args:
+            found: of the same images.
+        """
+        worked_on = max((totals["rows"] for totals in self.stages.values()), default=0)
+        return {
+            "images_total": found.total,
+            "images_ok": found.ok,
+            "images_failed": found.failed,
+            "images_skipped": found.skipped,
+            "seconds": round(self.seconds, 3),
+            "images_per_second": round(worked_on / self.seconds, 4) if self.seconds else 0.0,
+            "stages": self.stages,
+            "seconds_alone": self.seconds_alone,
+            "machines": self.machines,
+            "processes": self.processes,
+            "version": __version__,
+            "ended": datetime.now(UTC).isoformat(timespec="seconds"),
+            "faults": dict(self.faults),
+        }
+
     @property
     def images(self) -> int:
         """Images put in place by this call: results, errors and skipped ones."""
@@ -109,12 +152,13 @@ def too_many(failed: int, allowed: float, total: int) -> bool:
 
 @dataclass(frozen=True)
 class RunRecord:
-    """An output folder that belongs to this run."""
+    """An output folder, or a shard of it, that belongs to this run."""
 
     output: str
     manifest: pa.Table
+    """All images that are this call's to do, now or before."""
     before: Summary
-    """What earlier calls of the same run did."""
+    """What earlier calls of the same run did, of the same shard if it is one."""
     lease: Lease
     """The right to write into it."""
 
@@ -127,33 +171,12 @@ class RunRecord:
         return audit(self.output, self.manifest)
 
     def write_summary(self, summary: Summary, found: Audit) -> dict[str, Any]:
-        """Write OUTPUT/run/summary.json, earlier calls included, and return it."""
-        seconds = self.before.seconds + summary.seconds
-        worked_on = max((totals["rows"] for totals in self._stages(summary).values()), default=0)
-        content = {
-            "images_total": found.total,
-            "images_ok": found.ok,
-            "images_failed": found.failed,
-            "images_skipped": found.skipped,
-            "seconds": round(seconds, 3),
-            "images_per_second": round(worked_on / seconds, 4) if seconds else 0.0,
-            "stages": self._stages(summary),
-            "seconds_alone": summary.seconds_alone or self.before.seconds_alone,
-            "machines": summary.machines or self.before.machines,
-            "processes": summary.processes or self.before.processes,
-            "version": __version__,
-            "ended": datetime.now(UTC).isoformat(timespec="seconds"),
-            "faults": dict(self.before.faults + summary.faults),
-        }
-        storage.write_atomic(_summary_uri(self.output), json.dumps(content, indent=1).encode())
+        """Write OUTPUT/run/summary.json, or that of the shard, earlier calls included, and return it."""
+        content = summary.after(self.before).content(found)
+        storage.write_atomic(_summary_uri(self.output, self.lease.shard), json.dumps(content, indent=1).encode())
+        if self.lease.shard == WHOLE:  # what shards did before is in there
+            storage.remove_folder(storage.join(self.output, SHARDS))
         return content
-
-    def _stages(self, summary: Summary) -> dict[str, dict[str, float]]:
-        before = Summary.of(STAGES).stages | self.before.stages
-        return {
-            stage: {key: round(before[stage][key] + value, 3) for key, value in totals.items()}
-            for stage, totals in summary.stages.items()
-        }
 
 
 def open_run(
@@ -163,34 +186,48 @@ def open_run(
     manifest: pa.Table,
     log: Callable[[str], None] = print,
 ) -> RunRecord:
-    """Take the output folder for this run: a new one, or one that the same run left unfinished.
+    """Take the output folder, or a shard of it, for this run: a new one, or one that the same run left unfinished.
 
     Args:
         config: the job's settings.
         fingerprint: that of all networks together.
         class_names: background first.
-        manifest: the images of the run.
+        manifest: the images of the run, those of other shards included.
         log: prints a line.
 
     Raises:
-        FolderError: the folder holds results of another run, and `overwrite` was not asked for.
+        FolderError: the folder holds results of another run, and `overwrite` was not asked for; or a shard cannot try
+            failed images again.
         FolderInUseError: another run is writing into the folder.
     """
     check_run(config, fingerprint)
-    lease = take_lease(config.output, log)
+    shard = Shard.parse(config.shard)
+    work = sha256(json.dumps(identity(config, fingerprint), sort_keys=True).encode()).hexdigest()
+    lease = take_lease(config.output, log, shard=shard, work=work)
+    try:
+        check_run(config, fingerprint)  # again, since another run may have started the output meanwhile
+        if config.retry_failed:
+            forget_errors(config.output, shard)
+    except BaseException:
+        lease.release()
+        raise
     if config.overwrite:
-        for folder in OF_IMAGES:
+        for folder in (*OF_IMAGES, SHARDS):
             storage.remove_folder(storage.join(config.output, folder))
-        for uri in (_summary_uri(config.output), storage.join(config.output, REPORT)):
-            storage.remove(uri)
-    if config.retry_failed:
-        forget_errors(config.output)
+        for name in (SUMMARY, REPORT):
+            storage.remove(storage.join(config.output, name))
+    _write_record(config, fingerprint, class_names, manifest)
+    before = summary_of(read_summary(_summary_uri(config.output, shard)))
+    return RunRecord(storage.absolute(config.output), shard.share_of(manifest), before, lease)
+
+
+def _write_record(config: SegmentConfig, fingerprint: str, class_names: tuple[str, ...], manifest: pa.Table) -> None:
+    """Write settings, classes and manifest; shards that start at the same moment write the same."""
     content = {"identity": identity(config, fingerprint), "classes": class_names, "settings": asdict(config)}
     storage.write_atomic(_config_uri(config.output), json.dumps(content, indent=1).encode())
     table = json.dumps(class_table(class_names), indent=1, ensure_ascii=False).encode()
     storage.write_atomic(storage.join(config.output, RUN, "classes.json"), table)
     storage.write_parquet(storage.join(config.output, MANIFEST), manifest)
-    return RunRecord(storage.absolute(config.output), manifest, _earlier_calls(config.output), lease)
 
 
 def unfinished(output: str, manifest: pa.Table) -> pa.Table:
@@ -228,10 +265,19 @@ def check_run(config: SegmentConfig, fingerprint: str) -> None:
     )  # fmt: skip
 
 
-def _earlier_calls(output: str) -> Summary:
-    if not storage.exists(_summary_uri(output)):
+def read_summary(uri: str) -> dict[str, Any]:
+    """The content of a summary; empty if there is none.
+
+    Raises:
+        FolderError: it is damaged, or no such file.
+    """
+    return read_record(uri, needs=("seconds", "stages", "faults")) if storage.exists(uri) else {}
+
+
+def summary_of(content: dict[str, Any]) -> Summary:
+    """What the content of a summary says of its calls, without the numbers of images."""
+    if not content:
         return Summary()
-    content = read_record(_summary_uri(output), needs=("seconds", "stages", "faults"))
     return Summary(
         content["seconds"],
         content["stages"],
@@ -246,5 +292,5 @@ def _config_uri(output: str) -> str:
     return storage.join(output, RECORD)
 
 
-def _summary_uri(output: str) -> str:
-    return storage.join(output, SUMMARY)
+def _summary_uri(output: str, shard: Shard) -> str:
+    return storage.join(output, SUMMARY if shard == WHOLE else f"{SHARDS}/{shard.name}.json")
