@@ -207,8 +207,10 @@ def take_lease(
 
 def _rivals(output: str, mine: Owner) -> list[Owner]:
     """Owners of all leases that may not be held beside this one."""
-    folder = storage.join(output, *_LEASES)
-    leases = [file.uri for file in listing.list_files(folder, (".json",))] if storage.exists(folder) else []
+    try:
+        leases = [file.uri for file in listing.list_files(storage.join(output, *_LEASES), (".json",))]
+    except FileNotFoundError:  # there are none
+        leases = []
     owners = [_owner(uri) for uri in (_lease(output, WHOLE), *leases)]
     return [owner for owner in owners if owner and owner.run_id != mine.run_id and not owner.goes_with(mine)]
 

@@ -272,7 +272,10 @@ def read_masks(part: str, image_ids: Collection[str]) -> dict[str, bytes]:
 
 def _parts(output_uri: str, folder: str) -> list[str]:
     uri = storage.join(output_uri, folder)
-    return [file.uri for file in listing.list_files(uri, (".parquet",))] if storage.exists(uri) else []
+    try:
+        return [file.uri for file in listing.list_files(uri, (".parquet",))]
+    except FileNotFoundError:  # nothing was written yet
+        return []
 
 
 def ids_in(output_uri: str, folder: str) -> pa.ChunkedArray:
