@@ -17,6 +17,7 @@ import pyarrow as pa
 import pytest
 import stageless
 from conftest import write_tiles
+from s3_server import faulty_proxy
 from stageless import CLASSES, DONE, Stageless, images, run_to_the_end, start
 
 from jobs import segment_report
@@ -112,7 +113,9 @@ def test_shards_that_are_killed_lose_nothing_and_double_nothing(config, seed):
 @pytest.mark.parametrize("seed", [1, *[pytest.param(seed, marks=pytest.mark.slow) for seed in range(2, 6)]])
 def test_shards_on_s3_that_are_killed_lose_nothing_and_double_nothing(config, s3, s3_folder, seed):
     config = replace(config, output=f"{s3_folder}/out")
-    kill_and_resume([of(config, f"{number}/2") for number in (1, 2)], s3.environment, seed)
+    with faulty_proxy(s3, rate=0.05, seed=seed, delay=0.02) as proxy:
+        kill_and_resume([of(config, f"{number}/2") for number in (1, 2)], proxy.environment, seed)
+    assert proxy.faults.total() > 0
     check_all(config.output)
 
 
