@@ -5,9 +5,11 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from threading import Barrier, Thread
+from uuid import uuid4
 
 import pyarrow as pa
 import pytest
+from conftest import use_server
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -23,9 +25,16 @@ from pipeline.outputs.results import finished_ids, forget_errors, write_rows
 CLASSES = ("background", "cat")
 
 
-@pytest.fixture(params=["local", pytest.param("s3", marks=pytest.mark.s3)])
-def output(request, tmp_path) -> str:
-    return f"{request.getfixturevalue('s3_folder')}/out" if request.param == "s3" else str(tmp_path / "out")
+SLOW = [pytest.mark.s3, pytest.mark.slow]
+STORES = ["local", pytest.param("s3", marks=pytest.mark.s3), *[pytest.param(one, marks=SLOW) for one in ("gs", "az")]]
+
+
+@pytest.fixture(params=STORES)
+def output(request, tmp_path, monkeypatch) -> str:
+    if request.param == "local":
+        return str(tmp_path / "out")
+    use_server(request.getfixturevalue(request.param), monkeypatch)
+    return f"{request.param}://bucket/{uuid4().hex}/out"
 
 
 def take(output: str, shard: str, work: str = "", silence: float = 0.1) -> Lease:
