@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, asdict, fields, is_dataclass
 from typing import Any, get_type_hints
 
+from pipeline.checkpoints.bundled import bundled_name
 from pipeline.config.segmenting import ONCE
 from pipeline.errors import ConfigError
 
@@ -46,7 +47,9 @@ def read_settings(uri: str) -> dict[str, Any]:
         content = {name: value for name, value in dict(content["settings"]).items() if name not in ONCE}
     if not isinstance(content, Mapping):
         raise ConfigError(f"--config {uri} holds no settings; it should have lines such as `proposals: 50`")
-    return _without_groups(content, uri)
+    found = _without_groups(content, uri)
+    networks = {name: bundled_name(found[name]) for name in ("weights", "fcn") if isinstance(found.get(name), str)}
+    return found | networks  # earlier versions recorded where the package lay
 
 
 def _without_groups(content: Mapping[Any, Any], uri: str) -> dict[str, Any]:

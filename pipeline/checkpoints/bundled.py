@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from pipeline.config.networks import parse_network
 from pipeline.errors import ConfigError
 
+PACKAGE = ("pipeline", "checkpoints")
 DEMO, VOC, VOC_FCN = "demo", "voc", "voc-fcn"
 
 
@@ -45,3 +46,10 @@ def recipe_for(weights: str) -> str | None:
 def weights_uri(weights: str) -> str:
     """The address that a `--weights` or `--fcn` setting means: a path or URI as given, or a bundled file by name."""
     return str(Path(__file__).parent / f"{weights.replace('-', '_')}.safetensors") if weights in BUNDLED else weights
+
+
+def bundled_name(weights: str) -> str:
+    """The opposite of `weights_uri`: the name of a bundled file, wherever the package lay that the address is of."""
+    path = PurePath(weights)
+    name = path.stem.replace("_", "-")
+    return name if path.parts[-3:-1] == PACKAGE and path.suffix == ".safetensors" and name in BUNDLED else weights

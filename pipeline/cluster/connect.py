@@ -10,7 +10,7 @@ from contextlib import suppress
 import psutil
 import ray
 import ray._private.worker
-from tenacity import Retrying, stop_after_attempt
+from tenacity import RetryCallState, Retrying, stop_after_attempt
 
 from pipeline import storage
 from pipeline.cluster.ray_private import answers, autoscaler_limits, full_address, log_folder
@@ -67,7 +67,13 @@ def start_ray() -> None:
     # Ray allows 30 seconds for a cluster on this machine to start, and a few for joining one: a busy machine may need
     # longer for both.
     ours = set(psutil.Process().children())
-    attempts = Retrying(stop=stop_after_attempt(ATTEMPTS), after=lambda _: _clear_away(ours), reraise=True)
+
+    def clear_away(attempt: RetryCallState) -> None:
+        _clear_away(ours)
+        if attempt.attempt_number < ATTEMPTS:
+            log("Ray did not start in time, as happens on a busy machine; trying again")
+
+    attempts = Retrying(stop=stop_after_attempt(ATTEMPTS), after=clear_away, reraise=True)
     try:
         attempts(ray.init, address or LOCAL, logging_level=logging.WARNING, runtime_env={"env_vars": environment})
     except Exception as error:  # Ray raises many types here, also plain Exception

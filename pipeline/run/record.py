@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from hashlib import sha256
 from typing import Any
@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline import __version__, storage
+from pipeline.checkpoints.bundled import bundled_name
 from pipeline.config import SegmentConfig
 from pipeline.config.earlier import RUNS
 from pipeline.config.shards import WHOLE, Shard
@@ -223,7 +224,7 @@ def open_run(
 
 def _write_record(config: SegmentConfig, fingerprint: str, class_names: tuple[str, ...], manifest: pa.Table) -> None:
     """Write settings, classes and manifest; shards that start at the same moment write the same."""
-    content = {"identity": identity(config, fingerprint), "classes": class_names, "settings": asdict(config)}
+    content = {"identity": identity(config, fingerprint), "classes": class_names, "settings": _portable(config)}
     storage.write_atomic(_config_uri(config.output), json.dumps(content, indent=1).encode())
     table = json.dumps(class_table(class_names), indent=1, ensure_ascii=False).encode()
     storage.write_atomic(storage.join(config.output, RUN, "classes.json"), table)
@@ -263,6 +264,13 @@ def check_run(config: SegmentConfig, fingerprint: str) -> None:
         config.output, RECORD, identity(config, fingerprint), below="identity", holds=OF_IMAGES,
         earlier=RUNS, advice=others,
     )  # fmt: skip
+
+
+def _portable(config: SegmentConfig) -> dict[str, Any]:
+    """The settings as another installation understands them: bundled networks by name."""
+    fcn = config.ensemble.fcn
+    named = replace(config.ensemble, fcn=fcn and bundled_name(fcn))
+    return asdict(replace(config, weights=bundled_name(config.weights), ensemble=named))
 
 
 def read_summary(uri: str) -> dict[str, Any]:

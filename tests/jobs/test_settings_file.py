@@ -1,9 +1,10 @@
 """`--config`: settings from a file, under those of the command line."""
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 import yaml
 from conftest import exit_code
@@ -12,6 +13,8 @@ from jobs import console
 from jobs.commands import COMMANDS, SEGMENT, TRAIN, TRAIN_FCN, parse
 from jobs.segment_dataset import main as segment
 from pipeline.config import SegmentConfig, TrainConfig
+from pipeline.run.prepare import with_absolute_paths
+from pipeline.run.record import open_run
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))
 PATHS = ["--input", "a", "--output", "b"]
@@ -62,6 +65,19 @@ def test_a_runs_record_is_such_a_file(tmp_path):
     record = {"identity": {"proposals": 1}, "classes": ["background"], "settings": asdict(config)}
     (tmp_path / "config.json").write_text(json.dumps(record))
     assert parse(SEGMENT, ["--config", str(tmp_path / "config.json")]) == config
+
+
+def test_a_runs_record_names_bundled_networks_for_any_installation(tmp_path):
+    config = with_absolute_paths(parse(SEGMENT, [*PATHS, "--weights", "voc"]))
+    assert Path(config.weights).is_absolute()
+    open_run(replace(config, output=str(tmp_path)), "f", ("a", "b"), pa.table({"image_id": ["a"], "uri": ["a"]}))
+    record = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert (record["settings"]["weights"], record["settings"]["ensemble"]["fcn"]) == ("voc", "voc-fcn")
+    # earlier versions wrote where the package lay
+    record["settings"]["weights"] = "/gone/python3.11/site-packages/pipeline/checkpoints/voc.safetensors"
+    (tmp_path / "run" / "config.json").write_text(json.dumps(record))
+    again = with_absolute_paths(parse(SEGMENT, ["--config", str(tmp_path / "run" / "config.json")]))
+    assert again == replace(config, output=str(tmp_path))
 
 
 def test_the_record_of_a_training_is_one_too(tmp_path):

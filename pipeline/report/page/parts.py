@@ -7,12 +7,12 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from pipeline.checkpoints.bundled import BUNDLED, weights_uri
+from pipeline.checkpoints.bundled import BUNDLED, bundled_name
 from pipeline.config.earlier import flat
 from pipeline.imaging.classes import class_table
 
@@ -72,7 +72,7 @@ def settings_of(recorded: Mapping[str, Any], usual: Mapping[str, Any], without: 
 def _found_out(usual: Any, value: Any) -> bool:
     """Whether a value is what the job made of the usual one: what `auto` means, where a bundled network lies."""
     if isinstance(usual, str) and usual in BUNDLED:
-        return PurePath(str(value)).name == PurePath(weights_uri(usual)).name
+        return bundled_name(str(value)) == usual
     return bool(usual == "auto")
 
 
