@@ -40,6 +40,7 @@ from pipeline.storage.base import HIDDEN, NO_ENDING, OUTPUT, ending
 MANIFEST_SCHEMA = pa.schema([("image_id", pa.string()), ("uri", pa.string()), ("manifest", pa.string())])
 
 _LARGE = pa.schema([(name, pa.large_string()) for name in MANIFEST_SCHEMA.names])
+_PACKED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst", ".zip")
 _ROWS_A_CHUNK = 100_000
 _HIDDEN_NAMES = (".", "_")
 _ARCHIVES_AT_ONCE = 16  # whose headers are read
@@ -94,8 +95,10 @@ def build_manifest(input_uri: str, limit: int | None, left_aside: Counter[str] |
         looked_for = "rows" if _is_table(input_uri) else f"files ending in {', '.join(SUPPORTED)}"
         unfit = listing.is_glob(input_uri) and not set(counts) - {HIDDEN}
         found = "no name fits the pattern" if unfit else describe(counts)
+        if _is_table(input_uri) and not listing.is_glob(input_uri):
+            found = "it has none"
         endings = [ending for ending in _CONTAINERS if ending in counts]
-        hint = f"; for images in {endings[0]} files give a pattern that ends in *{endings[0]}" if endings else ""
+        hint = f"; for the images in {endings[0]} files give {_pattern(input_uri, endings[0])}" if endings else ""
         raise ManifestError(f"input {input_uri} holds no image; looked for {looked_for}; {found}{hint}")
     if left_aside is not None:
         left_aside.update(counts)
@@ -107,10 +110,15 @@ def describe(left_aside: Counter[str]) -> str:
     endings = Counter({key: count for key, count in left_aside.items() if key[0] == "." or key == NO_ENDING})
     most = sorted(endings.items(), key=lambda item: (-item[1], item[0]))
     shown = [f"{key} {count}" for key, count in most[:_SHOWN]] + ["..."] * (len(most) > _SHOWN)
-    parts = [f"{endings.total()} files of other endings were left aside ({', '.join(shown)})"] if endings else []
+    files = "1 file of another ending was" if endings.total() == 1 else f"{endings.total()} files of other endings were"
+    parts = [f"{files} left aside ({', '.join(shown)})"] if endings else []
     others = ", ".join(f"{count} {key}" for key, count in sorted((left_aside - endings).items()))
     parts += [f"left aside{', too' if endings else ''}: {others}"] if others else []
     return "; ".join(parts) or "nothing else is there"
+
+
+def _pattern(uri: str, ending: str) -> str:
+    return f"a pattern that ends in *{ending}" if listing.is_glob(uri) else f"'{storage.join(uri, f'**/*{ending}')}'"
 
 
 def _is_table(uri: str) -> bool:
@@ -188,7 +196,7 @@ def _batches_of_files(uri: str, left_aside: Counter[str]) -> Iterator[pa.RecordB
         if storage.exists(uri) and not uri.lower().endswith(SUPPORTED):
             raise ManifestError(f"input {uri} is neither a folder, nor an image ({', '.join(SUPPORTED)}), nor a "
                                 f"manifest ({', '.join(ENDINGS)}, manifest.json), nor a tar file (.tar, not "
-                                "compressed)")  # fmt: skip
+                                f"compressed{'; unpack it' if uri.lower().endswith(_PACKED) else ''})")  # fmt: skip
         for batch in listing.list_batches(uri, SUPPORTED):
             uris = batch["uri"].to_pylist()
             yield _batch(map(posixpath.basename, uris), uris)

@@ -45,7 +45,7 @@ def check_folder(
             damaged.
     """
     if storage.is_local(folder) and Path(storage.absolute(folder)).is_file():
-        raise FolderError(f"{folder} is a file; {advice}")
+        raise FolderError(f"{folder} is a file; {ANOTHER}")
     uri = storage.join(folder, record)
     if not storage.exists(uri):
         for name in holds:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import shutil
 import stat
 from collections import Counter
@@ -33,6 +34,8 @@ from pipeline.storage.base import (
 from pipeline.storage.environment import redact
 
 _FILE = "file://"
+_ONE_SLASH = re.compile(r"(s3|gs|az):/(?=[^/])")
+"""An address of a store that lacks a slash; a local folder of that name is written ./gs:/folder."""
 _BATCH = 1000
 _LEADS_NOWHERE = {errno.ENOENT, errno.ELOOP, errno.ENOTDIR, errno.ENAMETOOLONG}
 
@@ -59,6 +62,8 @@ class LocalStore:
             return _without_dots(Path(path))
         if not uri:
             raise StorageError("an address is empty; use a local path, file://, s3://, gs:// or az://")
+        if mistyped := _ONE_SLASH.match(uri):
+            raise StorageError(f"{redact(uri)}: did you mean {mistyped[1]}://{redact(uri[mistyped.end() :])}?")
         return _without_dots(Path(os.path.expanduser(uri)).absolute())  # noqa: PTH111  (unknown users stay)
 
     def read(self, address: str) -> bytes:

@@ -12,6 +12,8 @@ from pipeline.storage.base import Store
 from pipeline.storage.environment import redact
 from pipeline.storage.local import LocalStore
 
+_OTHERS = {"gcs": "gs", "abfs": "az", "abfss": "az", "azure": "az", "s3a": "s3", "s3n": "s3"}
+"""Schemes of other programs, and those here that they stand for."""
 _SCHEME = re.compile(r"([A-Za-z][\w+.-]*)://")
 
 
@@ -58,5 +60,6 @@ def store_of(uri: str) -> Store:
     scheme = scheme_of(uri)
     if scheme not in _STORES:
         named = [f"{name}://" for name in _STORES if name]
-        raise StorageError(f"{redact(uri)}: use a local path, {', '.join(named[:-1])} or {named[-1]}")
+        hint = f"; {scheme}:// is {_OTHERS[scheme]}:// here" if scheme in _OTHERS else ""
+        raise StorageError(f"{redact(uri)}: use a local path, {', '.join(named[:-1])} or {named[-1]}{hint}")
     return _store(scheme)

@@ -50,3 +50,8 @@ def test_each_name_has_its_file_or_its_line():
 def test_a_scheme_without_a_store_is_refused_with_those_that_there_are():
     with pytest.raises(StorageError, match="use a local path, file://"):
         storage.read_bytes("ftp://host/photo.jpg")
+    with pytest.raises(StorageError, match="gcs:// is gs:// here"):
+        storage.absolute("gcs://bucket/photos")
+    with pytest.raises(StorageError, match="did you mean gs://bucket/photos"):
+        storage.absolute("gs:/bucket/photos")
+    assert storage.absolute("./gs:/photos").endswith("/gs:/photos")

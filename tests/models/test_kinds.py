@@ -518,7 +518,7 @@ def test_the_onnx_file_of_the_page_on_networks_says_what_it_is(tmp_path, monkeyp
         pytest.importorskip(module)
     monkeypatch.chdir(tmp_path)
     page = (REPOSITORY / "docs" / "networks.md").read_text()
-    described, exported = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    described, exported = (one for one in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "onnx" in one)
     names: dict[str, Any] = {"net": Small(3)}
     for code in (exported, described):
         exec(compile(code, "docs/networks.md", "exec"), names)
