@@ -11,11 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pipeline.inference.precision import instructions
+
 MATRIX_SIDE = {"cpu": 2048, "cuda": 8192}
 SHORTEST = 0.01
 """Least seconds of one timing; shorter functions are repeated."""
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-BFLOAT16_INSTRUCTIONS = ("amx_bf16", "avx512_bf16", "bf16", "sve_bf16", "arm_bf16")
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ def fast_dtypes(device: torch.device) -> dict[str, torch.dtype]:
 
     Without them, a processor is many times slower in bfloat16 than in float32: minutes instead of seconds.
     """
-    fast = device.type != "cpu" or any(torch.cpu.get_capabilities().get(name) for name in BFLOAT16_INSTRUCTIONS)
+    fast = device.type != "cpu" or instructions() is not None
     return DTYPES if fast else {"float32": torch.float32}
 
 

@@ -21,7 +21,7 @@ from jobs.segment_report import classes, console, report, show_live, show_plan
 from pipeline import storage
 from pipeline.checkpoints.bundled import BUNDLED
 from pipeline.config import SEGMENT_RECIPES, SegmentConfig
-from pipeline.config.earlier import RUNS, as_begun
+from pipeline.config.earlier import RUNS, as_begun, as_chosen
 from pipeline.config.shards import Shard
 from pipeline.config.stages import stages_of
 from pipeline.errors import LeaseError, ResultsError, TooManyErrors
@@ -100,10 +100,10 @@ def workplace(config: SegmentConfig, info: NetworkInfo, processes: Processes | N
 
 
 def as_output_was_begun(config: SegmentConfig) -> SegmentConfig:
-    """The settings, with earlier values for those that did not exist when the output was started."""
+    """The settings, with the output's values for those that it was begun without, or that are left open."""
     recorded = {} if config.overwrite else recorded_settings(config.output)
     default: SegmentConfig = SEGMENT_RECIPES[config.recipe](SegmentConfig(config.input, config.output))
-    return as_begun(config, recorded, RUNS, default, console.print)
+    return as_chosen(as_begun(config, recorded, RUNS, default, console.print), recorded, console.print)
 
 
 def work(config: SegmentConfig, info: NetworkInfo, run: RunRecord, where: Workplace | None) -> int:

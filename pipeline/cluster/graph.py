@@ -17,6 +17,7 @@ from pipeline.config import SegmentConfig
 from pipeline.config.stages import STAGES, Processes, stages_of
 from pipeline.outputs.lease import Lease
 from pipeline.run.attempts import AttemptLog, Keep, RunProgress, with_attempt_limit
+from pipeline.run.worker_lines import say_once
 from pipeline.stages.load import Loads, Process, load_stage
 from pipeline.stages.memory import keep_freed_memory
 from pipeline.stages.rows import Work, start_rows
@@ -85,7 +86,7 @@ def real_stages(config: SegmentConfig, num_classes: int, pools: Pools) -> Loads:
     """
     gpus: dict[Processes, float] = {"tasks": 0.0, "predict": pools.predict_gpus, "refine": pools.refine_gpus}
     return {
-        stage.name: partial(load_stage, stage.name, Process(config, num_classes, gpus[stage.processes]))
+        stage.name: partial(load_stage, stage.name, Process(config, num_classes, gpus[stage.processes], say_once))
         for stage in stages_of(config)
     }
 

@@ -26,6 +26,9 @@ TRAINING_SETS: dict[str, Any] = {
 }
 """The same of training sets."""
 
+LEFT_OPEN = {"predict.precision": "auto"}
+"""Settings of the main job by name, and the value that leaves them open. An output keeps what it was begun with."""
+
 
 def as_begun(
     config: Config,
@@ -52,6 +55,22 @@ def as_begun(
                 f"the output was begun before there was --{name.rpartition('.')[2].replace('_', '-')}: it stays {value}"
             )
             config = _set(config, name, value)
+    return config
+
+
+def as_chosen(config: Config, recorded: Mapping[str, Any], log: Callable[[str], None]) -> Config:
+    """The settings to continue an output with that was begun with a value for what they leave open.
+
+    Args:
+        config: what this call asks for.
+        recorded: settings of the output by name; empty for a new output.
+        log: prints a line for each setting that is changed.
+    """
+    for name, leaves_open in LEFT_OPEN.items():
+        before = recorded.get(name, leaves_open)
+        if _get(config, name) == leaves_open != before:
+            log(f"the output was begun with --{name.rpartition('.')[2]} {before}: it stays so")
+            config = _set(config, name, before)
     return config
 
 

@@ -25,6 +25,7 @@ WindowRule = Literal["250-224", "direct"]
 Aggregation = Literal["max", "sum", "average"]
 """Rules for overlapping score maps: `RULES` in pipeline/inference/aggregate.py."""
 Precision = Literal["float32", "bfloat16"]
+AskedPrecision = Literal["auto", "float32", "bfloat16"]
 EnsembleRule = Literal["mean", "product"]
 Crf = Literal["native", "pydensecrf", "torch", "none"]
 """CRF backends: a file each in pipeline/crf/backends; `none` needs none."""
@@ -140,9 +141,10 @@ class PredictConfig:
     aggregation: Aggregation = "max"
     """How overlapping score maps are combined: pixel-wise maximum (equation 1), sum (equation 2), or average: the sum
     divided by the number of windows that cover the pixel."""
-    precision: Precision = "float32"
-    """Number format of the network's weights and maps. `bfloat16` is for GPUs and CPUs with AMX, much slower on others,
-    and changes few labels (see `docs/performance.md`)."""
+    precision: AskedPrecision = "float32"
+    """Number format of the network's weights and maps. `bfloat16` changes some labels and is much slower on CPUs
+    without instructions for it (see `docs/performance.md`). `auto`: on CPUs with such instructions, whichever of the
+    two each process finds faster; elsewhere, also on GPUs, `float32`."""
     micro_batch: int = 16
     """Crops that go through the network at once, whatever images they come from."""
     tile: int = 0

@@ -28,6 +28,7 @@ from pipeline.config import SegmentConfig
 from pipeline.config.stages import STAGES, stages_of
 from pipeline.outputs.lease import Lease
 from pipeline.run.attempts import Keep, with_attempt_limit
+from pipeline.run.worker_lines import say_once
 from pipeline.stages.load import Process, load_stage
 from pipeline.stages.memory import keep_freed_memory
 from pipeline.stages.rows import Work, start_rows
@@ -110,7 +111,7 @@ def _load(connection: Connection) -> tuple[Job, dict[str, Work]] | None:
     except EOFError:
         return None
     try:
-        process = Process(job.config, job.num_classes, gpus=0.0)
+        process = Process(job.config, job.num_classes, gpus=0.0, log=say_once)
         return job, {stage.name: load_stage(stage.name, process) for stage in stages_of(job.config)}
     except Exception as error:
         connection.send(_described(error))

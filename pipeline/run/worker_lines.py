@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from textwrap import shorten
 
 MARK = "deconvnet: "
+ONCE = "deconvnet, once: "
 LONGEST = 400  # characters
 _TROUBLE = re.compile(
     r"\bCUDA|cuDNN|\bNCCL|\bNVIDIA|\bTriton\b|out of memory|memory pressure|low on memory|Fatal Python error",
@@ -23,6 +24,11 @@ def say(line: str) -> None:
     print(f"{MARK}{line}", flush=True)  # noqa: T201
 
 
+def say_once(line: str) -> None:
+    """Print a line that people should see once, however many workers print it."""
+    print(f"{ONCE}{line}", flush=True)  # noqa: T201
+
+
 class WorkerLines:
     """Chooses which of the lines that Ray sends to the driver are shown."""
 
@@ -30,14 +36,16 @@ class WorkerLines:
         self._shown: set[str] = set()
 
     def for_people(self, lines: Sequence[str]) -> list[str]:
-        """The marked lines, without their mark, and lines about trouble that were not shown before."""
+        """The marked lines, without their mark; of those to be shown once and those about trouble, new ones."""
         return [text for line in lines if (text := self._of(line))]
 
     def _of(self, line: str) -> str:
         if line.startswith(MARK):
             return line.removeprefix(MARK)
-        trouble = _TROUBLE.search(line)
-        text = f"a worker says: {shorten(line, LONGEST)}" if trouble else ""
+        if line.startswith(ONCE):
+            text = line.removeprefix(ONCE)
+        else:
+            text = f"a worker says: {shorten(line, LONGEST)}" if _TROUBLE.search(line) else ""
         if text in self._shown:
             return ""
         self._shown.add(text)

@@ -13,6 +13,10 @@ Loads = Mapping[str, Callable[[], Work]]
 """The stages of a run by name, in their order: for each, what makes its function in the process where it will run."""
 
 
+def unheard(line: str) -> None:
+    """For processes whose lines nobody reads."""
+
+
 @dataclass(frozen=True)
 class Process:
     """The argument of each stage's `load`: what a process that runs the stage knows.
@@ -21,11 +25,13 @@ class Process:
         config: the job's settings, with paths that every worker can read.
         num_classes: background included.
         gpus: how many GPUs the process was given; may be a fraction.
+        log: gets lines that people should see once, whatever the number of processes.
     """
 
     config: SegmentConfig
     num_classes: int
     gpus: float
+    log: Callable[[str], None] = unheard
 
 
 def load_stage(name: str, process: Process) -> Work:

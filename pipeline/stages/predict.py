@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import numpy as np
 import pyarrow as pa
 import torch
+from numpy.typing import NDArray
 
 from pipeline import storage
 from pipeline.config import SegmentConfig
+from pipeline.config.stages import Precision
 from pipeline.errors import CheckpointError
 from pipeline.inference.ensemble import Ensemble
-from pipeline.inference.predictor import Predictor
+from pipeline.inference.precision import in_best_precision, instructions
+from pipeline.inference.predictor import Image, Prediction, Predictor, choose_device
 from pipeline.inference.tiles import in_tiles
 from pipeline.inference.whole_images import WholeImages
 from pipeline.models.checkpoint import load_for_windows, read_info
@@ -17,7 +24,7 @@ from pipeline.models.checkpoint_header import check_network, joint_fingerprint
 from pipeline.models.kinds import load_network
 from pipeline.models.members import WholeImageNetwork
 from pipeline.stages.device import check_gpu, ending_with_its_gpu
-from pipeline.stages.load import Process
+from pipeline.stages.load import Process, unheard
 from pipeline.stages.rows import Row, boxes_of, image_of, pack, run_together
 
 
@@ -33,9 +40,13 @@ class PredictStage:
         """Predict all images of the table together; if that raises, one by one, so that only bad ones fail."""
         return run_together(table, "predict", self._predict)
 
-    def _predict(self, rows: list[Row]) -> list[Row]:
+    def predict(self, images: Sequence[Image], boxes: Sequence[NDArray[np.floating]]) -> list[Prediction]:
+        """Class probabilities of images; boxes are used if the network sees proposals."""
         with ending_with_its_gpu(str(self._predictor.device)):
-            predictions = self._predictor.predict([image_of(row) for row in rows], [boxes_of(row) for row in rows])
+            return self._predictor.predict(images, boxes)
+
+    def _predict(self, rows: list[Row]) -> list[Row]:
+        predictions = self.predict([image_of(row) for row in rows], [boxes_of(row) for row in rows])
         return [
             {
                 "class_ids": pack(prediction.class_ids_K),
@@ -52,15 +63,16 @@ class PredictStage:
 
 def load(process: Process) -> PredictStage:
     """`load_predict` with the run's settings."""
-    return load_predict(process.config, process.gpus)
+    return load_predict(process.config, process.gpus, process.log)
 
 
-def load_predict(config: SegmentConfig, gpus: float) -> PredictStage:
+def load_predict(config: SegmentConfig, gpus: float, log: Callable[[str], None] = unheard) -> PredictStage:
     """Load the network for a process that shares the machine with others.
 
     Args:
         config: the job's settings.
         gpus: the number of GPUs that the process was given.
+        log: on a CPU, gets a line with the precision and its reason, if the settings leave it open.
 
     Raises:
         RuntimeError: a GPU was given, `device` does not exclude it, and torch sees none.
@@ -70,6 +82,19 @@ def load_predict(config: SegmentConfig, gpus: float) -> PredictStage:
         check_gpu(gpus, "--device cpu")
     # One thread: with several processes on a core, their threads would wait for each other at every layer.
     torch.set_num_threads(1)
+    if config.predict.precision != "auto" or choose_device(config.predict.device).type != "cpu":
+        return load_in_one_precision(config)
+
+    def in_precision(precision: Precision) -> PredictStage:
+        return load_in_one_precision(replace(config, predict=replace(config.predict, precision=precision)))
+
+    stage, why = in_best_precision(in_precision, config.predict.micro_batch, instructions())
+    log(why)
+    return stage
+
+
+def load_in_one_precision(config: SegmentConfig) -> PredictStage:
+    """`load_predict` where nothing is left to choose; `precision auto` is `float32` here."""
     threshold = config.refine.label_threshold
     logs = config.save_probabilities or config.refine.exact_unaries
     if config.whole_images:

@@ -8,9 +8,12 @@ from conftest import exit_code
 
 from jobs.segment_dataset import as_output_was_begun, main, parse
 from pipeline.checkpoints.bundled import weights_uri
+from pipeline.config import SegmentConfig
 from pipeline.config.earlier import RUNS
+from pipeline.errors import FolderError
 from pipeline.models.checkpoint_header import read_info
 from pipeline.run.prepare import with_shape_of
+from pipeline.run.record import check_run, identity
 
 
 @pytest.mark.parametrize("asked", [["--window-shape", "square"], ["--recipe", "release"]])
@@ -42,3 +45,30 @@ def test_an_older_output_of_a_recipe_goes_on_as_the_recipe_was_then(tmp_path: Pa
     assert old.propose.min_side_of == "shorter"
     assert "begun before there was --crf-normalization" in capsys.readouterr().out
     assert as_output_was_begun(parse([*arguments, "--overwrite"])) == parse([*arguments, "--overwrite"])
+
+
+@pytest.mark.parametrize("begun", ["float32", "bfloat16"])
+def test_an_output_that_was_begun_in_one_precision_goes_on_in_it(begun, tmp_path: Path, capsys):
+    arguments = ["--input", "in", "--output", str(tmp_path)]
+    record(tmp_path, parse([*arguments, "--precision", begun]))
+    now = as_output_was_begun(parse([*arguments, "--precision", "auto"]))
+    assert now.predict.precision == begun
+    check_run(now, "f")
+    assert f"the output was begun with --precision {begun}: it stays so" in capsys.readouterr().out
+
+
+def test_an_output_that_left_the_precision_open_goes_on_on_every_machine_and_is_never_half_of_one_precision(tmp_path):
+    arguments = ["--input", "in", "--output", str(tmp_path)]
+    left_open = parse([*arguments, "--precision", "auto"])
+    record(tmp_path, left_open)
+    now = as_output_was_begun(left_open)
+    assert now == left_open
+    check_run(now, "f")
+    exact = as_output_was_begun(parse([*arguments, "--precision", "float32"]))
+    with pytest.raises(FolderError, match=r"predict\.precision: auto -> float32"):
+        check_run(exact, "f")
+
+
+def record(output: Path, config: SegmentConfig) -> None:
+    (output / "run").mkdir()
+    (output / "run" / "config.json").write_text(json.dumps({"identity": identity(config, "f")}))

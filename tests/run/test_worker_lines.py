@@ -1,6 +1,6 @@
 """Which of the workers' lines people see."""
 
-from pipeline.run.worker_lines import MARK, WorkerLines, say
+from pipeline.run.worker_lines import MARK, WorkerLines, say, say_once
 
 CUDA = "UserWarning: CUDA initialization: The NVIDIA driver on your system is too old (found version 12020)."
 
@@ -29,3 +29,12 @@ def test_trouble_with_memory_or_a_gpu_is_shown_once():
     assert lines.for_people([triton, triton]) == [f"a worker says: {triton}"]
     (long,) = lines.for_people([f"CUDA out of memory {'x ' * 10_000}"])
     assert len(long) < 500
+
+
+def test_what_every_worker_says_is_shown_once(capsys):
+    for _ in range(2):
+        say_once("the network computes in float32")
+    say_once("the network computes in bfloat16")
+    lines, (first, *others) = WorkerLines(), capsys.readouterr().out.splitlines()
+    assert lines.for_people([first]) == ["the network computes in float32"]
+    assert lines.for_people(others) == ["the network computes in bfloat16"]
