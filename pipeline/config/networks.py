@@ -80,6 +80,8 @@ def parse_network(text: str, fcn_kind: FcnKind = "auto") -> NetworkName:
         if not uri or bool(what) != with_what:
             raise ConfigError(f"the network {text} is incomplete; write {KINDS[head]}")
         return NetworkName(head, what, uri)
+    if head.endswith(".py") and rest.isidentifier():
+        raise ConfigError(f"the network {text} names a file; write {head.removesuffix('.py')}:{rest}")
     if rest.isidentifier() and all(part.isidentifier() for part in head.split(".")):
         return NetworkName(OWN, text, None)
     raise ConfigError(

@@ -163,7 +163,9 @@ def load_state_dict(data: bytes, name: str) -> dict[str, Tensor]:
         try:
             found = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
         except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
-            raise CheckpointError(f"{name} is neither safetensors nor a .pth of plain tensors") from error
+            raise CheckpointError(
+                f"{name} is neither safetensors nor a .pth of plain tensors; save the network's state_dict() alone"
+            ) from error
     if not isinstance(found, dict) or not all(isinstance(value, Tensor) for value in found.values()):
         raise CheckpointError(f"{name} holds other things than tensors by name; save the network's state_dict() alone")
     tensors: dict[str, Tensor] = found

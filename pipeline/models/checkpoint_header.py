@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from pipeline.config.networks import (
     ARCHITECTURES,
     ENCODER_VARIANTS,
+    KINDS,
     WHOLE_IMAGES,
     Architecture,
     Channels,
@@ -133,7 +134,8 @@ def read_info(data: bytes, name: str = "the checkpoint") -> CheckpointInfo:
         metadata = None
     if metadata is None:
         raise NoDescriptionError(
-            f"{name} is no safetensors file with a description; pickled .pth files are not loaded, by design"
+            f"{name} is no safetensors file with a description; pickled .pth files are not loaded, by design; for ONNX "
+            f"write {KINDS['onnx']}; for torchvision's {KINDS['torchvision']}"
         )
     if METADATA_KEY not in metadata:
         raise NoDescriptionError(

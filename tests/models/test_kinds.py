@@ -386,6 +386,7 @@ def test_what_names_a_network_is_read_and_written_alike(text):
         ("torchvision:fcn_resnet50", "incomplete; write torchvision:ARCHITECTURE=FILE"),
         ("torchvision:=net.pth", "incomplete; write torchvision:ARCHITECTURE=FILE"),
         ("hf:", "incomplete; write hf:FOLDER"),
+        ("mynet.py:MyNet", "write mynet:MyNet"),
     ],
 )
 def test_names_of_no_network_are_refused_with_what_there_is(text, said, tmp_path, capsys):
