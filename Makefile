@@ -37,7 +37,7 @@ demo: $(READY)
 	$(BIN)/deconvnet evaluate runs/photographs --panels 4
 	@echo "scenes beside their masks: runs/demo/panels; photographs: runs/photographs/panels; a page on each: run/report.html"
 
-# A process for each core, which takes a minute and a half on two; but for the tests that use Ray, which needs all cores for itself.
+# A process for each core, but for the tests that use Ray, which needs all cores for itself.
 QUICK := $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist loadfile -m "not ray and not s3 and not slow"
 
 test: $(READY)

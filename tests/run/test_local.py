@@ -175,6 +175,7 @@ def test_a_killed_process_costs_an_attempt_and_no_image(tmp_path, at_the_mark):
     assert summary_of(tmp_path / "out")["faults"]["attempts_lost"] == 1
 
 
+@pytest.mark.slow
 def test_an_image_that_kills_its_process_becomes_an_error_row(tmp_path, at_the_mark):
     at_the_mark("os.kill(os.getpid(), 9)")
     photos = marked(tmp_path / "photos", 2)
@@ -220,6 +221,7 @@ def test_processes_end_with_a_job_that_is_killed(tmp_path, at_the_mark):
     assert len(masks_of(output)) == 6
 
 
+@pytest.mark.slow
 def test_too_many_errors_end_the_run(tmp_path, capsys, at_the_mark):
     at_the_mark(WAIT)
     photos = marked(tmp_path / "photos", 0, images=1)
@@ -230,6 +232,7 @@ def test_too_many_errors_end_the_run(tmp_path, capsys, at_the_mark):
     assert len(read_errors(str(tmp_path / "out"))) == 10
 
 
+@pytest.mark.slow
 def test_a_run_whose_output_was_taken_over_adds_nothing_more(tmp_path, capsys, at_the_mark):
     at_the_mark(WAIT)
     photos, output = marked(tmp_path / "photos", 4, 5), tmp_path / "out"
@@ -247,6 +250,7 @@ def test_a_run_whose_output_was_taken_over_adds_nothing_more(tmp_path, capsys, a
     assert json.loads(lease.read_text())["run_id"] == "another"
 
 
+@pytest.mark.slow
 def test_a_network_that_the_processes_cannot_load_ends_the_run_with_its_reason(tmp_path, monkeypatch, capsys):
     """It can be made once: by the job, which tries it."""
     (tmp_path / "once.py").write_text(
