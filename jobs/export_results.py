@@ -15,9 +15,10 @@ from rich.progress import track
 from jobs import commands
 from jobs.common import EXIT_DONE, call, end_process
 from pipeline import storage
-from pipeline.config import ExportConfig
+from pipeline.config import ConfigError, ExportConfig
 from pipeline.export.run import Exported, export_results
 from pipeline.inputs.named import check_named
+from pipeline.outputs.layout import is_output
 
 LINE_SECONDS = 60.0
 
@@ -32,6 +33,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def run(config: ExportConfig) -> int:
     """Export, and say what is in it and what not."""
     check_named("results", config.results)
+    if is_output(address := storage.absolute(config.results)):
+        raise ConfigError(f"--results {config.results} is a part of a run's output; give {storage.parent(address)}")
     show(export_results(config, _watch), config)
     return EXIT_DONE
 

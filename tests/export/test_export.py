@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from result_files import CLASSES, PATHS, row_of, write_output
 
 from jobs import console, export_results
+from pipeline import storage
 from pipeline.config import ConfigError, ExportConfig
 from pipeline.errors import FolderError, ResultsError
 from pipeline.export import formats, run
@@ -223,10 +224,12 @@ def test_a_log_gets_lines_on_the_way(output, capsys, monkeypatch):
         (("run", "--to", "coco", "--output", "s3://bucket/out"), "must be a path on this machine"),
         (("runn", "--to", "coco", "--output", "out"), "did you mean"),
         (("photos", "--to", "coco", "--output", "out"), "holds no results"),
+        (("run/results", "--to", "coco", "--output", "out"), "is a part of a run's output; give /"),
     ],
 )
 def test_what_cannot_be_used_is_refused_and_nothing_is_written(words, said, output, capsys, monkeypatch):
     monkeypatch.chdir(output)
+    storage.write_atomic(str(output / "run" / "run" / "config.json"), b"{}")
     assert exit_code(console.main, "export", *words) == 2
     assert said in " ".join(capsys.readouterr().err.replace("│", " ").split())
     assert sorted(path.name for path in output.iterdir()) == ["photos", "run"]
