@@ -105,6 +105,18 @@ def with_shape_of(config: SegmentConfig, info: NetworkInfo) -> SegmentConfig:
     return replace(config, propose=replace(config.propose, window_shape=shape))
 
 
+def remark_on_tiles(config: SegmentConfig) -> str | None:
+    """What is to be said of `--tile` where it changes nothing."""
+    tile, side = config.predict.tile, config.decode.max_side
+    if not tile:
+        return None
+    if not config.whole_images and config.ensemble.fcn is None:
+        return f"--tile {tile} changes nothing: this network sees proposals, not whole images"
+    if 0 < side <= tile:
+        return f"--tile {tile} cuts nothing, since no image is longer than --max-side {side}; raise --max-side"
+    return None
+
+
 def _fingerprint_of_other(config: SegmentConfig, info: NetworkInfo) -> str | None:
     """Load the ensemble's other network once here, so that one that cannot be used is found before the run starts.
 
