@@ -16,7 +16,7 @@ from pipeline.cluster.pools import Pools
 from pipeline.config import SegmentConfig
 from pipeline.config.stages import STAGES, Processes, stages_of
 from pipeline.outputs.lease import Lease
-from pipeline.run.attempts import AttemptLog, Keep, RunProgress, with_attempt_limit
+from pipeline.run.attempts import AttemptLog, Keep, RunProgress, drop, with_attempt_limit
 from pipeline.run.worker_lines import say_once
 from pipeline.stages.load import Loads, Process, load_stage
 from pipeline.stages.memory import keep_freed_memory
@@ -161,11 +161,7 @@ def _predict_pool(pools: Pools) -> ActorPoolStrategy:
     )
 
 
-def _drop(_table: pa.Table) -> None:
-    """The end of a stage that is not the last."""
-
-
-def _limited(stage: str, work: Work, attempt_log: RemoteAttemptLog, max_attempts: int, keep: Keep = _drop) -> Work:
+def _limited(stage: str, work: Work, attempt_log: RemoteAttemptLog, max_attempts: int, keep: Keep = drop) -> Work:
     """The stage's work, wrapped in the attempt log; Ray's dashboard shows its name."""
 
     def run(table: pa.Table) -> pa.Table:
@@ -194,10 +190,10 @@ class Actor:
         keep: gets the rows of the last one.
     """
 
-    def __init__(self, loads: Loads, limited: Limit, keep: Keep = _drop) -> None:
+    def __init__(self, loads: Loads, limited: Limit, keep: Keep = drop) -> None:
         keep_freed_memory()
         last = list(loads)[-1]
-        self._works = [limited(name, load(), keep=keep if name == last else _drop) for name, load in loads.items()]
+        self._works = [limited(name, load(), keep=keep if name == last else drop) for name, load in loads.items()]
 
     def __call__(self, table: pa.Table) -> pa.Table:
         """Do the stages' work."""

@@ -25,6 +25,10 @@ Keep = Callable[[pa.Table], None]
 """Stores the rows of a stage, so that losing the process no longer loses them."""
 
 
+def drop(_rows: pa.Table) -> None:
+    """Keep nothing: the end of a stage that is not the last."""
+
+
 class WorkerDied(RuntimeError):  # noqa: N818  (the name is the error type users read)
     """The process that worked on an image ended without an exception."""
 
@@ -93,7 +97,7 @@ class Attempts(Protocol):
 
 
 def with_attempt_limit(
-    table: pa.Table, stage: str, work: Work, attempts: Attempts, max_attempts: int, keep: Keep = lambda _: None
+    table: pa.Table, stage: str, work: Work, attempts: Attempts, max_attempts: int, keep: Keep = drop
 ) -> pa.Table:
     """Do a stage's work on a table of images; one by one if a process died over this table before.
 

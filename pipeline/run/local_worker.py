@@ -27,7 +27,7 @@ from pipeline import storage
 from pipeline.config import SegmentConfig
 from pipeline.config.stages import STAGES, stages_of
 from pipeline.outputs.lease import Lease
-from pipeline.run.attempts import Keep, with_attempt_limit
+from pipeline.run.attempts import Keep, drop, with_attempt_limit
 from pipeline.run.worker_lines import say_once
 from pipeline.stages.load import Process, load_stage
 from pipeline.stages.memory import keep_freed_memory
@@ -149,16 +149,12 @@ def work(connection: Connection, job: Job, works: Mapping[str, Work]) -> None:
         while (part := asking.next()) is not None:
             table = start_rows(part)
             for name, function in works.items():
-                end: Keep = keep if name == last else _drop
+                end: Keep = keep if name == last else drop
                 table = with_attempt_limit(table, name, function, asking, job.config.max_attempts, end)
     except (EOFError, ConnectionError):
         raise
     except Exception as error:  # what is no image's fault: a store out of reach, a lost lease, a full disk
         asking.broken(_described(error))
-
-
-def _drop(_table: pa.Table) -> None:
-    """The end of a stage that is not the last."""
 
 
 def _described(error: Exception) -> str:

@@ -1,10 +1,8 @@
 """Several owners of one output: which go together, who waits for whom, and that nothing gets in from a lost one."""
 
 import json
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from threading import Barrier, Thread
 from uuid import uuid4
 
 import pyarrow as pa
@@ -12,17 +10,18 @@ import pytest
 from conftest import use_server
 from hypothesis import given
 from hypothesis import strategies as st
+from rivals import at_once
 
 from pipeline import storage
 from pipeline.config import ConfigError, SegmentConfig
 from pipeline.config.shards import WHOLE, Shard
 from pipeline.errors import FolderError, FolderInUseError, LeaseError
-from pipeline.outputs import lease as lease_module
 from pipeline.outputs import results
 from pipeline.outputs.lease import Lease, take_lease
 from pipeline.outputs.results import finished_ids, forget_errors, write_rows
 
 CLASSES = ("background", "cat")
+REFUSED = (FolderInUseError, LeaseError)
 
 
 SLOW = [pytest.mark.s3, pytest.mark.slow]
@@ -200,36 +199,11 @@ def is_valid(lease: Lease) -> bool:
     return True
 
 
-def at_once(monkeypatch: pytest.MonkeyPatch, *calls: Callable[[], Lease]) -> list[Lease | Exception]:
-    """What calls in threads return or raise; none of them writes its lease before all have seen no other."""
-    all_looked, look = Barrier(len(calls)), lease_module._refuse_if_one_lives
-    found: list[Lease | Exception] = []
-
-    def look_and_wait(*arguments) -> None:
-        look(*arguments)
-        all_looked.wait(60)
-
-    def call(one: Callable[[], Lease]) -> None:
-        try:
-            found.append(one())
-        except (FolderInUseError, LeaseError) as error:
-            found.append(error)
-
-    monkeypatch.setattr(lease_module, "_refuse_if_one_lives", look_and_wait)
-    threads = [Thread(target=call, args=[one]) for one in calls]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    monkeypatch.undo()
-    return found
-
-
 @pytest.mark.parametrize("shards", [("1/1", "1/2"), ("1/3", "1/2", "2/2"), ("1/1", "1/1"), ("2/2", "2/2")])
 def test_of_rivals_that_start_at_the_same_moment_at_most_one_number_stays(tmp_path, shards, monkeypatch):
     for number in range(10):
         output = str(tmp_path / str(number))
-        found = at_once(monkeypatch, *[partial(take, output, shard) for shard in shards])
+        found = at_once(monkeypatch, *[partial(take, output, shard) for shard in shards], refused=REFUSED)
         held = [one for one in found if isinstance(one, Lease) and is_valid(one)]
         assert len(held) <= 1 or {one.shard for one in held} == {Shard(1, 2), Shard(2, 2)}
         for lease in held:
@@ -239,7 +213,7 @@ def test_of_rivals_that_start_at_the_same_moment_at_most_one_number_stays(tmp_pa
 
 def test_shards_that_start_at_the_same_moment_all_stay(tmp_path, monkeypatch):
     output = str(tmp_path)
-    found = at_once(monkeypatch, *[partial(take, output, f"{number}/4") for number in range(1, 5)])
+    found = at_once(monkeypatch, *[partial(take, output, f"{number}/4") for number in range(1, 5)], refused=REFUSED)
     assert {lease.shard.number for lease in found} == {1, 2, 3, 4}
     for lease in found:
         lease.check()

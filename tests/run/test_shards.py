@@ -11,12 +11,12 @@ from dataclasses import replace
 from functools import partial
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from threading import Barrier, Thread
 
 import pyarrow as pa
 import pytest
 import stageless
 from conftest import write_tiles
+from rivals import at_once
 from s3_server import faulty_proxy
 from stageless import CLASSES, DONE, Stageless, images, run_to_the_end, start
 
@@ -201,33 +201,13 @@ def test_a_run_and_shards_of_another_number_are_refused_while_one_shard_lives(co
     check_all(config.output)
 
 
-def at_once(monkeypatch: pytest.MonkeyPatch, *configs: SegmentConfig) -> list[RunRecord | Exception]:
-    """What the start of calls in threads returns or raises; all have seen a new output before one writes."""
-    all_looked, look = Barrier(len(configs)), lease_module._refuse_if_one_lives
-    found: list[RunRecord | Exception] = []
-
-    def look_and_wait(*arguments) -> None:
-        look(*arguments)
-        all_looked.wait(60)
-
-    def call(config: SegmentConfig) -> None:
-        try:
-            found.append(opened(config))
-        except FolderError as error:
-            found.append(error)
-
-    monkeypatch.setattr(lease_module, "_refuse_if_one_lives", look_and_wait)
-    threads = [Thread(target=call, args=[config]) for config in configs]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    monkeypatch.undo()
-    return found
+def opened_at_once(monkeypatch: pytest.MonkeyPatch, *configs: SegmentConfig) -> list[RunRecord | Exception]:
+    """What the start of calls returns or raises; all have seen a new output before one writes."""
+    return at_once(monkeypatch, *[partial(opened, config) for config in configs], refused=FolderError)
 
 
 def test_shards_that_start_at_the_same_moment_share_one_record(config, monkeypatch):
-    runs = at_once(monkeypatch, *[of(config, f"{number}/3") for number in (1, 2, 3)])
+    runs = opened_at_once(monkeypatch, *[of(config, f"{number}/3") for number in (1, 2, 3)])
     ids = [image_id for run in runs for image_id in run.todo()["image_id"].to_pylist()]
     assert sorted(ids) == images(IMAGES)["image_id"].to_pylist()
     assert read_manifest(config.output).equals(images(IMAGES))
@@ -238,7 +218,7 @@ def test_shards_that_start_at_the_same_moment_with_other_settings_do_not_mix(tmp
     for number in range(10):
         here = replace(config, output=str(tmp_path / str(number)))
         other = of(here, "2/2", refine=RefineConfig(crf="none"))
-        runs = [one for one in at_once(monkeypatch, of(here, "1/2"), other) if isinstance(one, RunRecord)]
+        runs = [one for one in opened_at_once(monkeypatch, of(here, "1/2"), other) if isinstance(one, RunRecord)]
         assert len(runs) <= 1
         for run in runs:
             recorded = json.loads(Path(run.output, "run", "config.json").read_text())["identity"]["refine.crf"]
