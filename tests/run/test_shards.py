@@ -180,7 +180,9 @@ def test_other_ways_to_divide_the_images_go_on_with_what_is_left(config):
     done(of(config, "2/3"))
     done(config)
     check_all(config.output)
-    assert sorted(path.name for path in Path(config.output, "run").rglob("*") if path.is_file()) == [
+    kept = (path.name for path in Path(config.output, "run").rglob("*") if path.is_file())
+    # A hidden file is a write that the kill cut off before its file had its name.
+    assert sorted(name for name in kept if not name.startswith(".")) == [
         "classes.json", "config.json", "manifest.parquet", "summary.json"
     ]  # fmt: skip
 
