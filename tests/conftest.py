@@ -93,7 +93,7 @@ def head() -> Iterator[Head]:
     process = subprocess.Popen(
         [ray, "start", "--head", "--block", f"--port={port}", f"--dashboard-port={dashboard}",
          f"--dashboard-agent-listen-port={agent}",  # its default may be taken by another Ray
-         "--num-cpus=2", "--disable-usage-stats"],
+         "--num-cpus=2", "--disable-usage-stats", '--system-config={"metrics_report_interval_ms": 2000}'],
         env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
     )  # fmt: skip
     try:

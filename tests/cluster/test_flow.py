@@ -58,7 +58,13 @@ def a_machine_of(cpus: int) -> Iterator[None]:
             ray.shutdown()
 
 
-@pytest.mark.parametrize("cpus", [cpus if cpus == 2 else pytest.param(cpus, marks=pytest.mark.slow) for cpus in SIZES])
+def test_on_one_machine(tmp_path):
+    with a_machine_of(2):
+        first_results_then_the_rest(tmp_path, WITH_CRF)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("cpus", SIZES)
 def test_on_one_machine_with_and_without_a_crf(cpus, tmp_path):
     with a_machine_of(cpus):
         for name, seconds in (("crf", WITH_CRF), ("none", WITHOUT)):

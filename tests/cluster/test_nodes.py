@@ -67,6 +67,7 @@ def test_a_gpu_that_torch_cannot_see_is_an_error_and_not_a_slow_run(in_cluster, 
     assert "torch sees none" in said
 
 
+@pytest.mark.slow
 def test_shared_gpus_and_a_device_that_is_told_to_be_the_cpu(in_cluster, photos, tmp_path, capsys):
     code, said = run(
         capsys, "--input", photos, "--output", tmp_path / "out", "--device", "cpu", "--predict-gpus", "0.5",

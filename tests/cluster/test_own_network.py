@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import Head, write_tiles
+from conftest import write_tiles
 from PIL import Image
 
 from pipeline import SEGMENT_RECIPES, SegmentConfig, segment
@@ -55,12 +55,12 @@ def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def start(work: Path, head: Head) -> subprocess.Popen[str]:
+def start(work: Path, environment: dict[str, str]) -> subprocess.Popen[str]:
     command = [sys.executable, str(REPOSITORY / "jobs" / "segment_dataset.py"), "--input", "photos", "--output", "out",
                "--weights", "gated:Gated", "--recipe", "fcn", "--rows-per-file", str(ROWS), "--plan", "guess",
-               "--predict-workers", "1", "--refine-workers", "1"]  # fmt: skip
+               "--predict-workers", "1"]  # fmt: skip
     return subprocess.Popen(
-        command, cwd=work, env={**head.environment, "PYTHONPATH": str(REPOSITORY)}, stdout=subprocess.PIPE,
+        command, cwd=work, env={**environment, "PYTHONPATH": str(REPOSITORY)}, stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT, text=True, start_new_session=True,
     )  # fmt: skip
 
@@ -69,8 +69,16 @@ def done(work: Path) -> int:
     return len(read_results(str(work / "out"))) if (work / "out" / "results").exists() else 0
 
 
-def test_a_users_class_is_killed_and_resumed_and_no_image_is_lost_or_done_twice(work, head):
-    process = start(work, head)
+@pytest.fixture(params=["this machine's processes", pytest.param("ray", marks=pytest.mark.slow)])
+def environment(request: pytest.FixtureRequest) -> dict[str, str]:
+    """Of the command: so few images are done without Ray where no cluster is named."""
+    if request.param == "ray":
+        return dict(request.getfixturevalue("head").environment)
+    return {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+
+
+def test_a_users_class_is_killed_and_resumed_and_no_image_is_lost_or_done_twice(work, environment):
+    process = start(work, environment)
     while done(work) < ROWS and process.poll() is None:
         time.sleep(0.2)
     if process.poll() is not None:
@@ -80,7 +88,7 @@ def test_a_users_class_is_killed_and_resumed_and_no_image_is_lost_or_done_twice(
     before = done(work)
     assert ROWS <= before <= FREE
     (work / "gate").touch()
-    process = start(work, head)
+    process = start(work, environment)
     said, _ = process.communicate()
     assert process.returncode == 0, said
     assert f"{IMAGES} images, {before} done before; 4 classes (background, a, b, c)" in said
@@ -98,7 +106,7 @@ def test_a_users_class_is_killed_and_resumed_and_no_image_is_lost_or_done_twice(
         np.testing.assert_array_equal(decode_mask(row["mask"]), found.mask_HW)
     with (work / "gated.py").open("a") as file:
         file.write("# another network\n")
-    process = start(work, head)
+    process = start(work, environment)
     said, _ = process.communicate()
     assert process.returncode == 2
     assert "model_fingerprint" in said

@@ -294,6 +294,7 @@ def test_nothing_but_bad_images_ends_with_4(photos, tmp_path, in_ray):
     assert len(read_errors(str(tmp_path / "out"))) == len(BAD)
 
 
+@pytest.mark.slow
 def test_a_stopped_run_says_so_and_the_same_command_finishes_it(photos, tmp_path, head, in_ray):
     arguments = ["--input", photos / "one", "--output", tmp_path / "out", *FAST, "--predict-workers", 1]
     command = [sys.executable, "jobs/segment_dataset.py", *map(str, arguments)]
