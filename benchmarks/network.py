@@ -8,7 +8,6 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.config import Network
 from benchmarks.timing import fast_dtypes, matrix_product, measure
@@ -83,6 +82,8 @@ def _form(net: DeconvNet, steps: Steps, x_NCHW: Tensor) -> Callable[[], Tensor]:
 
 def forward_flops(net: DeconvNet, crops: int) -> float:
     """Floating-point operations of a forward pass, counted without computing them."""
+    from torch.utils.flop_counter import FlopCounterMode  # it imports torch's compiler, for two seconds
+
     with torch.device("meta"), FlopCounterMode(display=False) as counter:
         DeconvNet(net.num_classes, net.width).eval()(torch.empty(crops, 3, CROP, CROP))
     return float(counter.get_total_flops())

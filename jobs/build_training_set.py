@@ -31,7 +31,6 @@ from pipeline.errors.claim import after_claim
 from pipeline.inputs.named import check_named
 from pipeline.outputs.folder import check_folder
 from pipeline.proposals.detectors import check_edges
-from pipeline.report.training_set import draw_training_set
 from pipeline.run.error_line import in_short
 from pipeline.training.windows.build import MakePart, failures, plan_parts, read_parts, unfinished
 from pipeline.training.windows.examples import balance
@@ -159,9 +158,15 @@ def write_training_set(rows: pa.Table, class_names: Sequence[str], config: Train
             repeats_N = balance(class_ids_N, config.max_repeats if split == "train" else 1)
             write_index(index_uri(config.output, stage, split), images, repeats_N)
             info["windows"].setdefault(f"stage{stage}", {})[split] = describe(images, repeats_N, class_names)
-    storage.write_atomic(storage.join(config.output, "training_set.png"), draw_training_set(info))
+    storage.write_atomic(storage.join(config.output, "training_set.png"), _picture(info))
     storage.write_atomic(info_uri(config.output), json.dumps(info, indent=2).encode())
     return info
+
+
+def _picture(info: dict[str, Any]) -> bytes:
+    from pipeline.report.training_set import draw_training_set  # it imports matplotlib, for a second
+
+    return draw_training_set(info)
 
 
 def _with_windows(rows: pa.Table, stage: TrainingStage) -> pa.Table:

@@ -27,8 +27,9 @@ if not Path("/dev/nvidiactl").exists():
 
 # On a busy machine any single example may take seconds. What decides whether a change lands tries the same examples
 # each time; a run by hand goes on looking.
-hypothesis.settings.register_profile("patient", deadline=None, max_examples=50, derandomize="CI" in os.environ)
-hypothesis.settings.load_profile("patient")
+PATIENT = hypothesis.settings(deadline=None, max_examples=50, derandomize="CI" in os.environ)
+hypothesis.settings.register_profile("patient", PATIENT)
+hypothesis.settings.register_profile("quick", PATIENT, max_examples=20)
 
 # A shell that starts the tests in the background has Ctrl-C ignored, and some of the tests are about it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -47,16 +48,36 @@ SCHEMES = {"s3", "gs", "az"}
 """Stores with a server of the tests; these tests are marked `s3`, whichever it is."""
 WITHOUT_RAY = {"test_batches", "test_cluster_files", "test_pools", "test_profile"}
 """Modules of tests/cluster that start no Ray."""
+WITH_RAY = {"test_run_workers"}
+"""Modules elsewhere whose tests are all about Ray."""
 MARKS = {"head": "ray", "in_ray": "ray", "s3": "s3", "s3_folder": "s3", "gs": "s3", "az": "s3", "voc": "data"}
+
+
+def mark_of_all(module: Path) -> str | None:
+    """The mark that every test of a module gets by its place."""
+    if (module.parent.name == "cluster" and module.stem not in WITHOUT_RAY) or module.stem in WITH_RAY:
+        return "ray"
+    if module.parent.name == "benchmarks":  # each measures something for a while
+        return "slow"
+    return None
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Choose how many examples each property gets: without the slow tests, fewer."""
+    hypothesis.settings.load_profile("quick" if "not slow" in config.getoption("markexpr") else "patient")
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Leave modules aside whose tests are all left out: their imports take seconds in each process of pytest-xdist."""
+    mark = mark_of_all(collection_path)
+    return True if mark and f"not {mark}" in config.getoption("markexpr") else None
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark tests by the fixtures they use; those that start Ray by themselves are marked where they stand."""
     for item in items:
-        if item.path.parent.name == "cluster" and item.path.stem not in WITHOUT_RAY:
-            item.add_marker("ray")
-        if item.path.parent.name == "benchmarks":  # each measures something for a while
-            item.add_marker("slow")
+        if mark := mark_of_all(item.path):
+            item.add_marker(mark)
         for fixture in getattr(item, "fixturenames", ()):
             if fixture in MARKS:
                 item.add_marker(MARKS[fixture])
@@ -263,4 +284,4 @@ use_s3 = use_server
 @pytest.fixture
 def no_picture(monkeypatch: pytest.MonkeyPatch) -> None:
     """Training sets without their picture, which takes matplotlib a second and is tested where it is the subject."""
-    monkeypatch.setattr("jobs.build_training_set.draw_training_set", lambda info: b"")
+    monkeypatch.setattr("jobs.build_training_set._picture", lambda info: b"")

@@ -35,7 +35,7 @@ PREDICTED = arrays(np.uint8, SHAPE, elements=st.integers(0, 3))
 
 
 @given(TRUTH, PREDICTED)
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=2 * settings().max_examples)
 def test_the_figures_agree_with_sets_of_pixels(truth, predicted):
     confusion = confusion_matrix(truth, predicted, 4)
     pixels = [p for p in np.ndindex(SHAPE) if truth[p] != VOID]

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from evaluation_files import NAMES, write_results, write_truth
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
@@ -37,7 +37,6 @@ def ious_by_hand(truth: np.ndarray, objects: np.ndarray, predicted: np.ndarray) 
 
 
 @given(OBJECTS, PREDICTED, arrays(np.bool_, SHAPE, elements=st.booleans(), fill=st.just(False)))
-@settings(max_examples=60, deadline=None)
 def test_scores_agree_with_a_loop_over_pixels(objects, predicted, void):
     truth = np.where(void, VOID, np.array(CLASS_OF)[objects]).astype(np.uint8)
     expected = ious_by_hand(truth, objects, predicted)

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from evaluation_files import NAMES, labels, write_results, write_truth
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
@@ -26,7 +26,6 @@ def distance_by_hand(truth: np.ndarray, pixel: tuple[int, int]) -> float:
 
 
 @given(TRUTH, PREDICTED)
-@settings(max_examples=60, deadline=None)
 def test_bands_agree_with_a_loop_over_pixels(truth, predicted):
     confusions = trimap_confusions(truth, predicted, 4, 6)
     assert confusions.shape == (6, 4, 4)

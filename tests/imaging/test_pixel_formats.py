@@ -78,7 +78,7 @@ def tiff_and_pixels(seed, bits, photometric, extra, untagged, **layout):
     planar=st.booleans(), big_endian=st.booleans(), deflate=st.booleans(), rows=st.sampled_from([None, 4]),
     predictor=st.booleans(), orientation=st.sampled_from([1, 1, 6]), tile=st.sampled_from([None, None, 16]),
 )  # fmt: skip
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=5 * settings().max_examples)
 @example(0, 16, RGB, (), False, True, False, False, None, False, 1, None).via("16-bit planes")
 @example(0, 16, WHITE_IS_ZERO, (), False, False, False, False, None, False, 1, None).via("16 bits, white is zero")
 @example(0, 8, RGB, (0,), True, False, False, False, None, False, 1, None).via("a fourth band without a tag: infrared")
@@ -142,7 +142,7 @@ WORD_MASKS = {"565": ((11, 5), (5, 6), (0, 5)), "555": ((10, 5), (5, 5), (0, 5))
 
 @given(seed=st.integers(0, 1000), order=st.sampled_from(sorted(BYTE_MASKS)), alpha=st.sampled_from(["0", "255", "any"]),
        tagged=st.booleans(), header=st.sampled_from([40, 56, 108, 124]), top_down=st.booleans())  # fmt: skip
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=3 * settings().max_examples)
 @example(0, "BGRA", "0", True, 108, False).via("an alpha of zeros, by programs that know none")
 def test_32_bit_bmps(seed, order, alpha, tagged, header, top_down):
     rgb, opacity = samples(seed, 3, 8), {"0": 0, "255": 255}.get(alpha, samples(seed + 1, 1, 8)[:, :, 0])
@@ -177,7 +177,7 @@ def test_bmps_of_16_and_24_bits_and_32_without_masks(header, top_down):
 
 @given(seed=st.integers(0, 1000), bits=st.sampled_from([1, 4, 8]), colours=st.integers(1, 256),
        palette=st.sampled_from(["any", "greys", "black and white"]), top_down=st.booleans())  # fmt: skip
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=3 * settings().max_examples)
 @example(0, 8, 2, "black and white", False).via("Pillow takes 8 bits for one")
 @example(0, 4, 16, "greys", False).via("Pillow takes 4 bits for eight")
 def test_bmps_with_a_palette(seed, bits, colours, palette, top_down):
@@ -193,7 +193,7 @@ PNG_DEPTHS = {0: (1, 2, 4, 8, 16), 2: (8, 16), 3: (1, 2, 4, 8), 4: (8, 16), 6: (
 
 @given(seed=st.integers(0, 1000), kind=st.sampled_from([(c, b) for c, depths in PNG_DEPTHS.items() for b in depths]),
        transparent=st.sampled_from(["none", "some pixels", "no pixel"]), interlaced=st.booleans())  # fmt: skip
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=5 * settings().max_examples)
 @example(0, (0, 4), "some pixels", False).via("Pillow scales the values, not the transparent one")
 @example(0, (0, 16), "some pixels", False).via("16-bit grey with a transparent value")
 @example(0, (2, 16), "some pixels", False).via("16-bit RGB with a transparent colour")

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
-import torchvision
 from conftest import exit_code
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -82,6 +81,8 @@ def test_fcn8s_places_small_images_on_a_canvas_of_zeros():
 
 @pytest.mark.parametrize("kind", TORCHVISION)
 def test_torchvisions_networks_have_vocs_classes_in_vocs_order(kind):
+    import torchvision
+
     from pipeline.imaging.classes import VOC_CLASSES
 
     weights = torchvision.models.get_model_weights(kind).DEFAULT
@@ -97,6 +98,8 @@ def test_torchvisions_networks_have_vocs_classes_in_vocs_order(kind):
 
 @pytest.mark.parametrize("form", [pytest.param("pth", marks=pytest.mark.slow), "safetensors"])
 def test_a_torchvision_member_computes_what_torchvision_computes(form):
+    import torchvision
+
     kind = "deeplabv3_mobilenet_v3_large"
     torch.manual_seed(4)
     net = torchvision.models.get_model(kind, weights=None, weights_backbone=None, num_classes=5, aux_loss=True)
@@ -120,6 +123,8 @@ def test_a_torchvision_member_computes_what_torchvision_computes(form):
 
 
 def test_long_images_do_not_grow_without_end():
+    import torchvision
+
     assert resized(375, 500, 520) == (520, 693)
     assert resized(1, 640, 520) == (2, 1040)
     for height, width in ((200, 121), (121, 200), (333, 333), (200, 397)):
@@ -196,6 +201,8 @@ def test_the_predict_stage_combines_its_two_networks(checkpoint, fcn_file, rule)
 
 
 def test_networks_of_different_classes_are_refused(tmp_path, fcn_file, capsys):
+    import torchvision
+
     (tmp_path / "fcn.safetensors").write_bytes(fcn_file)
     config = SegmentConfig("in", "out", "deconvnet.safetensors")
     config = replace(config, ensemble=replace(config.ensemble, fcn=str(tmp_path / "fcn.safetensors")))

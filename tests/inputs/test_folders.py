@@ -207,7 +207,7 @@ def plant(root: Path, entries: list[tuple[list[str], str]]) -> list[Path]:
     return closed
 
 
-@settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow])
+@settings(suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(ENTRY, max_size=14))
 def test_rows_errors_and_what_is_left_aside_are_all_that_find_counts(entries: list[tuple[list[str], str]]):
     with tempfile.TemporaryDirectory() as temporary:

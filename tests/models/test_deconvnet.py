@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-import torchvision
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference_networks import deconvnet_rows, deconvnet_scores
@@ -189,6 +188,8 @@ def test_initial_weights():
 @pytest.fixture(scope="module")
 def meta_vgg_states():
     """Real torchvision state dicts with the smallest storage that holds each value: one number a tensor, expanded."""
+    import torchvision
+
     states = []
     for make in (torchvision.models.vgg16, torchvision.models.vgg16_bn):
         with torch.device("meta"):

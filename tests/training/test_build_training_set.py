@@ -18,7 +18,6 @@ from pipeline import storage
 from pipeline.datasets.layouts import Pair, voc_pairs
 from pipeline.errors import WorkBrokenError
 from pipeline.imaging.geometry import box_iou, extend_boxes
-from pipeline.report.training_set import draw_training_set
 from pipeline.training.windows import build
 from pipeline.training.windows.cut import windows_of_row
 from pipeline.training.windows.index import INDEX_SCHEMA, index_uri, load_info, read_index
@@ -264,6 +263,8 @@ def test_its_description_counts_what_the_indexes_hold(voc_folder, tmp_path):
         assert counts["overlap"]["quantiles"]["0"] == pytest.approx(min(overlaps), abs=1e-3)
         histogram = counts["overlap"]["histogram"]
         assert histogram["windows"] == np.histogram(overlaps, histogram["edges"])[0].tolist()
+    from pipeline.report.training_set import draw_training_set
+
     picture = draw_training_set(info)
     assert Image.open(io.BytesIO(picture)).size[0] > 500
     assert (out / "training_set.png").exists()
