@@ -7,9 +7,11 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from textwrap import indent
 
 import numpy as np
 import psutil
@@ -42,28 +44,33 @@ def no_cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     signal.signal(signal.SIGTERM, on_sigterm)
 
 
+def hook(folder: Path, action: str) -> str:
+    """A folder for PYTHONPATH: processes act before they open a marked image; in the action, `gate` is a path."""
+    (folder / "hook").mkdir()
+    (folder / "hook" / "sitecustomize.py").write_text(
+        "import os, time, PIL.Image as image\n"
+        f"gate = {str(folder / 'gate')!r}\n"
+        "open_image = image.open\n"
+        "def open_or_not(file, *a, **k):\n"
+        f"    if file.getvalue().endswith({MARK!r}):\n{indent(action, ' ' * 8)}\n"
+        "    return open_image(file, *a, **k)\n"
+        "image.open = open_or_not\n"
+    )
+    return str(folder / "hook")
+
+
 @pytest.fixture
 def at_the_mark(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
-    """Lets every process of a run do something before it opens a marked image; `gate` is a path in `tmp_path`."""
-
-    def prepare(action: str) -> None:
-        hook = tmp_path / "hook"
-        hook.mkdir()
-        (hook / "sitecustomize.py").write_text(
-            "import os, time, PIL.Image as image\n"
-            f"gate = {str(tmp_path / 'gate')!r}\n"
-            "open_image = image.open\n"
-            "def open_or_not(file, *a, **k):\n"
-            f"    if file.getvalue().endswith({MARK!r}):\n        {action}\n"
-            "    return open_image(file, *a, **k)\n"
-            "image.open = open_or_not\n"
-        )
-        monkeypatch.syspath_prepend(str(hook))
-
-    return prepare
+    """Makes a `hook` in `tmp_path` for all processes of the runs of a test."""
+    return lambda action: monkeypatch.syspath_prepend(hook(tmp_path, action))
 
 
 WAIT = "while not os.path.exists(gate): time.sleep(0.05)"
+KILL_ONE = """
+try: open(gate + "-killed", "x").close()
+except FileExistsError: pass
+else: os.kill(os.getpid(), 9)
+"""
 
 
 def marked(folder: Path, *numbers: int, images: int = 6) -> Path:
@@ -94,22 +101,30 @@ def until(happened: Callable[[], bool]) -> None:
 
 
 @contextmanager
-def job_at_the_gate(photos: Path, output: Path) -> Iterator[subprocess.Popen[str]]:
-    """The job as the leader of a group of processes, as a shell starts it, when 4 masks are there; then it is killed.
+def job_at_the_gate(
+    photos: Path, output: Path, options: Sequence[str] = SMALL, masks: int = 4
+) -> Iterator[subprocess.Popen[str]]:
+    """The job as the leader of a group of processes, as a shell starts it, when masks are there; then it is killed.
 
-    Every process loads `sitecustomize` of `at_the_mark`.
+    Every process loads the `hook` beside the output.
     """
-    command = [sys.executable, "jobs/segment_dataset.py", "--input", str(photos), "--output", str(output), *SMALL]
+    command = [sys.executable, "jobs/segment_dataset.py", "--input", str(photos), "--output", str(output), *options]
     job = subprocess.Popen(
-        command, cwd=REPOSITORY, env=os.environ | {"PYTHONPATH": f"{output.parent / 'hook'}:{REPOSITORY}"},
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
+        command, cwd=REPOSITORY, env=hooked(output.parent), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        start_new_session=True,
     )  # fmt: skip
     with job:
         try:
-            until(lambda: len(list((output / "masks").glob("*.png"))) == 4 or job.poll() is not None)
+            until(lambda: len(list((output / "masks").glob("*.png"))) == masks or job.poll() is not None)
             yield job
         finally:
             job.kill()
+
+
+def hooked(folder: Path) -> dict[str, str]:
+    """The environment of a job in a process of its own."""
+    there = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    return there | {"PYTHONPATH": f"{folder / 'hook'}:{REPOSITORY}"}
 
 
 def meanwhile(work: Callable[[], None]) -> threading.Thread:
@@ -118,61 +133,112 @@ def meanwhile(work: Callable[[], None]) -> threading.Thread:
     return thread
 
 
-def test_results_are_those_of_the_stages_and_a_bad_image_is_a_row(tmp_path, capsys):
-    photos, output = tmp_path / "photos", tmp_path / "out"
+FULL = ("--weights", "demo", "--proposals", "4", "--device", "cpu")
+JOB_AND_WHAT_IT_IMPORTED = (
+    "import sys\nfrom jobs.segment_dataset import main\ncode = main(sys.argv[1:])\n"
+    "print([name for name in ('ray', 'torch') if name in sys.modules], code)\n"
+)
+
+
+@dataclass(frozen=True)
+class Stopped:
+    """A run of five images, one of them cut off, that was told to stop, and the same command once more."""
+
+    arguments: list[str]
+    output: Path
+    code: int
+    said: str
+    processes: int
+    threads_of_the_first: int
+    processes_left: list[psutil.Process]
+    masks_saved: int
+    again: subprocess.CompletedProcess[str]
+    """One of its processes was killed."""
+
+
+@pytest.fixture(scope="module", params=["Ctrl-C", pytest.param("SIGTERM", marks=pytest.mark.slow)])
+def stopped(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Stopped:
+    """Made once, since its processes take seconds to start. A terminal sends Ctrl-C to all of the group."""
+    folder = tmp_path_factory.mktemp("stopped")
+    photos, output = folder / "photos", folder / "out"
     photos.mkdir()
-    for number in range(3):
-        Image.fromarray(scene_of(7, "val", number).image_HW3).save(photos / f"{number}.jpg", quality=92)
-    (photos / "bad.jpg").write_bytes((photos / "0.jpg").read_bytes()[:2000])
-    arguments = ("--input", str(photos), "--output", str(output), "--weights", "demo", "--proposals", "12",
-                 "--device", "cpu")  # fmt: skip
-    assert exit_code(main, *arguments) == 0
-    told = capsys.readouterr().out
-    assert "few images (4): processes of this machine do them, without Ray\n" in told
-    assert told.splitlines()[-1].startswith("3 of 4 images done, 1 failed, 0 left")
-    rows = read_results(str(output)).to_pylist()
-    config = parse(list(arguments))
-    for row, found in zip(rows, segment([row["uri"] for row in rows], "demo", config), strict=True):
-        assert np.array_equal(decode_mask(row["mask"]), found.mask_HW)
-        assert (output / "masks" / f"{row['image_id']}.png").read_bytes() == row["mask"]
-    (error,) = read_errors(str(output)).to_pylist()
-    assert (error["image_id"], error["error_stage"], error["error_type"]) == ("bad.jpg", "decode", "truncated")
-    summary = summary_of(output)
+    for number in (0, 1, 3, 4):
+        scene = Image.fromarray(scene_of(7, "val", number).image_HW3)
+        scene.resize((scene.width // 2, scene.height // 2)).save(photos / f"{number}.jpg", quality=92)
+    (photos / "2.jpg").write_bytes((photos / "0.jpg").read_bytes()[:2000])
+    for number in (3, 4):
+        with (photos / f"{number}.jpg").open("ab") as file:
+            file.write(MARK)
+    hook(folder, WAIT + KILL_ONE)
+    with job_at_the_gate(photos, output, FULL, masks=2) as job:
+        processes = psutil.Process(job.pid).children(recursive=True)
+        threads = processes[0].num_threads()
+        os.killpg(job.pid, signal.SIGINT) if request.param == "Ctrl-C" else job.terminate()
+        said, _ = job.communicate()
+    left = psutil.wait_procs(processes, timeout=600)[1]
+    saved = len(masks_of(output))
+    (folder / "gate").touch()
+    arguments = ["--input", str(photos), "--output", str(output), *FULL]
+    again = subprocess.run(
+        [sys.executable, "-c", JOB_AND_WHAT_IT_IMPORTED, *arguments],
+        cwd=REPOSITORY, env=hooked(folder), capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    return Stopped(arguments, output, job.returncode, said, len(processes), threads, left, saved, again)
+
+
+def test_a_run_that_is_told_to_stop_keeps_what_is_finished_and_leaves_no_process(stopped):
+    assert stopped.code == 3, stopped.said
+    assert "few images (5): processes of this machine do them, without Ray\n" in stopped.said
+    assert "the same command goes on from here" in stopped.said
+    assert "Traceback" not in stopped.said
+    assert stopped.processes >= 2
+    assert stopped.threads_of_the_first == 1  # so that its forks are whole
+    assert stopped.processes_left == []
+    assert 1 <= stopped.masks_saved <= 2  # the row of an image follows its mask
+
+
+def test_the_same_command_goes_on_and_a_killed_process_costs_an_attempt_and_no_image(stopped):
+    assert stopped.again.stderr == ""
+    assert stopped.again.stdout.splitlines()[-2].startswith("4 of 5 images done, 1 failed, 0 left")
+    summary = summary_of(stopped.output)
     assert {stage: totals["rows"] for stage, totals in summary["stages"].items()} == {
-        "decode": 4, "propose": 3, "predict": 3, "refine": 3,
-    }  # fmt: skip
-    assert (output / "run" / "report.html").exists()
-    assert sorted(file.name for file in (output / "run").iterdir()) == [
+        "decode": 5,
+        "propose": 4,
+        "predict": 4,
+        "refine": 4,
+    }  # fmt: skip  (of both calls: none twice)
+    assert summary["faults"]["attempts_lost"] == 1
+    assert sorted(file.name for file in (stopped.output / "run").iterdir()) == [
         "classes.json", "config.json", "manifest.parquet", "report.html", "summary.json",
     ]  # fmt: skip
 
+
+def test_neither_ray_nor_torch_is_imported_by_the_job_itself(stopped):
+    assert stopped.again.stdout.splitlines()[-1] == "[] 0"
+
+
+def test_results_are_those_of_the_stages_and_a_bad_image_is_a_row(stopped):
+    rows = read_results(str(stopped.output)).to_pylist()
+    config = parse(stopped.arguments)
+    for row, found in zip(rows, segment([row["uri"] for row in rows], "demo", config), strict=True):
+        assert np.array_equal(decode_mask(row["mask"]), found.mask_HW)
+        assert (stopped.output / "masks" / f"{row['image_id']}.png").read_bytes() == row["mask"]
+    assert len(rows) == len({row["mask"] for row in rows}) == 4
+    (error,) = read_errors(str(stopped.output)).to_pylist()
+    assert (error["image_id"], error["error_stage"], error["error_type"]) == ("2.jpg", "decode", "truncated")
+
+
+@pytest.mark.slow
+def test_only_images_without_a_row_are_done_again(tmp_path, capsys):
+    photos, output = marked(tmp_path / "photos", images=3), tmp_path / "out"
+    assert run(photos, output) == 0
+    masks = masks_of(output)
     (output / "results" / next(iter((output / "results").iterdir())).name).unlink()
-    assert exit_code(main, *arguments) == 0
-    assert "3 done before" in capsys.readouterr().out
-    assert masks_of(output) == {row["image_id"]: row["mask"] for row in rows}
+    capsys.readouterr()
+    assert run(photos, output) == 0
+    assert "2 done before" in capsys.readouterr().out
+    assert masks_of(output) == masks
     assert summary_of(output)["stages"]["refine"]["rows"] == 4
-
-
-def test_neither_ray_nor_torch_is_imported_by_the_job_itself(tmp_path):
-    photos = marked(tmp_path / "photos", images=1)
-    program = (
-        "import sys\nfrom jobs.segment_dataset import main\ncode = main(sys.argv[1:])\n"
-        "print([name for name in ('ray', 'torch') if name in sys.modules], code)\n"
-    )
-    arguments = ["--input", str(photos), "--output", str(tmp_path / "out"), *SMALL]
-    process = subprocess.run(
-        [sys.executable, "-c", program, *arguments], cwd=REPOSITORY, capture_output=True, text=True, check=False
-    )
-    assert process.stdout.splitlines()[-1] == "[] 0", process.stdout + process.stderr
-    assert process.stderr == ""
-
-
-def test_a_killed_process_costs_an_attempt_and_no_image(tmp_path, at_the_mark):
-    at_the_mark("if not os.path.exists(gate): open(gate, 'w').close(); os.kill(os.getpid(), 9)")
-    photos = marked(tmp_path / "photos", 0, 1)
-    assert run(photos, tmp_path / "out") == 0
-    assert len(masks_of(tmp_path / "out")) == 6
-    assert summary_of(tmp_path / "out")["faults"]["attempts_lost"] == 1
 
 
 @pytest.mark.slow
@@ -184,29 +250,6 @@ def test_an_image_that_kills_its_process_becomes_an_error_row(tmp_path, at_the_m
     (error,) = read_errors(str(tmp_path / "out")).to_pylist()
     assert (error["image_id"], error["error_stage"], error["error_type"]) == ("02.jpg", "decode", "WorkerDied")
     assert summary_of(tmp_path / "out")["faults"]["attempts_lost"] >= 3  # one before it was tried alone, and two
-
-
-@pytest.mark.parametrize("told", ["Ctrl-C", pytest.param("SIGTERM", marks=pytest.mark.slow)])
-def test_a_run_that_is_told_to_stop_keeps_what_is_finished_and_leaves_no_process(tmp_path, at_the_mark, told):
-    """A terminal sends Ctrl-C to all of the group."""
-    at_the_mark(WAIT)
-    photos, output = marked(tmp_path / "photos", 4, 5), tmp_path / "out"
-    with job_at_the_gate(photos, output) as job:
-        processes = psutil.Process(job.pid).children(recursive=True)
-        assert len(processes) >= 2
-        assert processes[0].num_threads() == 1  # the first, so that its forks are whole
-        os.killpg(job.pid, signal.SIGINT) if told == "Ctrl-C" else job.terminate()
-        said, _ = job.communicate()
-    assert job.returncode == 3, said
-    assert "the same command goes on from here" in said
-    assert "Traceback" not in said
-    assert psutil.wait_procs(processes, timeout=600)[1] == []
-    saved = len(masks_of(output))
-    assert 3 <= saved <= 4  # the row of an image follows its mask
-    (tmp_path / "gate").touch()
-    assert run(photos, output) == 0
-    assert len(masks_of(output)) == 6
-    assert summary_of(output)["stages"]["refine"]["rows"] == 6  # of both calls: none twice
 
 
 @pytest.mark.slow
