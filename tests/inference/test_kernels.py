@@ -11,7 +11,13 @@ from benchmarks.gpu.kernel_checks import checks  # noqa: E402
 CHECKS = dict(checks(torch.device("cuda" if torch.cuda.is_available() else "cpu")))
 
 
-@pytest.mark.parametrize("name", CHECKS)
+NEAR = {"aggregation: max, float32", "aggregation: sum, bfloat16", "aggregation: average, bfloat16"}
+"""Each of its rules and types is in another check, too."""
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name in NEAR else name for name in CHECKS]
+)
 def test_a_kernel_computes_what_torch_does(name, monkeypatch):
     if name == "the whole network":
         monkeypatch.setattr(kernels, "BLOCK", 2**15)  # the interpreter's time goes by blocks

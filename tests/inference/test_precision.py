@@ -9,6 +9,7 @@ import pytest
 from pipeline.checkpoints.bundled import weights_uri
 from pipeline.config import PredictConfig, ProposeConfig, SegmentConfig
 from pipeline.imaging.images import decode_image
+from pipeline.inference import precision as precision_module
 from pipeline.inference.precision import ALIKE, INSTRUCTIONS, WORTH, decide, in_best_precision, instructions, trial
 from pipeline.proposals.edgeboxes import propose
 from pipeline.stages.predict import load_in_one_precision, load_predict
@@ -56,8 +57,9 @@ def test_without_instructions_nothing_is_tried():
     assert line.startswith("the network computes in float32: this processor has no instructions")
 
 
-def test_the_trial_runs_both_and_the_line_names_the_one_that_is_returned():
+def test_the_trial_runs_both_and_the_line_names_the_one_that_is_returned(monkeypatch):
     """Which one it is depends on the processor; without instructions bfloat16 loses."""
+    monkeypatch.setattr(precision_module, "ROUNDS", 1)
     made = {}
 
     def make(precision):
@@ -70,7 +72,8 @@ def test_the_trial_runs_both_and_the_line_names_the_one_that_is_returned():
     assert line.startswith(f"the network computes in {precision}: this processor has amx_bf16, and bfloat16 was ")
 
 
-def test_the_trial_notices_a_network_that_computes_something_else():
+def test_the_trial_notices_a_network_that_computes_something_else(monkeypatch):
+    monkeypatch.setattr(precision_module, "ROUNDS", 1)
     exact, broken = in_precision("float32"), in_precision("float32")
     assert trial(exact, exact, 2)[1] == 1
     for conv in broken._predictor._net.convolutions:
@@ -96,6 +99,7 @@ def test_the_stage_says_what_was_chosen_only_where_it_was_left_open():
     assert len(lines) == 1
 
 
+@pytest.mark.slow
 def test_bfloat16_changes_few_labels(scenes):
     """Before the CRF; on processors without its instructions the same roundings are emulated."""
     exact, rounded = in_precision("float32"), in_precision("bfloat16")

@@ -77,7 +77,7 @@ def gather_with_a_stale_tile(gather):
     return wrong
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", [DTYPES[0], pytest.param(DTYPES[1], marks=pytest.mark.slow)])
 def test_the_projects_kernels_pass(dtype, caplog):
     assert self_test.steps_work(DEVICE, dtype, WIDTH)
     for aggregation in aggregate_gpu.KNOWN:

@@ -111,7 +111,7 @@ def test_the_example_of_the_help_is_read_alike_on_the_console_and_by_the_script(
 
 @pytest.mark.parametrize(  # two of them for every change: each starts a Python with all of a job's imports
     "command",
-    [one if one.name in ("segment", "train") else pytest.param(one, marks=pytest.mark.slow) for one in COMMANDS],
+    [one if one.name == "segment" else pytest.param(one, marks=pytest.mark.slow) for one in COMMANDS],
     ids=lambda command: command.name,
 )
 def test_a_job_is_a_script_that_explains_itself(command):
@@ -189,8 +189,13 @@ def test_a_reader_that_goes_away_does_not_end_the_work():
     assert process.stderr.read() == "done\n"
 
 
-@pytest.mark.parametrize("environment", [{"PYTHONIOENCODING": "ascii"}, {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0",
-                                                                         "PYTHONUTF8": "0"}])  # fmt: skip
+@pytest.mark.parametrize(
+    "environment",
+    [
+        pytest.param({"PYTHONIOENCODING": "ascii"}, marks=pytest.mark.slow),
+        {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"},
+    ],
+)
 def test_a_terminal_without_a_letter_gets_a_question_mark(environment):
     ended = run_python("-c", SCRIPT, **environment)
     assert (ended.returncode, ended.stderr) == (3, "done\n")
@@ -201,7 +206,7 @@ def test_a_terminal_without_a_letter_gets_a_question_mark(environment):
 
 
 def test_the_help_goes_into_a_pipe_that_closes():
-    for words in ("-m jobs.console", "-m jobs.console segment --help-all", "jobs/evaluate.py --help"):
+    for words in ("-m jobs.console segment --help-all", "jobs/evaluate.py --help"):
         command = f"set -o pipefail; {sys.executable} {words} | head -1"
         ended = subprocess.run(
             ["bash", "-c", command], cwd=REPOSITORY, capture_output=True, text=True, check=False,

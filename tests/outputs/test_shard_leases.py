@@ -162,7 +162,7 @@ def test_all_lost_shards_are_waited_for_at_once_and_one_that_lives_is_left_alone
         shard.beat(1)
     be_elsewhere(*shards)
     with pytest.raises(FolderInUseError, match=r"3/3 is at work: process .* on elsewhere"):
-        take_lease(output, lambda _line: shards[2].beat(2), 5.0)
+        take_lease(output, lambda _line: shards[2].beat(2), 1.0)
     for shard in shards:
         shard.check()
     said: list[str] = []

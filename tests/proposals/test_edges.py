@@ -267,6 +267,7 @@ def test_outlines_are_read_as_they_were_drawn(tmp_path):
 # ---- photographs ----
 
 
+@pytest.mark.slow
 def test_the_learned_edges_are_nearer_to_peoples_outlines_than_the_gradient(bsds):
     """Three images that it was not trained on; all of them: docs/results.md."""
     rows = {row["edges"]: row for row in edges_benchmark.run(Edges(str(bsds), limit=3))}

@@ -469,6 +469,7 @@ def photographs(voc, count):
         yield image, np.array([(x.min(), y.min(), x.max() + 1, y.max() + 1) for y, x in places])
 
 
+@pytest.mark.slow
 def test_objects_in_photographs_are_found_and_the_orientation_helps(voc):
     """Measured on all train images: 0.96 at IoU 0.5 with 2000 boxes; 0.69 with 50."""
     ours, turned = [], []

@@ -103,9 +103,11 @@ def kill_and_resume(configs: list[SegmentConfig], environment: dict[str, str], s
                 at_work[shard] = call(by_shard[shard])
 
 
-@pytest.mark.parametrize("seed", [1, *[pytest.param(seed, marks=pytest.mark.slow) for seed in range(2, 12)]])
-def test_shards_that_are_killed_lose_nothing_and_double_nothing(config, seed):
-    kill_and_resume([of(config, f"{number}/3") for number in (1, 2, 3)], {}, seed)
+@pytest.mark.parametrize(
+    ("seed", "kills"), [(1, 3), *[pytest.param(seed, KILLS, marks=pytest.mark.slow) for seed in range(2, 12)]]
+)
+def test_shards_that_are_killed_lose_nothing_and_double_nothing(config, seed, kills):
+    kill_and_resume([of(config, f"{number}/3") for number in (1, 2, 3)], {}, seed, kills)
     check_all(config.output)
 
 
@@ -164,7 +166,7 @@ def masks_of(output: Path) -> dict[str, bytes]:
 
 def killed_at_work(*configs: SegmentConfig) -> None:
     """Calls that are killed when some, and not all, of their images are in the output."""
-    calls = [start(config, images(IMAGES), {}, pause=0.2) for config in configs]
+    calls = [start(config, images(IMAGES), {}, pause=0.1) for config in configs]
     while not len(finished_ids(configs[0].output)):
         time.sleep(0.02)
     for call in calls:

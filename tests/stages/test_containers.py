@@ -25,7 +25,7 @@ from pipeline.stages.refine import refine_stage
 from pipeline.stages.rows import start_rows
 
 CLASSES = ("background", "a", "b")
-IMAGES = 20
+IMAGES = 12
 AT_ONCE = 4
 
 

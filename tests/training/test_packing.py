@@ -7,7 +7,7 @@ from collections import Counter
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -88,7 +88,6 @@ def numbers(batch):
     return labels[:, 7, 9].tolist()
 
 
-@settings(max_examples=25, deadline=None)
 @given(st.lists(st.integers(1, 9), max_size=30), st.integers(1, 12), st.integers(1, 12), st.integers(0, 9))
 def test_mixing_shows_every_example_once_from_a_pool_of_windows(repeats, batch_size, pool, seed):
     taken = 0
@@ -114,10 +113,10 @@ def test_mixing_shows_every_example_once_from_a_pool_of_windows(repeats, batch_s
 def test_a_batch_is_drawn_evenly_from_the_examples_in_the_pool():
     # Windows 0 to 9 are shown 1 to 10 times: of many first batches, window n makes (n + 1) / 55.
     repeats, drawn = range(1, 11), Counter()
-    for seed in range(120):
+    for seed in range(60):
         drawn.update(numbers(next(mixed_batches(numbered(repeats), 5, 10, seed))))
     for number in range(10):
-        assert drawn[number] / 600 == pytest.approx((number + 1) / 55, abs=0.05)
+        assert drawn[number] / 300 == pytest.approx((number + 1) / 55, abs=0.05)
 
 
 def test_validation_shows_each_window_once_in_order():

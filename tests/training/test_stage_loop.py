@@ -31,7 +31,8 @@ from pipeline.training.windows.cut import cut_window
 from pipeline.training.windows.order import IMAGES_A_BLOCK, blocks, epoch_rows, examples_of, first_rows
 
 torch.set_num_threads(1)
-INFO = CheckpointInfo(("background", "a", "b"), 1 / 16)
+WIDTH = 1 / 32
+INFO = CheckpointInfo(("background", "a", "b"), WIDTH)
 CONFIG = TrainConfig(
     "set", "run", epochs=(3, 1), batch_size=2, micro_batch=2, learning_rate=0.02, checkpoint_minutes=0,
     bias_lr_factor=2.0, plateau_patience=0,
@@ -52,7 +53,7 @@ def windows(count, seed):
 
 
 def new_learner(config: TrainConfig) -> TrainState:
-    net = DeconvNet(3, 1 / 16)
+    net = DeconvNet(3, WIDTH)
     initialise(net, 0)
     net = net.to(memory_format=torch.channels_last)  # as the workers have it
     optimizer = make_optimizer(net, config)
@@ -185,7 +186,7 @@ def test_a_checkpoint_restores_all_that_the_next_step_needs(tmp_path, schedule):
 
 
 def test_weights_that_are_no_numbers_are_not_kept():
-    net = DeconvNet(3, 1 / 16)
+    net = DeconvNet(3, WIDTH)
     check_weights(net)
     net.seg_score.bias.data[1] = float("inf")
     with pytest.raises(TrainingError, match="not a finite number"):
