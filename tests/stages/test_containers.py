@@ -69,6 +69,7 @@ def masks_of(output: Path, names: Sequence[str]) -> dict[str, bytes]:
     return {str(number): found[name] for number, name in enumerate(names)}
 
 
+@pytest.mark.slow
 def test_masks_errors_and_resuming_are_those_of_a_folder(tmp_path: Path, predict: PredictStage):
     inputs = make_inputs(tmp_path, IMAGES)
     good = IMAGES - 1

@@ -160,7 +160,7 @@ def strides(tensor):
     return [stride for stride, size in zip(tensor.stride(), tensor.shape, strict=True) if size > 1]
 
 
-@pytest.mark.parametrize("schedule", ["plateau", "steps"])
+@pytest.mark.parametrize("schedule", [pytest.param("plateau", marks=pytest.mark.slow), "steps"])
 def test_a_checkpoint_restores_all_that_the_next_step_needs(tmp_path, schedule):
     config = replace(CONFIG, schedule=schedule, lr_steps=(2, 2), iterations=(4, 4))
     stopped, restored = train(tmp_path, config), new_learner(config)
