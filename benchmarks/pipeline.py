@@ -82,4 +82,4 @@ def _all_stages(part: pa.Table, config: SegmentConfig, lease: Lease) -> dict[str
     names = tuple(str(number) for number in range(_predict.num_classes))  # these results are not read
     refined = refine_stage(_predict(table), config.refine, len(names))
     write_files(refined, lease, masks=True)
-    return stage_rows(refined.to_pylist(), lease, names)
+    return stage_rows(refined, lease, names)

@@ -16,6 +16,7 @@ import pyarrow as pa
 
 from pipeline.config import SegmentConfig
 from pipeline.config.stages import STAGES
+from pipeline.outputs.schema import ALL_SCHEMAS
 from pipeline.run.attempts import RunProgress
 from pipeline.run.driver import Driver, Graph
 from pipeline.run.record import RunRecord, Summary, open_run
@@ -66,7 +67,7 @@ class Stageless:
             ids = todo["image_id"].to_pylist()
             random.Random(run.lease.run_id).shuffle(ids)  # as images are finished: no two calls write the same files
             for image_id in ids:
-                sink.add(pa.Table.from_pylist([row_of(image_id)]))
+                sink.add(pa.Table.from_pylist([row_of(image_id)], schema=ALL_SCHEMAS))
                 time.sleep(self.pause)
 
         def progress(_patience: float) -> RunProgress:

@@ -76,8 +76,9 @@ class SegmentConfig:
     stall_timeout: float = 1800.0
     """Seconds without a finished image in any stage after which the run counts as stalled: the images that are left
     are started again, or the run ends as resumable (exit code 3)."""
-    rows_per_file: int = 128
-    """Most images in one Parquet file of results; after a minute a file is written with those that are finished."""
+    rows_per_file: int = 1024
+    """Most images in one Parquet file of results; fewer where their masks fill 16 MiB. After a minute a file is written
+    with those that are finished."""
     plan: Literal["auto", "guess"] = "auto"
     """How the numbers of processes that are not given are chosen. `auto`: each stage is timed on a few images first,
     in runs of 100 images and more; `guess`: by the proportions of a small network."""

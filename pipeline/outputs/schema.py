@@ -52,5 +52,7 @@ SKIPPED_SCHEMA = pa.schema(
 
 SCHEMAS = {layout.RESULTS: RESULTS_SCHEMA, layout.ERRORS: ERRORS_SCHEMA, layout.SKIPPED: SKIPPED_SCHEMA}
 """Schemas of the Parquet files, by folder."""
+ALL_SCHEMAS = pa.unify_schemas([RESULTS_SCHEMA, ERRORS_SCHEMA, SKIPPED_SCHEMA])
+"""The columns of all of them."""
 FOLDER_OF = {OK: layout.RESULTS, FAILED: layout.ERRORS, SKIPPED: layout.SKIPPED}
 """Folder of an image's row, by its status."""

@@ -37,8 +37,8 @@ class PredictStage:
         self.num_classes = predictor.num_classes
 
     def __call__(self, table: pa.Table) -> pa.Table:
-        """Predict all images of the table together; if that raises, one by one, so that only bad ones fail."""
-        return run_together(table, "predict", self._predict)
+        """Predict many images of the table together; if that raises, one by one, so that only bad ones fail."""
+        return run_together(table, "predict", self._predict, self.num_classes)
 
     def predict(self, images: Sequence[Image], boxes: Sequence[NDArray[np.floating]]) -> list[Prediction]:
         """Class probabilities of images; boxes are used if the network sees proposals."""

@@ -53,7 +53,7 @@ def load_refine(config: RefineConfig, num_classes: int, gpus: float, *, save: bo
 def refine_stage(
     table: pa.Table, config: RefineConfig, num_classes: int, device: str = "cpu", *, save: bool = False
 ) -> pa.Table:
-    """Refine each image with the CRF and label its pixels at full size; a CRF on a GPU takes all images together.
+    """Refine each image with the CRF and label its pixels at full size; a CRF on a GPU takes many images together.
 
     Args:
         table: the rows.
@@ -73,7 +73,7 @@ def refine_stage(
         ]
 
     if config.crf in GPU_CRFS:
-        return r.run_together(table, "refine", work)
+        return r.run_together(table, "refine", work, num_classes)
     return r.run_rows(table, "refine", lambda row: row.update(work([row])[0]))
 
 

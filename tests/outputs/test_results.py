@@ -171,7 +171,9 @@ def test_no_rows_write_no_file(tmp_path: Path):
 
 @pytest.mark.parametrize(("rows", "complaint"), [
     ([ok_row("a.jpg"), failed_row("a.jpg")], r"a\.jpg.*twice"),
+    ([ok_row("a.jpg"), ok_row("b.jpg") | {"image_id": None}], "None are missing"),
     ([ok_row("a.jpg", pixel_counts=[1, 2])], "need 3 values"),
+    ([ok_row("a.jpg"), ok_row("b.jpg", pixel_counts=None)], "b.jpg: .*need 3 values"),
     ([ok_row("a.jpg", mean_probability=[0.5] * 4)], "need 3 values"),
 ])  # fmt: skip
 def test_rows_that_break_the_contract_are_refused_and_nothing_is_written(tmp_path: Path, rows, complaint):

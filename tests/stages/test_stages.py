@@ -40,6 +40,7 @@ from pipeline.models.members import load_member
 from pipeline.outputs.lease import Lease, take_lease
 from pipeline.outputs.results import read_errors, read_results, read_skipped, write_rows
 from pipeline.outputs.schema import RESULTS_SCHEMA
+from pipeline.stages import write
 from pipeline.stages.decode import decode_stage
 from pipeline.stages.device import ending_with_its_gpu
 from pipeline.stages.filter import filter_stage
@@ -47,7 +48,7 @@ from pipeline.stages.load import Process
 from pipeline.stages.predict import PredictStage, load_predict
 from pipeline.stages.propose import propose_stage
 from pipeline.stages.refine import load_refine, mean_per_class, refine_stage
-from pipeline.stages.rows import ROW_SCHEMA, image_of, start_rows, to_table, unpack
+from pipeline.stages.rows import ROW_SCHEMA, image_of, run_rows, run_together, start_rows, to_table, unpack
 from pipeline.stages.write import Counts, Sink, rows_in_a_file, stage_rows, write_files
 
 torch.set_num_threads(1)
@@ -202,6 +203,67 @@ def test_kernels_that_are_not_normalised_start_from_exact_logarithms(manifest, p
     assert refined["log_probabilities"] is None
 
 
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(["ok", "failed"]), st.none() | st.binary(max_size=9), st.booleans(), st.booleans()),
+        max_size=6,
+    ),
+    st.integers(0, 3),
+)
+def test_rows_of_a_stage_are_those_of_a_plain_loop_whatever_changes(made, start):
+    """Slices, nulls, empty arrays; a stage that sets an array, one that clears it, one that raises."""
+    whole = [
+        {"image_id": str(i), "status": status, "image": image, "boxes": b"12" if clears else None}
+        for i, (status, image, clears, _) in enumerate(made)
+    ]
+    fails = {str(i) for i, (*_, bad) in enumerate(made) if bad}
+
+    def work(row):
+        if row["image_id"] in fails:
+            raise ValueError("bad")
+        row["class_ids"] = bytes(row["image"] or b"none")
+        row["boxes"] = None
+
+    expected = [row.copy() for row in whole[start:]]
+    for row in expected:
+        if row["status"] == "ok" and row["image_id"] in fails:
+            row |= {"status": "failed", "image": None, "boxes": None, "error_message": "bad"}
+        elif row["status"] == "ok":
+            row |= {"class_ids": row["image"] or b"none", "boxes": None}
+    parts = [pa.Table.from_pylist(part, schema=ROW_SCHEMA) for part in (whole[:2], whole[2:])]
+    found = run_rows(pa.concat_tables(parts).slice(start), "decode", work)
+    assert found.schema.equals(ROW_SCHEMA)
+    columns = ["image_id", "status", "image", "boxes", "class_ids", "error_message"]
+    assert found.select(columns).to_pylist() == [{name: row.get(name) for name in columns} for row in expected]
+
+
+def test_no_more_images_go_together_than_memory_and_devices_hold():
+    """20 small images, then large ones: 8, 8, 4 and each of the large ones alone; a failed one counts as none."""
+    sides = [10] * 20 + [4100, 4100]
+    rows = [{"image_id": str(i), "status": "ok", "work_height": side, "work_width": side, "image": b""}
+            for i, side in enumerate(sides)]  # fmt: skip
+    rows.insert(3, {"image_id": "bad", "status": "failed"})
+    seen: list[int] = []
+
+    def work(group):
+        seen.append(len(group))
+        return [{"class_ids": row["image_id"].encode()} for row in group]
+
+    found = run_together(to_table(rows), "predict", work, num_classes=2).to_pylist()
+    assert seen == [8, 8, 4, 1, 1]
+    assert [row["class_ids"] for row in found] == [
+        None if row["status"] == "failed" else row["image_id"].encode() for row in rows
+    ]
+
+
+def test_arrays_that_a_stage_leaves_alone_are_not_copied():
+    table = to_table([{"image_id": "a", "status": "ok", "image": bytes(1000)}])
+    found = run_rows(table, "propose", lambda row: row.update(num_proposals=len(row["image"])))
+    assert found["num_proposals"].to_pylist() == [1000]
+    before, after = (one["image"].chunk(0).buffers()[2].address for one in (table, found))
+    assert before == after
+
+
 def test_every_stage_keeps_the_schema(manifest, predict):
     only_bad = manifest.slice(1, 1)
     for table in (start_rows(manifest), run_all(manifest, predict), run_all(only_bad, predict)):
@@ -246,7 +308,7 @@ def test_writing_gives_counts_and_files(manifest, predict, tmp_path):
     table = run_all(manifest, predict)
     lease = take_lease(str(tmp_path / "out"))
     write_files(table, lease, masks=True)
-    counts = stage_rows(table.to_pylist(), lease, CLASSES)
+    counts = stage_rows(table, lease, CLASSES)
     assert len(read_results(lease.output)) == 0  # nothing is in place before the driver commits it
     lease.commit(counts["parts"])
     assert (counts["ok"], counts["failed"]) == (2, 2)
@@ -305,6 +367,21 @@ def test_a_sink_fills_files_and_keeps_no_row_for_long(tmp_path):
     hurried = Sink(lease, CLASSES, rows_per_file=3, longest_wait=0.0)
     hurried.add(refined("x"))
     assert ids_in(lease, hurried.collect()) == [["x"]]
+
+
+def test_large_masks_make_smaller_files(tmp_path, monkeypatch):
+    monkeypatch.setattr(write, "FILE_BYTES", 3500)
+    lease = take_lease(str(tmp_path / "out"))
+    sink = Sink(lease, CLASSES, rows_per_file=1000, longest_wait=1e9)
+    small = refined("a")
+    large = small.set_column(small.schema.get_field_index("mask"), "mask", pa.array([bytes(1000)], pa.binary()))
+    for image_id in "abcdefgh":
+        sink.add(large.set_column(0, "image_id", pa.array([image_id])))
+    files = ids_in(lease, sink.collect())
+    assert files  # some are there before all of them wait
+    assert {len(file) for file in files} <= {2, 3}
+    files += ids_in(lease, sink.collect(flush=True))
+    assert sorted(chain(*files)) == list("abcdefgh")
 
 
 def test_rows_that_come_twice_count_once(tmp_path):
