@@ -1,7 +1,7 @@
 """A manifest of a million images through the main job's own graph, without pixels: the cost of the bookkeeping.
 
-Manifest, resume filter, graph, attempt log, sink, commit and audit are the job's; only the work of the stages is
-missing.
+Manifest, resume filter, graph, attempt log, rows, sink, commit and audit are the job's; only the work of the stages is
+missing, so rows hold no pixels, and more go together than of photographs.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
@@ -21,6 +22,7 @@ from pipeline.cluster import connect
 from pipeline.cluster.batches import plan_batches
 from pipeline.cluster.graph import RemoteAttemptLog, RemoteSink, build_dataset
 from pipeline.cluster.plan import plan
+from pipeline.cluster.profile import probe, sample
 from pipeline.cluster.ray_private import run_to_the_end
 from pipeline.config import SegmentConfig
 from pipeline.config.stages import STAGES
@@ -30,10 +32,12 @@ from pipeline.outputs.schema import OK
 from pipeline.run.record import RunRecord, open_run
 from pipeline.run.saver import Saver
 from pipeline.stages.load import Loads
+from pipeline.stages.rows import run_rows
 from pipeline.stages.write import Counts, rows_in_a_file
 
 CLASSES = ("background", "thing")
 ROWS_PER_FILE = 10_000
+RESULT = {"mask": b"", "pixel_counts": [1, 0], "mean_probability": [1.0, None]}
 
 
 def run(config: Scale) -> list[dict[str, Any]]:
@@ -93,7 +97,8 @@ def _work_through(run: RunRecord, todo: pa.Table, settings: SegmentConfig) -> li
     attempt_log = RemoteAttemptLog()
     sink = RemoteSink(run.lease, CLASSES, rows_in_a_file(len(todo), settings.rows_per_file))
     cores = max(1, int(connect.total("CPU")))
-    batches = plan_batches(len(todo), cores, len(CLASSES), settings.decode.max_side, dict.fromkeys(NULL_STAGES, 0.0))
+    probed = probe(sample(todo), NULL_STAGES)
+    batches = plan_batches(len(todo), cores, len(CLASSES), settings.decode.max_side, probed)
     dataset = build_dataset(todo, NULL_STAGES, settings, plan(settings), batches, run.lease, attempt_log, sink)
     saver = Saver(sink.collect, save, check=lambda: None, stop=lambda: None)
     run_to_the_end(dataset)
@@ -113,18 +118,13 @@ def _write_results(output: str, manifest: pa.Table, done: int) -> None:
 
 
 def _finished(row: dict[str, Any]) -> dict[str, Any]:
-    return row | {"status": OK, "mask": b"", "pixel_counts": [1, 0], "mean_probability": [1.0, None],
-                  **{f"seconds_{stage.name}": 0.0 for stage in STAGES}}  # fmt: skip
+    return row | {"status": OK, **RESULT, **{f"seconds_{stage.name}": 0.0 for stage in STAGES}}
 
 
-def _null(table: pa.Table) -> pa.Table:
-    return table
-
-
-def _null_refine(table: pa.Table) -> pa.Table:
-    return pa.Table.from_pylist([_finished(row) for row in table.to_pylist()], schema=table.schema)
+def _null(table: pa.Table, stage: str) -> pa.Table:
+    return run_rows(table, stage, lambda row: row.update(RESULT) if stage == "refine" else None)
 
 
 NULL_STAGES: Loads = {
-    "decode": lambda: _null, "propose": lambda: _null, "predict": lambda: _null, "refine": lambda: _null_refine
+    name: partial(partial, _null, stage=name) for name in ("decode", "propose", "predict", "refine")
 }  # fmt: skip

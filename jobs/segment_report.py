@@ -84,8 +84,8 @@ def _processes_on_ray(config: SegmentConfig, info: NetworkInfo, left: pa.Table) 
     pools, stages = plan(config), stages_of(config)
     if len(left) and config.plan == "auto":
         loads = real_stages(config, info.num_classes, pools)
-        pools, seconds = timed_plan(config, loads, pools, left, console.print)
-        show_stages(stages, seconds)
+        pools, probed = timed_plan(config, loads, pools, left, console.print)
+        show_stages(stages, probed.seconds)
         console.print("on top comes the start of Ray and of the networks, half a minute or more")
     return pools.describe(stages)
 

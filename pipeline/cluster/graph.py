@@ -13,6 +13,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from pipeline.cluster.batches import Batches
 from pipeline.cluster.pools import Pools
+from pipeline.cluster.ray_private import from_blocks
 from pipeline.config import SegmentConfig
 from pipeline.config.stages import STAGES, Processes, stages_of
 from pipeline.outputs.lease import Lease
@@ -216,4 +217,4 @@ class Refine(Actor):
 
 def _blocks(manifest: pa.Table, size: int) -> Dataset:
     """The manifest in blocks of so many images."""
-    return ray.data.from_arrow([manifest.slice(start, size) for start in range(0, len(manifest), size)])
+    return from_blocks([manifest.slice(start, size) for start in range(0, len(manifest), size)])

@@ -11,7 +11,7 @@ import ray.data
 
 from pipeline.cluster.connect import machines, total
 from pipeline.cluster.pools import REFINE_GPUS, Estimate, Pools, check_placement, estimate, plan_pools
-from pipeline.cluster.profile import PROBED, probe, sample
+from pipeline.cluster.profile import PROBED, Probed, probe, sample
 from pipeline.cluster.ray_private import autoscaler_limits
 from pipeline.config import SegmentConfig
 from pipeline.config.stages import GPU_CRFS
@@ -21,7 +21,7 @@ from pipeline.stages.load import Loads
 
 def profile_stages(
     manifest: pa.Table, loads: Loads, pools: Pools, patience: float, log: Callable[[str], None]
-) -> dict[str, float] | None:
+) -> Probed | None:
     """Time each stage on a few images, in one process with the CPUs of a predict actor.
 
     Args:
@@ -38,17 +38,17 @@ def profile_stages(
     timing = ray.remote(probe).options(num_cpus=pools.predict_cpus, num_gpus=gpus, max_retries=0)
     task = timing.remote(sample(manifest), loads)
     try:
-        seconds: dict[str, float] = ray.get(task, timeout=patience)
+        probed: Probed = ray.get(task, timeout=patience)
     except ray.exceptions.RayError as error:
         ray.cancel(task, force=True)  # otherwise it keeps resources that the run needs
         log(f"the stages could not be timed, so the plan is a guess: {in_short(error)}")
         return None
-    return seconds
+    return probed
 
 
 def timed_plan(
     config: SegmentConfig, loads: Loads, pools: Pools, images: pa.Table, log: Callable[[str], None]
-) -> tuple[Pools, dict[str, float]]:
+) -> tuple[Pools, Probed]:
     """The pools for stages that were timed on a few images; a line says how long the run will take with them.
 
     Args:
@@ -59,16 +59,16 @@ def timed_plan(
         log: prints a line.
 
     Returns:
-        The pools, and the seconds per image in each stage; `pools` and no seconds if they could not be timed.
+        The pools, and what the stages did; `pools` and nothing else if they could not be timed.
     """
     log(f"timing the stages on {min(PROBED, len(images))} images")
-    seconds = profile_stages(images, loads, pools, config.stall_timeout, log)
-    if seconds is None:
-        return pools, {}
-    timed = plan(config, seconds)
+    probed = profile_stages(images, loads, pools, config.stall_timeout, log)
+    if probed is None:
+        return pools, Probed()
+    timed = plan(config, probed.seconds)
     gpus = total("GPU") if timed.predict_gpus else 0.0
-    log(_in_words(estimate(timed, total("CPU"), seconds), len(images), gpus, config.price))
-    return timed, seconds
+    log(_in_words(estimate(timed, total("CPU"), probed.seconds), len(images), gpus, config.price))
+    return timed, probed
 
 
 def _in_words(expected: Estimate, images: int, gpus: float, price: float | None) -> str:

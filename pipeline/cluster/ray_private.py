@@ -10,7 +10,9 @@ from collections.abc import Callable
 from typing import Any
 
 import grpc
+import pyarrow as pa
 import ray._private.worker
+import ray.data
 from ray._private import services
 from ray._private.grpc_utils import init_grpc_channel
 from ray._private.state import state
@@ -60,6 +62,12 @@ def show_worker_lines_with(show: Callable[[dict[str, Any], bool], None]) -> None
 def quieten_progress() -> None:
     """Silence Ray Data's warning that its progress bars are off, which is intended."""
     logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)
+
+
+def from_blocks(tables: list[pa.Table]) -> Dataset:
+    """A dataset with a block for each table; `ray.data.from_arrow` starts a task for each, only to learn its length."""
+    dataset: Dataset = ray.data.from_blocks([*tables])
+    return dataset
 
 
 def run_to_the_end(graph: Dataset) -> None:

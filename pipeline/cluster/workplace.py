@@ -17,6 +17,7 @@ from pipeline.cluster.graph import RemoteAttemptLog, RemoteSink, build_dataset, 
 from pipeline.cluster.metrics import RunMetrics
 from pipeline.cluster.plan import plan, timed_plan
 from pipeline.cluster.pools import Pools, estimate, machines_in_short
+from pipeline.cluster.profile import Probed
 from pipeline.cluster.ray_private import run_to_the_end
 from pipeline.config import SegmentConfig
 from pipeline.errors import PoolError, WorkBrokenError
@@ -40,7 +41,7 @@ class Cluster:
         log: prints a line.
         loads: the stages; set by `opened`.
         pools: processes of each stage for the first graph; set by `opened`.
-        seconds_alone: seconds per image in each stage, if `opened` timed them.
+        probed: what the stages did with a few images, if `opened` timed them.
     """
 
     config: SegmentConfig
@@ -48,7 +49,7 @@ class Cluster:
     log: Callable[[str], None]
     loads: Loads = field(default_factory=dict)
     pools: Pools | None = None
-    seconds_alone: dict[str, float] = field(default_factory=dict)
+    probed: Probed = field(default_factory=Probed)
 
     breaks = (ray.exceptions.RayError, OSError)
     """See `Workplace.breaks`."""
@@ -63,8 +64,8 @@ class Cluster:
         self.pools = plan(self.config)
         self.loads = real_stages(self.config, self.info.num_classes, self.pools)
         if self.config.plan == "auto" and len(todo) >= PROBE_FROM:
-            self.pools, self.seconds_alone = timed_plan(self.config, self.loads, self.pools, todo, self.log)
-            summary.seconds_alone = self.seconds_alone
+            self.pools, self.probed = timed_plan(self.config, self.loads, self.pools, todo, self.log)
+            summary.seconds_alone = self.probed.seconds
         try:
             yield
         finally:
@@ -78,9 +79,9 @@ class Cluster:
             self.pools = self._plan_again(self.pools)
         rows_per_file = rows_in_a_file(len(todo), self.config.rows_per_file)
         attempt_log, sink = RemoteAttemptLog(), RemoteSink(run.lease, self.info.class_names, rows_per_file)
-        alone = self.seconds_alone
+        alone = self.probed.seconds
         cores, side = max(1, int(connect.total("CPU"))), self.config.decode.max_side
-        batches = plan_batches(len(todo), cores, self.info.num_classes, side, alone)
+        batches = plan_batches(len(todo), cores, self.info.num_classes, side, self.probed)
         dataset = build_dataset(todo, self.loads, self.config, self.pools, batches, run.lease, attempt_log, sink)
         return Graph(
             work_through=partial(work_through, dataset),
@@ -96,7 +97,7 @@ class Cluster:
         """The pools for the cluster as it is now; `before` if it lacks GPUs or room, since they may come back."""
         config = replace(self.config, predict_gpus=before.predict_gpus, refine_gpus=before.refine_gpus)
         try:
-            return plan(config, self.seconds_alone or None)
+            return plan(config, self.probed.seconds or None)
         except PoolError as error:
             self.log(f"waiting for machines: {error}")
             return before

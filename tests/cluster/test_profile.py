@@ -50,8 +50,22 @@ def test_a_sample_is_spread_over_the_manifest():
 
 @pytest.mark.parametrize("fails", ["", "2"])
 def test_seconds_are_those_of_one_image_without_the_first_and_the_failed(clock, fails):
-    seconds = probe(images(PROBED), loads(clock, fails))
-    assert seconds == pytest.approx(SECONDS)
+    assert probe(images(PROBED), loads(clock, fails)).seconds == pytest.approx(SECONDS)
+
+
+def test_the_largest_row_counts_as_it_leaves_each_stage(clock):
+    """Only arrays count much; the first image, which is not timed, is larger and does not count."""
+    sizes = {"0": 10**7, "1": 1000, "2": 5000, "3": 3000}
+
+    def decode(table):
+        return run_rows(table, "decode", lambda row: row.update(image=bytes(sizes[row["image_id"]])))
+
+    def refine(table):
+        return run_rows(table, "refine", lambda row: row.update(image=None, mask=b"1"))
+
+    found = probe(images(PROBED), {**loads(clock), "decode": lambda: decode, "refine": lambda: refine}).row_bytes
+    assert all(5000 <= found[stage] < 6000 for stage in ("decode", "propose", "predict"))
+    assert found["refine"] < 1000
 
 
 def test_nothing_but_bad_images_is_told(clock):
