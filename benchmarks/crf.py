@@ -140,13 +140,13 @@ def _predicted(config: Crf) -> Iterator[tuple[Image, Tensor]]:
     from pipeline.inference.predictor import Predictor
     from pipeline.inputs.manifest import build_manifest
     from pipeline.inputs.reading import read_image
-    from pipeline.models.checkpoint import load_checkpoint
+    from pipeline.models.checkpoint import load_for_windows
     from pipeline.models.checkpoint_header import shape_for
     from pipeline.proposals.edgeboxes import propose
 
     assert config.input is not None
     cv2.setNumThreads(1)
-    checkpoint = load_checkpoint(storage.read_bytes(weights_uri(config.weights)), config.weights)
+    checkpoint = load_for_windows(storage.read_bytes(weights_uri(config.weights)), config.weights)
     predictor = Predictor(checkpoint, config.predict, label_threshold=0.0)
     proposals = replace(
         config.propose, window_shape=shape_for(checkpoint.info, config.propose.window_shape, config.weights)

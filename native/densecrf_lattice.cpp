@@ -2,22 +2,28 @@
 // permutohedral lattice (Adams, Baek, Davis 2010): what pydensecrf computes, with the same lattice, several times faster.
 //
 // What makes it faster, in the order of what it saves:
-// - A lattice point gathers its pixels (an array of them, point by point) instead of pixels being scattered over points.
-// - Blurring walks along chains of neighbours in place. A point without neighbours in a direction is not touched.
-// - Each lattice point looks up one neighbour a direction, not two, through keys packed into 64 bits.
-// - Kernel weights and normalisation (if any) are folded into the barycentric weights, exp takes four labels at a time.
+// - One pass over the pixels an iteration: a pixel hears both kernels, decides, and adds its answer to the points around it.
+// - With AVX2 eight labels are one register; the module is compiled a second time for it (setup.py).
+// - Blurring walks along chains of neighbours in place, chains of one length together, so that the processor foresees where
+//   they end. A point without neighbours in a direction is not touched.
+// - Pixels are taken square by square, so that those which share lattice points come soon after each other.
+// - Each lattice point looks up one neighbour a direction, not two, in the order of the table, through keys of 64 bits.
+// - The normalisation (if any) is folded into the barycentric weights, exp takes a register of labels at a time.
 //
 // Every label goes through the same operations. Where nothing tells them apart (no proposal, all probabilities equal) they
-// stay equal to the last bit: the mean field would make any difference grow until it shows.
+// stay equal to the last bit: the mean field would make any difference grow until it shows. Results do not depend on
+// the size of the registers either.
 //
-// Plain C++17 with the vector extensions of GCC and Clang: no processor newer than the compiler's default is needed.
+// Plain C++17 with the vector extensions of GCC and Clang.
 #include <algorithm>
 #include <array>
 #include <cmath>
 #include <cstdint>
+#include <cstring>
 #include <limits>
 #include <stdexcept>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include <pybind11/numpy.h>
@@ -27,46 +33,66 @@ namespace py = pybind11;
 
 namespace {
 
-using Vec = float __attribute__((vector_size(16)));
-using IntVec = int32_t __attribute__((vector_size(16)));
+// Labels at once: as many as a register of the processor holds that this is compiled for.
+#ifdef __AVX2__
+constexpr int LANES = 8;
+#else
 constexpr int LANES = 4;
-constexpr int LARGEST_BLOCK = 6;         // vectors of labels that go through the lattice at once
+#endif
+using Vec = float __attribute__((vector_size(4 * LANES)));
+using IntVec = int32_t __attribute__((vector_size(4 * LANES)));
+constexpr int LARGEST_ROW = 24 / LANES;  // vectors of labels, of which the compiler knows the number
 constexpr float LARGEST_COORDINATE = 1 << 15;  // beyond it float32 positions in the lattice mean little
-constexpr int PIXELS_AT_ONCE = 4;        // of pydensecrf, see Lattice
+constexpr int PIXELS_AT_ONCE = 4;              // of pydensecrf, see Lattice
+constexpr size_t CHUNK = 16;                    // pixels that go through a step before the next step
+constexpr size_t TILE = 16;                     // side of a square of pixels
 
 // Numbers for keys in the order of their arrival: open addressing, at most half full.
+//
+// The hash is linear: keys a step apart have slots a step apart. So if neighbours are looked up for one slot after the
+// other, theirs also come one after the other, and the table is read in order.
 class KeyTable {
 public:
-    explicit KeyTable(size_t expected) {
-        while (slots_.size() < 2 * expected) grow();
-    }
-    size_t size() const { return keys_.size(); }
-    uint64_t key(size_t number) const { return keys_[number]; }
-    void prefetch(uint64_t key) const { __builtin_prefetch(&slots_[hash(key)]); }
-    int32_t find(uint64_t key) const { return slots_[slot(key)]; }  // -1: not there
+    size_t size() const { return size_; }
+    void prefetch(uint64_t key) const { __builtin_prefetch(&slots_[home(key)]); }
+    int32_t find(uint64_t key) const { return slots_[slot(key)].number; }  // -1: not there
     int32_t insert(uint64_t key) {
-        if (2 * keys_.size() >= slots_.size()) grow();
-        int32_t& number = slots_[slot(key)];
-        if (number < 0) {
-            number = static_cast<int32_t>(keys_.size());
-            keys_.push_back(key);
-        }
+        Slot& found = slots_[slot(key)];
+        if (found.number >= 0) return found.number;
+        const int32_t number = int32_t(size_);
+        found = {key, number};
+        if (2 * ++size_ >= slots_.size()) grow();
         return number;
+    }
+    template <class Do>  // void(uint64_t key, int32_t number)
+    void each(Do act) const {
+        for (const Slot& slot : slots_)
+            if (slot.number >= 0) act(slot.key, slot.number);
     }
 
 private:
-    size_t hash(uint64_t key) const { return ((key * 0x9E3779B97F4A7C15ull) >> 20) & (slots_.size() - 1); }
+    struct Slot {
+        uint64_t key = EMPTY;
+        int32_t number = -1;
+    };
+    static constexpr uint64_t EMPTY = ~uint64_t(0);  // keys have 63 bits
+    size_t home(uint64_t key) const { return (key * 0x9E3779B97F4A7C15ull) >> shift_; }
     size_t slot(uint64_t key) const {
-        size_t at = hash(key);
-        while (slots_[at] >= 0 && keys_[slots_[at]] != key) at = (at + 1) & (slots_.size() - 1);
+        size_t at = home(key);
+        while ((slots_[at].key != key) & (slots_[at].key != EMPTY)) at = (at + 1) & (slots_.size() - 1);
         return at;
     }
     void grow() {
-        slots_.assign(2 * slots_.size(), -1);
-        for (size_t number = 0; number < keys_.size(); number++) slots_[slot(keys_[number])] = static_cast<int32_t>(number);
+        std::vector<Slot> old(GROWTH * slots_.size());
+        old.swap(slots_);
+        shift_ -= GROWTH / 2;
+        for (const Slot& moved : old)
+            if (moved.number >= 0) slots_[slot(moved.key)] = moved;
     }
-    std::vector<uint64_t> keys_;
-    std::vector<int32_t> slots_ = std::vector<int32_t>(1024, -1);
+    static constexpr int GROWTH = 4;
+    size_t size_ = 0;
+    int shift_ = 64 - 14;
+    std::vector<Slot> slots_ = std::vector<Slot>(1 << 14);
 };
 
 // The lattice around n pixels with D features each. A pixel lies in a simplex of D + 1 lattice points.
@@ -77,39 +103,69 @@ template <int D>
 class Lattice {
 public:
     static constexpr int POINTS = D + 1;
+    static constexpr float GAIN = 1 + 1.0f / (1 << D);  // of the lattice itself
 
     template <class Features>  // void(size_t pixel, float features[D])
-    Lattice(size_t n, float kernel_weight, bool normalized, Features features) : n_(n) {
-        const size_t placed = n + (n % PIXELS_AT_ONCE != 0);
-        points_.resize(placed * POINTS);
-        weights_.resize(placed * POINTS);
-        place(placed, features);
-        points_.resize(n * POINTS);
-        weights_.resize(n * POINTS);
-        gather_pixels();
-        scale(kernel_weight, normalized);
+    Lattice(size_t n, bool normalized, Features features) : n_(n), corners_((n + (n % PIXELS_AT_ONCE != 0)) * POINTS) {
+        place(features);
+        corners_.resize(n * POINTS);
+        if (normalized) normalize();
     }
 
-    // Add the filtered values to `out`; a pixel's are V in a row, pixels are `stride` apart.
-    template <class T, int V>
-    void filter(const T* in, size_t stride, T* out) const {
-        std::vector<T> values(size_ * V);
-        splat<T, V>(in, stride, values.data());
-        blur<T, V>(values.data());
-        for (size_t pixel = 0; pixel < n_; pixel++) {
-            T sum[V] = {};
-            for (size_t at = pixel * POINTS; at < (pixel + 1) * POINTS; at++) {
-                const T* row = values.data() + size_t(points_[at]) * V;
-                for (int v = 0; v < V; v++) sum[v] += weights_[at] * row[v];
-            }
-            for (int v = 0; v < V; v++) out[pixel * stride + v] += sum[v];
+    size_t size() const { return size_; }
+
+    template <class T>
+    void splat(size_t pixel, const T* value, T* rows, size_t width) const {
+        for (const Corner* corner = &corners_[pixel * POINTS]; corner < &corners_[pixel * POINTS] + POINTS; corner++) {
+            T* row = rows + size_t(corner->point) * width;
+            for (size_t v = 0; v < width; v++) row[v] += corner->weight * value[v];
         }
     }
 
+    template <class T>
+    void slice(size_t pixel, const T* rows, size_t width, float weight, T* out) const {
+        for (size_t v = 0; v < width; v++) {
+            T sum = {};
+            for (const Corner* corner = &corners_[pixel * POINTS]; corner < &corners_[pixel * POINTS] + POINTS; corner++)
+                sum += corner->weight * rows[size_t(corner->point) * width + v];
+            out[v] += weight * sum;
+        }
+    }
+
+    // A point's value plus half of both neighbours', direction by direction.
+    template <class T, int V>
+    void blur(T* values, size_t stride) const {
+        for (const auto& by_length : chains_)
+            for (size_t length = 2; length < by_length.size(); length++)
+                for (size_t at = 0; at < by_length[length].size(); at += length) {
+                    const int32_t* points = &by_length[length][at];
+                    T* row = values + size_t(points[0]) * stride;
+                    T previous[V] = {}, current[V];
+                    std::copy_n(row, V, current);
+                    for (size_t link = 1; link < length; link++) {
+                        T* next_row = values + size_t(points[link]) * stride;
+                        for (int v = 0; v < V; v++) {
+                            const T next = next_row[v];
+                            row[v] = current[v] + 0.5f * (previous[v] + next);
+                            previous[v] = current[v];
+                            current[v] = next;
+                        }
+                        row = next_row;
+                    }
+                    for (int v = 0; v < V; v++) row[v] = current[v] + 0.5f * previous[v];
+                }
+    }
+
 private:
+    struct Corner {
+        int32_t point;
+        float weight;
+    };
+
     // Number the lattice points by the pixels that touch them first, and chain them along each direction.
     template <class Features>
-    void place(size_t n, Features features) {
+    void place(Features features) {
+        const size_t n = corners_.size() / POINTS;
         std::vector<std::array<int32_t, D>> origins(n);
         std::vector<std::array<int8_t, D>> ranks(n);
         std::array<int32_t, D> low, high;
@@ -118,7 +174,7 @@ private:
         for (size_t pixel = 0; pixel < n; pixel++) {
             float f[D] = {};
             if (pixel < n_) features(pixel, f);
-            simplex(f, origins[pixel], ranks[pixel], &weights_[pixel * POINTS]);
+            simplex(f, origins[pixel], ranks[pixel], &corners_[pixel * POINTS]);
             for (int i = 0; i < D; i++) {
                 low[i] = std::min(low[i], origins[pixel][i]);
                 high[i] = std::max(high[i], origins[pixel][i]);
@@ -137,13 +193,20 @@ private:
             for (int i = 0; i < D; i++) key += uint64_t(int64_t(coordinate(i))) << shift[i];
             return key;
         };
-        KeyTable table(n);
-        for (size_t pixel = 0; pixel < n; pixel++) {
-            const uint64_t origin = packed([&](int i) { return origins[pixel][i] - low[i]; });
-            for (int r = 0; r < POINTS; r++) {
-                const uint64_t to = packed([&](int i) { return ranks[pixel][i] <= D - r ? r : r - POINTS; });
-                points_[pixel * POINTS + r] = table.insert(origin + to);
+        KeyTable table;
+        std::array<uint64_t, POINTS * CHUNK> keys;
+        for (size_t first = 0; first < n; first += CHUNK) {
+            const size_t end = std::min(first + CHUNK, n);
+            uint64_t* key = keys.data();
+            for (size_t pixel = first; pixel < end; pixel++) {
+                const uint64_t origin = packed([&](int i) { return origins[pixel][i] - low[i]; });
+                for (int r = 0; r < POINTS; r++, key++) {
+                    *key = origin + packed([&](int i) { return ranks[pixel][i] <= D - r ? r : r - POINTS; });
+                    table.prefetch(*key);
+                }
             }
+            key = keys.data();
+            for (size_t at = first * POINTS; at < end * POINTS; at++) corners_[at].point = table.insert(*key++);
         }
         size_ = table.size();
         for (int direction = 0; direction < POINTS; direction++)
@@ -153,7 +216,7 @@ private:
     // The simplex around a pixel: its point of remainder 0, the order of the pixel's coordinates in it, the barycentric
     // weights (pp. 5 and 10 of the lattice's paper). The operations are pydensecrf's, in its order: a pixel between two
     // simplices must fall into the same one.
-    static void simplex(const float* f, std::array<int32_t, D>& origin, std::array<int8_t, D>& ranks, float* weights) {
+    static void simplex(const float* f, std::array<int32_t, D>& origin, std::array<int8_t, D>& ranks, Corner* corners) {
         static const auto scale = [] {
             std::array<float, D> scale;
             const float deviation = float(std::sqrt(2.0 / 3.0) * POINTS);
@@ -193,116 +256,89 @@ private:
             barycentric[D - rank[i] + 1] -= v;
         }
         barycentric[0] += 1 + barycentric[POINTS];
-        std::copy_n(barycentric, POINTS, weights);
+        for (int i = 0; i < POINTS; i++) corners[i].weight = barycentric[i];
         for (int i = 0; i < D; i++) {
             origin[i] = int32_t(remainder0[i]);
             ranks[i] = int8_t(rank[i]);
         }
     }
 
-    // Chains of two and more neighbours that lie `step` apart, each behind its length.
-    static std::vector<int32_t> chains(const KeyTable& table, uint64_t step) {
-        constexpr size_t AHEAD = 12;  // the table does not fit into the cache
-        std::vector<int32_t> next(table.size()), found;
+    // Chains of two and more neighbours that lie `step` apart, by their length.
+    static std::vector<std::vector<int32_t>> chains(const KeyTable& table, uint64_t step) {
+        std::vector<int32_t> next(table.size()), chain;
         std::vector<uint8_t> has_previous(table.size());
-        for (size_t point = 0; point < table.size(); point++) {
-            if (point + AHEAD < table.size()) table.prefetch(table.key(point + AHEAD) + step);
-            next[point] = table.find(table.key(point) + step);
+        table.each([&](uint64_t key, int32_t point) {
+            next[point] = table.find(key + step);
             if (next[point] >= 0) has_previous[next[point]] = 1;
-        }
+        });
+        std::vector<std::vector<int32_t>> found;
         for (size_t first = 0; first < table.size(); first++) {
             if (has_previous[first] || next[first] < 0) continue;
-            const size_t at = found.size();
-            found.push_back(0);
-            for (int32_t point = int32_t(first); point >= 0; point = next[point]) found.push_back(point);
-            found[at] = int32_t(found.size() - at - 1);
+            chain.clear();
+            for (int32_t point = int32_t(first); point >= 0; point = next[point]) chain.push_back(point);
+            if (found.size() <= chain.size()) found.resize(chain.size() + 1);
+            found[chain.size()].insert(found[chain.size()].end(), chain.begin(), chain.end());
         }
         return found;
     }
 
-    void gather_pixels() {
-        starts_.assign(size_ + 1, 0);
-        for (const int32_t point : points_) starts_[point + 1]++;
-        for (size_t point = 0; point < size_; point++) starts_[point + 1] += starts_[point];
-        std::vector<int32_t> end(starts_.begin(), starts_.end() - 1);
-        pixels_.resize(points_.size());
-        pixel_weights_.resize(points_.size());
-        for (size_t at = 0; at < points_.size(); at++) {
-            const int32_t to = end[points_[at]]++;
-            pixels_[to] = int32_t(at / POINTS);
-            pixel_weights_[to] = weights_[at];
-        }
-    }
-
-    // By the kernel's weight and, where it is normalised, by one over the roots of the kernel's sums at both pixels.
-    void scale(float kernel_weight, bool normalized) {
-        for (float& weight : weights_) weight /= 1 + std::pow(2.0f, float(-D));  // the lattice's own gain
-        std::vector<float> root(n_, 1.0f);
-        if (normalized) {
-            std::vector<float> sums(n_, 0.0f);
-            filter<float, 1>(root.data(), 1, sums.data());
-            for (size_t pixel = 0; pixel < n_; pixel++) root[pixel] = float(1.0 / std::sqrt(sums[pixel] + 1e-20));
-        }
-        for (size_t at = 0; at < pixels_.size(); at++) pixel_weights_[at] *= root[pixels_[at]];
-        for (size_t at = 0; at < weights_.size(); at++) weights_[at] *= root[at / POINTS] * kernel_weight;
-    }
-
-    template <class T, int V>
-    void splat(const T* in, size_t stride, T* values) const {
-        for (size_t point = 0; point < size_; point++) {
-            T sum[V] = {};
-            for (int32_t at = starts_[point]; at < starts_[point + 1]; at++) {
-                const T* row = in + size_t(pixels_[at]) * stride;
-                for (int v = 0; v < V; v++) sum[v] += pixel_weights_[at] * row[v];
-            }
-            for (int v = 0; v < V; v++) values[point * V + v] = sum[v];
-        }
-    }
-
-    // A point's value plus half of both neighbours', direction by direction.
-    template <class T, int V>
-    void blur(T* values) const {
-        for (const std::vector<int32_t>& chains : chains_)
-            for (const int32_t* at = chains.data(); at < chains.data() + chains.size(); at += at[0] + 1) {
-                T* row = values + size_t(at[1]) * V;
-                T previous[V] = {}, current[V];
-                std::copy_n(row, V, current);
-                for (int32_t link = 2; link <= at[0]; link++) {
-                    T* next_row = values + size_t(at[link]) * V;
-                    for (int v = 0; v < V; v++) {
-                        const T next = next_row[v];
-                        row[v] = current[v] + 0.5f * (previous[v] + next);
-                        previous[v] = current[v];
-                        current[v] = next;
-                    }
-                    row = next_row;
-                }
-                for (int v = 0; v < V; v++) row[v] = current[v] + 0.5f * previous[v];
-            }
+    // Divide the kernel by the roots of its sums at both pixels.
+    void normalize() {
+        const float one = 1;
+        std::vector<float> values(size_);
+        for (size_t pixel = 0; pixel < n_; pixel++) splat(pixel, &one, values.data(), 1);
+        blur<float, 1>(values.data(), 1);
+        std::vector<float> sums(n_);
+        for (size_t pixel = 0; pixel < n_; pixel++) slice(pixel, values.data(), 1, 1 / GAIN, &sums[pixel]);
+        for (size_t at = 0; at < corners_.size(); at++)
+            corners_[at].weight *= float(1.0 / std::sqrt(sums[at / POINTS] + 1e-20));
     }
 
     size_t n_, size_ = 0;
-    std::vector<int32_t> points_;  // of each pixel
-    std::vector<float> weights_;
-    std::vector<int32_t> starts_;  // of each point, in the two below
-    std::vector<int32_t> pixels_;
-    std::vector<float> pixel_weights_;
-    std::array<std::vector<int32_t>, D + 1> chains_;
+    std::vector<Corner> corners_;  // of each pixel's simplex
+    std::array<std::vector<std::vector<int32_t>>, D + 1> chains_;
 };
 
-// Labels in blocks: the number of vectors in a row must be known to the compiler.
-template <int V = LARGEST_BLOCK, class L>
-void filter_labels(const L& lattice, const Vec* in, size_t vectors, size_t stride, Vec* out) {
-    if constexpr (V > 0) {
-        size_t first = 0;
-        for (; first + V <= vectors; first += V) lattice.template filter<Vec, V>(in + first, stride, out + first);
-        filter_labels<V - 1>(lattice, in + first, vectors - first, stride, out + first);
+// What one kernel says to each pixel about the labels, while the pixels' answers are gathered for the next time. A row of
+// values is `width` vectors, B if that is known to the compiler, else B is 0.
+template <int B, int D>
+class Messages {
+public:
+    Messages(const Lattice<D>& lattice, float weight, size_t width)
+        : lattice_(lattice), weight_(weight / lattice.GAIN), width_(width), heard_(lattice.size() * width),
+          said_(lattice.size() * width) {}
+    void add_to(size_t pixel, Vec* scores) const { lattice_.slice(pixel, heard_.data(), width(), weight_, scores); }
+    void take(size_t pixel, const Vec* probabilities) { lattice_.splat(pixel, probabilities, said_.data(), width()); }
+    void pass() {
+        if constexpr (B > 0)
+            lattice_.template blur<Vec, B>(said_.data(), B);
+        else
+            for (size_t v = 0; v < width_; v++) lattice_.template blur<Vec, 1>(said_.data() + v, width_);
+        std::swap(heard_, said_);
+        std::fill(said_.begin(), said_.end(), Vec{});
     }
-}
+
+private:
+    size_t width() const { return B > 0 ? B : width_; }
+    const Lattice<D>& lattice_;
+    float weight_;
+    size_t width_;
+    std::vector<Vec> heard_, said_;
+};
 
 Vec larger(Vec a, Vec b) { return a > b ? a : b; }
 
-Vec all(float value) { return Vec{value, value, value, value}; }
+Vec all(float value) { return Vec{} + value; }
+
+// All lanes as one value: halves are combined until one lane is left.
+template <class Combine>
+float fold(Vec v, Combine combine) {
+    float lanes[LANES];
+    std::memcpy(lanes, &v, sizeof v);
+    for (int half = LANES / 2; half > 0; half /= 2)
+        for (int i = 0; i < half; i++) lanes[i] = combine(lanes[i], lanes[i + half]);
+    return lanes[0];
+}
 
 // exp for x <= 0, relative error 2e-7 (the polynomial is Cephes' expf); 0 below -60: values near float32's smallest would
 // make every product with them slow.
@@ -322,13 +358,16 @@ Vec exp_of(Vec x) {
     return Vec((IntVec(p) + (power << 23)) & visible);
 }
 
-void softmax(const Vec* scores, size_t vectors, Vec* probabilities) {
-    Vec largest = scores[0], total = all(0.0f);
-    for (size_t v = 1; v < vectors; v++) largest = larger(largest, scores[v]);
-    const float top = std::max(std::max(largest[0], largest[1]), std::max(largest[2], largest[3]));
-    for (size_t v = 0; v < vectors; v++) total += probabilities[v] = exp_of(scores[v] - top);
-    const float scale = 1 / ((total[0] + total[1]) + (total[2] + total[3]));
-    for (size_t v = 0; v < vectors; v++) probabilities[v] *= scale;
+// In place.
+void softmax(Vec* scores, size_t width) {
+    constexpr int PARTS = 8 / LANES;  // the same order of summing with registers of any size
+    Vec top = scores[0], total[PARTS] = {};
+    for (size_t v = 1; v < width; v++) top = larger(top, scores[v]);
+    const float most = fold(top, [](float a, float b) { return std::max(a, b); });
+    for (size_t v = 0; v < width; v++) total[v % PARTS] += scores[v] = exp_of(scores[v] - most);
+    for (int part = 1; part < PARTS; part++) total[0] += total[part];
+    const float scale = 1 / fold(total[0], [](float a, float b) { return a + b; });
+    for (size_t v = 0; v < width; v++) scores[v] *= scale;
 }
 
 struct Problem {
@@ -340,33 +379,73 @@ struct Problem {
     bool normalized;
 };
 
-void mean_field(const Problem& of, float* marginals) {
-    const size_t n = of.height * of.width, vectors = (of.labels + LANES - 1) / LANES;
+// Pixels in small squares, so that those which share lattice points come soon after each other.
+std::vector<int32_t> in_tiles(size_t height, size_t width) {
+    std::vector<int32_t> order;
+    order.reserve(height * width);
+    for (size_t top = 0; top < height; top += TILE)
+        for (size_t left = 0; left < width; left += TILE)
+            for (size_t y = top; y < std::min(top + TILE, height); y++)
+                for (size_t x = left; x < std::min(left + TILE, width); x++) order.push_back(int32_t(y * width + x));
+    return order;
+}
+
+size_t vectors_of(const Problem& of) { return (of.labels + LANES - 1) / LANES; }
+
+// A row of labels is B vectors, or as many as it takes if B is 0.
+template <int B>
+void mean_field_of(const Problem& of, float* marginals) {
+    const size_t n = of.height * of.width, width = B > 0 ? B : vectors_of(of);
+    const std::vector<int32_t> order = in_tiles(of.height, of.width);
     const auto position = [&](size_t pixel, float sxy, float* f) {
         f[0] = float(pixel % of.width) / sxy;
         f[1] = float(pixel / of.width) / sxy;
     };
-    const Lattice<2> gaussian(
-        n, of.gaussian_weight, of.normalized, [&](size_t pixel, float* f) { position(pixel, of.gaussian_sxy, f); });
-    const Lattice<5> bilateral(n, of.bilateral_weight, of.normalized, [&](size_t pixel, float* f) {
-        position(pixel, of.bilateral_sxy, f);
-        for (int c = 0; c < 3; c++) f[2 + c] = float(of.image[pixel * 3 + c]) / of.bilateral_srgb;
+    const Lattice<2> gaussian(n, of.normalized, [&](size_t i, float* f) { position(order[i], of.gaussian_sxy, f); });
+    const Lattice<5> bilateral(n, of.normalized, [&](size_t i, float* f) {
+        position(order[i], of.bilateral_sxy, f);
+        for (int c = 0; c < 3; c++) f[2 + c] = float(of.image[size_t(order[i]) * 3 + c]) / of.bilateral_srgb;
     });
+    Messages<B, 2> smoothness(gaussian, of.gaussian_weight, width);
+    Messages<B, 5> appearance(bilateral, of.bilateral_weight, width);
 
-    std::vector<Vec> unary(n * vectors, all(-1e30f)), q(n * vectors), scores(n * vectors);  // unused lanes: impossible
+    std::vector<Vec> unary(n * width, all(-1e30f)), q(CHUNK * width);  // unused lanes: impossible
     for (size_t label = 0; label < of.labels; label++)
-        for (size_t pixel = 0; pixel < n; pixel++)
-            unary[pixel * vectors + label / LANES][label % LANES] = of.log_probabilities[label * n + pixel];
-    for (size_t pixel = 0; pixel < n; pixel++) softmax(&unary[pixel * vectors], vectors, &q[pixel * vectors]);
-    for (int iteration = 0; iteration < of.iterations; iteration++) {
-        std::copy(unary.begin(), unary.end(), scores.begin());
-        filter_labels(gaussian, q.data(), vectors, vectors, scores.data());
-        filter_labels(bilateral, q.data(), vectors, vectors, scores.data());
-        for (size_t pixel = 0; pixel < n; pixel++) softmax(&scores[pixel * vectors], vectors, &q[pixel * vectors]);
+        for (size_t i = 0; i < n; i++)
+            unary[i * width + label / LANES][label % LANES] = of.log_probabilities[label * n + order[i]];
+    for (int iteration = 0; iteration <= of.iterations; iteration++) {
+        if (iteration > 0) smoothness.pass(), appearance.pass();
+        for (size_t first = 0; first < n; first += CHUNK) {
+            const size_t pixels = std::min(CHUNK, n - first);
+            std::copy_n(&unary[first * width], pixels * width, q.data());
+            if (iteration > 0)
+                for (size_t i = 0; i < pixels; i++) {
+                    smoothness.add_to(first + i, &q[i * width]);
+                    appearance.add_to(first + i, &q[i * width]);
+                }
+            for (size_t i = 0; i < pixels; i++) softmax(&q[i * width], width);
+            if (iteration < of.iterations) {
+                for (size_t i = 0; i < pixels; i++) {
+                    smoothness.take(first + i, &q[i * width]);
+                    appearance.take(first + i, &q[i * width]);
+                }
+            } else {
+                for (size_t label = 0; label < of.labels; label++)
+                    for (size_t i = 0; i < pixels; i++)
+                        marginals[label * n + order[first + i]] = q[i * width + label / LANES][label % LANES];
+            }
+        }
     }
-    for (size_t label = 0; label < of.labels; label++)
-        for (size_t pixel = 0; pixel < n; pixel++)
-            marginals[label * n + pixel] = q[pixel * vectors + label / LANES][label % LANES];
+}
+
+template <int B = 1>
+void mean_field(const Problem& of, float* marginals) {
+    if constexpr (B > LARGEST_ROW)
+        mean_field_of<0>(of, marginals);
+    else if (vectors_of(of) == B)
+        mean_field_of<B>(of, marginals);
+    else
+        mean_field<B + 1>(of, marginals);
 }
 
 void check(const Problem& of) {
@@ -402,7 +481,11 @@ py::array_t<float> marginals(py::array_t<uint8_t, py::array::c_style> image,
 
 }  // namespace
 
+#ifdef __AVX2__
+PYBIND11_MODULE(densecrf_lattice_avx2, module) {
+#else
 PYBIND11_MODULE(densecrf_lattice, module) {
+#endif
     module.doc() = "Mean field of the fully connected CRF through the permutohedral lattice.";
     module.def("marginals", &marginals,
                "Marginals, float32 (K, H, W), of an RGB image (H, W, 3), uint8, and log probabilities (K, H, W), float32, "
@@ -412,5 +495,8 @@ PYBIND11_MODULE(densecrf_lattice, module) {
                py::arg("image").noconvert(), py::arg("log_probabilities").noconvert(), py::kw_only(),
                py::arg("gaussian_sxy"), py::arg("gaussian_weight"), py::arg("bilateral_sxy"), py::arg("bilateral_srgb"),
                py::arg("bilateral_weight"), py::arg("iterations"), py::arg("normalization") = "symmetric");
+#ifdef WITH_AVX2_MODULE
+    module.attr("AVX2") = bool(__builtin_cpu_supports("avx2"));
+#endif
     module.attr("NORMALIZATIONS") = py::make_tuple("symmetric", "none");
 }

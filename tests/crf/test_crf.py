@@ -2,6 +2,7 @@
 
 import sys
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from pipeline.config import ConfigError, RefineConfig
+from pipeline.crf.backends.native import module_for
 from pipeline.crf.refine import SMALLEST_PROBABILITY, check_backend, refine, refine_batch, refine_logs
 from pipeline.inference.labels import keep_labels
 
@@ -114,8 +116,8 @@ def test_with_all_labels_it_is_pydensecrf_called_directly(backend, normalization
 
 
 @given(
-    st.integers(1, 23),
-    st.integers(1, 23),
+    st.integers(1, 35),
+    st.integers(1, 35),
     st.sampled_from([2, 3, 5, 6, 9, 26, 255]),
     st.sampled_from([3.0, 40.0]),
     st.sampled_from([("symmetric", 3.0, 5.0), ("none", 0.1, 0.1)]),
@@ -134,6 +136,36 @@ def test_both_lattices_of_ours_are_pydensecrfs_at_any_size(height, width, classe
     expected = refine(image, probabilities, config)
     for backend in ("native", "torch"):
         np.testing.assert_allclose(refine(image, probabilities, replace(config, crf=backend)), expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("size", [(37, 53), (200, 260)])
+@pytest.mark.parametrize("classes", [3, 7, 21, 30])
+def test_registers_of_four_and_of_eight_labels_give_the_same_to_the_last_bit(classes, size):
+    """Whichever module the processor gets; the larger image's points outgrow the table of lattice points."""
+    narrow = pytest.importorskip("densecrf_lattice")
+    if not getattr(narrow, "AVX2", False):
+        pytest.skip("this processor has no AVX2")
+    wide = pytest.importorskip("densecrf_lattice_avx2")
+    image = np.random.default_rng(1).normal(120, 12, (*size, 3)).astype(np.uint8)
+    logs = np.log(random_probabilities(classes, *size))
+    kernels = {"gaussian_sxy": 3, "gaussian_weight": 3, "bilateral_sxy": 20, "bilateral_srgb": 3, "bilateral_weight": 5}
+    np.testing.assert_array_equal(
+        narrow.marginals(image, logs, **kernels, iterations=3), wide.marginals(image, logs, **kernels, iterations=3)
+    )
+
+
+@pytest.mark.parametrize(("classes", "has_avx2", "expected"), [
+    (7, True, "densecrf_lattice_avx2"), (5, True, "densecrf_lattice_avx2"), (4, True, "densecrf_lattice"),
+    (7, False, "densecrf_lattice"), (7, None, "densecrf_lattice"),
+])  # fmt: skip
+def test_the_module_for_avx2_is_taken_where_the_processor_has_it(monkeypatch, classes, has_avx2, expected):
+    """None: compiled where there is no such module, or before there was one."""
+    modules = {name: SimpleNamespace(__name__=name) for name in ("densecrf_lattice", "densecrf_lattice_avx2")}
+    if has_avx2 is not None:
+        modules["densecrf_lattice"].AVX2 = has_avx2
+    for name, module in modules.items():
+        monkeypatch.setitem(sys.modules, name, module)
+    assert module_for(classes).__name__ == expected
 
 
 @pytest.mark.parametrize("config", [CONFIG, TORCH])
