@@ -30,7 +30,7 @@ from pipeline.inputs.named import check_named
 from pipeline.models.checkpoint_header import NetworkInfo
 from pipeline.run.driver import Driver, Workplace
 from pipeline.run.local import MOST_IMAGES, Processes, ThisMachine, processes_ahead
-from pipeline.run.prepare import check_networks, remark_on_tiles, with_absolute_paths, with_shape_of
+from pipeline.run.prepare import check_networks, remarks, with_absolute_paths, with_shape_of
 from pipeline.run.record import RunRecord, Summary, check_run, open_run, recorded_settings, unfinished
 from pipeline.storage import listing
 
@@ -51,7 +51,7 @@ def run(options: SegmentConfig) -> int:
         config = with_shape_of(config, info)
         if options.weights in BUNDLED:
             console.print(f"--weights {options.weights}: {BUNDLED[options.weights].knows}")
-        if (remark := remark_on_tiles(config)) is not None:
+        for remark in remarks(config):
             console.print(remark)
         check_named("input", listing.glob_root(config.input))
         check_run(config, networks)

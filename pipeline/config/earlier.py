@@ -14,6 +14,7 @@ RUNS: dict[str, Any] = {
     "propose.window_shape": "box",
     "propose.min_side_of": "shorter",
     "predict.tile": 0,
+    "predict.skip_certain": 1.0,
     "refine.crf_normalization": "symmetric",
     "refine.mask_format": "palette",
 }

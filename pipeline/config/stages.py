@@ -147,6 +147,10 @@ class PredictConfig:
     two each process finds faster; elsewhere, also on GPUs, `float32`."""
     micro_batch: int = 16
     """Crops that go through the network at once, whatever images they come from."""
+    skip_certain: float = 1.0
+    """Windows are left out if their pixels are certain already, by the windows before them or by the ensemble's other
+    network: if the most probable class has a mean probability above this, 0.5..1. 0.9 leaves out half of the windows of
+    photographs with `voc`, 0.88 a third with `demo` (see `docs/performance.md`). 1: none."""
     tile: int = 0
     """A network for whole images gets those with a longer side than this in overlapping tiles of this side, in pixels.
     Only with a larger `max-side` than this. 0: always whole."""
@@ -156,6 +160,7 @@ class PredictConfig:
     def __post_init__(self) -> None:
         require_choices(self)
         require(self.micro_batch >= 1, "micro_batch", self.micro_batch, "must be at least 1")
+        require(0.5 <= self.skip_certain <= 1, "skip_certain", self.skip_certain, "must lie in 0.5..1")
         require(self.tile == 0 or self.tile >= 64, "tile", self.tile, "0 or at least 64")
 
 

@@ -49,7 +49,6 @@ class Ensemble:
         """The same ensemble on a device; see `WholeImageNetwork.to`."""
         return replace(self, member=self.member.to(device, dtype))
 
-    @torch.inference_mode()
-    def __call__(self, image_3HW: Tensor, deconvnet_CHW: Tensor) -> Tensor:
-        """Scores of the ensemble (`combine`) for an RGB uint8 image on the scores' device; one pass of the FCN."""
-        return combine(deconvnet_CHW, self.member.scores(image_3HW), self.rule, self.weight)
+    def combine(self, deconvnet_CHW: Tensor, other_CHW: Tensor) -> Tensor:
+        """Scores of the ensemble: `combine` with its rule and weight."""
+        return combine(deconvnet_CHW, other_CHW, self.rule, self.weight)

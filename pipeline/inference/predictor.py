@@ -17,6 +17,7 @@ from torch import Tensor
 from pipeline.config import ConfigError, PredictConfig
 from pipeline.imaging.geometry import fed_rectangles
 from pipeline.inference.aggregate import Canvas, probabilities
+from pipeline.inference.certainty import Rectangles, next_of_all, top_probability
 from pipeline.inference.crops import cut_crops
 from pipeline.inference.ensemble import Ensemble
 from pipeline.inference.form import inference_form
@@ -74,9 +75,11 @@ class Predictor:
         self._preprocessing = checkpoint.info.preprocessing
         self._dtype = torch.bfloat16 if config.precision == "bfloat16" else torch.float32
         self._net = fastest_form(checkpoint.net, self.device, self._dtype)
-        # The gathering kernel needs score maps of the window's own size.
-        self._gathers = isinstance(checkpoint.net, DeconvNet) and gathering_works(
-            self.device, self._dtype, self.num_classes, config.aggregation
+        # The gathering kernel needs score maps of the window's own size, and has no scores before it has all of them.
+        self._gathers = (
+            isinstance(checkpoint.net, DeconvNet)
+            and config.skip_certain == 1
+            and gathering_works(self.device, self._dtype, self.num_classes, config.aggregation)
         )
         self._fetching = torch.cuda.Stream() if self.device.type == "cuda" else None
         self._turn = Lock()
@@ -90,10 +93,13 @@ class Predictor:
     def predict(self, images: Sequence[Image], boxes: Sequence[NDArray[np.floating]]) -> list[Prediction]:
         """Class probabilities of a batch of images; arguments and errors as for `aggregate`."""
         with self._turn:
-            scores = self.aggregate(images, boxes)
-            if self._ensemble is not None:
+            if self._ensemble is None:
+                scores = self.aggregate(images, boxes)
+            else:
                 pixels = [self._image_to_device(image) for image in images]
-                scores = [self._ensemble(*one) for one in zip(pixels, scores, strict=True)]
+                others = [self._ensemble.member.scores(image_3HW) for image_3HW in pixels]
+                own = self._aggregate(pixels, boxes, others)
+                scores = [self._ensemble.combine(*both) for both in zip(own, others, strict=True)]
             queued = torch.cuda.current_stream().record_event() if self._fetching else None
         if self._fetching is None or queued is None:
             return [self._prune(scores_CHW) for scores_CHW in scores]
@@ -109,7 +115,8 @@ class Predictor:
         """Aggregated score maps, float32 `[C, H, W]` on the device, of a batch of images.
 
         The crops of all images go through the network together, in micro-batches of one size (the last may be
-        smaller), whatever the number of boxes of each image. On a GPU this returns before the work is done.
+        smaller), whatever the number of boxes of each image. On a GPU this returns before the work is done, unless
+        windows may be left out (`skip_certain`): then it waits for each round of them.
 
         Args:
             images: RGB uint8 `[H, W, 3]`, each of its own size.
@@ -118,18 +125,33 @@ class Predictor:
         Raises:
             ValueError: a box has no area, or the two lists differ in length.
         """
-        if len(images) != len(boxes):
-            raise ValueError(f"{len(images)} images and {len(boxes)} lists of boxes")
-        pixels = [self._image_to_device(image) for image in images]
-        rectangles = [fed_rectangles(b, self._config.window) for b in boxes]
-        canvases = [self._canvas(image, len(r)) for image, r in zip(pixels, rectangles, strict=True)]
+        return self._aggregate([self._image_to_device(image) for image in images], boxes)
+
+    def _aggregate(
+        self, pixels: list[Tensor], boxes: Sequence[NDArray[np.floating]], others: Sequence[Tensor] = ()
+    ) -> list[Tensor]:
+        """`aggregate` of images on the device. `others`: scores of the ensemble's other network, if there is one."""
+        if len(pixels) != len(boxes):
+            raise ValueError(f"{len(pixels)} images and {len(boxes)} lists of boxes")
+        waiting = [fed_rectangles(b, self._config.window) for b in boxes]
+        canvases = [self._canvas(image, len(r)) for image, r in zip(pixels, waiting, strict=True)]
+        certain = self._config.skip_certain
+        known = [top_probability(scores_CHW) for scores_CHW in others] if certain < 1 else []
+        while any(map(len, waiting)):
+            now, waiting = (waiting, []) if certain == 1 else next_of_all(canvases, known, waiting, certain)
+            self._compute(pixels, now, canvases)
+        return [canvas.scores() for canvas in canvases]
+
+    def _compute(
+        self, pixels: list[Tensor], rectangles: list[Rectangles], canvases: Sequence[Canvas | GatheredCanvas]
+    ) -> None:
+        """Put windows of all images through the network, and their scores on the images' canvases."""
         crops_of = [(i, rectangle) for i, per_image in enumerate(rectangles) for rectangle in per_image]
         places_M4 = self._to_device(np.concatenate([np.zeros((0, 4)), *rectangles]))
         for scores_NCHW, start in self._micro_batches(pixels, [i for i, _ in crops_of], places_M4):
             fed = crops_of[start : start + len(scores_NCHW)]
             for scores_CHW, (i, rectangle) in zip(scores_NCHW, fed, strict=True):
                 canvases[i].paste(scores_CHW, rectangle)
-        return [canvas.scores() for canvas in canvases]
 
     def _micro_batches(
         self, pixels: list[Tensor], image_of: Sequence[int], places_M4: Tensor

@@ -105,16 +105,17 @@ def with_shape_of(config: SegmentConfig, info: NetworkInfo) -> SegmentConfig:
     return replace(config, propose=replace(config.propose, window_shape=shape))
 
 
-def remark_on_tiles(config: SegmentConfig) -> str | None:
-    """What is to be said of `--tile` where it changes nothing."""
-    tile, side = config.predict.tile, config.decode.max_side
-    if not tile:
-        return None
-    if not config.whole_images and config.ensemble.fcn is None:
-        return f"--tile {tile} changes nothing: this network sees proposals, not whole images"
-    if 0 < side <= tile:
-        return f"--tile {tile} cuts nothing, since no image is longer than --max-side {side}; raise --max-side"
-    return None
+def remarks(config: SegmentConfig) -> list[str]:
+    """What is to be said of settings that change nothing: a line for each."""
+    tile, side, certain = config.predict.tile, config.decode.max_side, config.predict.skip_certain
+    said = []
+    if tile and not config.whole_images and config.ensemble.fcn is None:
+        said.append(f"--tile {tile} changes nothing: this network sees proposals, not whole images")
+    elif tile and 0 < side <= tile:
+        said.append(f"--tile {tile} cuts nothing, since no image is longer than --max-side {side}; raise --max-side")
+    if certain < 1 and config.whole_images:
+        said.append(f"--skip-certain {certain:g} changes nothing: this network sees whole images, not proposals")
+    return said
 
 
 def _fingerprint_of_other(config: SegmentConfig, info: NetworkInfo) -> str | None:
