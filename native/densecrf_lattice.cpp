@@ -83,13 +83,12 @@ private:
         return at;
     }
     void grow() {
-        std::vector<Slot> old(GROWTH * slots_.size());
+        std::vector<Slot> old(2 * slots_.size());
         old.swap(slots_);
-        shift_ -= GROWTH / 2;
+        shift_--;
         for (const Slot& moved : old)
             if (moved.number >= 0) slots_[slot(moved.key)] = moved;
     }
-    static constexpr int GROWTH = 4;
     size_t size_ = 0;
     int shift_ = 64 - 14;
     std::vector<Slot> slots_ = std::vector<Slot>(1 << 14);
@@ -116,18 +115,21 @@ public:
 
     template <class T>
     void splat(size_t pixel, const T* value, T* rows, size_t width) const {
-        for (const Corner* corner = &corners_[pixel * POINTS]; corner < &corners_[pixel * POINTS] + POINTS; corner++) {
-            T* row = rows + size_t(corner->point) * width;
-            for (size_t v = 0; v < width; v++) row[v] += corner->weight * value[v];
+        const Corner* corners = &corners_[pixel * POINTS];
+#pragma GCC unroll 6
+        for (int r = 0; r < POINTS; r++) {
+            T* row = rows + size_t(corners[r].point) * width;
+            for (size_t v = 0; v < width; v++) row[v] += corners[r].weight * value[v];
         }
     }
 
     template <class T>
     void slice(size_t pixel, const T* rows, size_t width, float weight, T* out) const {
+        const Corner* corners = &corners_[pixel * POINTS];
         for (size_t v = 0; v < width; v++) {
             T sum = {};
-            for (const Corner* corner = &corners_[pixel * POINTS]; corner < &corners_[pixel * POINTS] + POINTS; corner++)
-                sum += corner->weight * rows[size_t(corner->point) * width + v];
+#pragma GCC unroll 6
+            for (int r = 0; r < POINTS; r++) sum += corners[r].weight * rows[size_t(corners[r].point) * width + v];
             out[v] += weight * sum;
         }
     }
