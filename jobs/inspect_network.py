@@ -24,8 +24,10 @@ from jobs.segment_dataset import parse
 from pipeline import storage
 from pipeline.config import ConfigError, InspectConfig
 from pipeline.imaging.images import decode_image
+from pipeline.inputs import tar_images
 from pipeline.inputs.named import check_named
 from pipeline.inputs.reading import file_of, in_container, read_image
+from pipeline.inputs.tables import ENDINGS
 from pipeline.outputs.layout import RECORD
 from pipeline.outputs.results import read_manifest
 from pipeline.report.painter import panel, png
@@ -41,6 +43,7 @@ def run(config: InspectConfig) -> int:
     """Draw, write."""
     image, common = of_run(config) if config.results is not None else (config.image, [])
     check_named("image", file_of(image))
+    check_is_one(image, config.output)
     check_named("truth", config.truth)
     from pipeline.models.checkpoint import load_checkpoint  # imports torch, which neither help nor typing errors need
     from pipeline.report.network_pictures import activations, read_truth, segmented
@@ -70,6 +73,28 @@ def run(config: InspectConfig) -> int:
         storage.write_atomic(target, picture)
         print(target)
     return EXIT_DONE
+
+
+def check_is_one(image: str, output: str) -> None:
+    """Make sure that an image is no folder and no file of many.
+
+    Raises:
+        ConfigError: it is one; the message says how to give an image of it.
+    """
+    folder = storage.is_folder(image)
+    if folder and storage.exists(storage.join(image, RECORD)):
+        how = commands.INSPECT.line("IMAGE_ID", "--results", shlex.quote(image), "--output", shlex.quote(output))
+        raise ConfigError(f"--image is {image}, the output of a run; give the id of one of its images: {how}")
+    if folder:
+        all_of_them = commands.SEGMENT.line(shlex.quote(image), "--output", "runs/photos")
+        raise ConfigError(f"--image is {image}, a folder; give one image in it, or do all of them: {all_of_them}")
+    if image.lower().endswith((*ENDINGS, tar_images.ENDING)):  # an image in one has an address that goes on
+        run = commands.SEGMENT.line(shlex.quote(image), "--output", "runs/photos")
+        how = commands.INSPECT.line("IMAGE_ID", "--results", "runs/photos", "--output", shlex.quote(output))
+        raise ConfigError(
+            f"--image is {image}, which holds or lists many images; segment them, then give one's id (in results/): "
+            f"`{run}`, then `{how}`"
+        )
 
 
 def of_run(config: InspectConfig) -> tuple[str, list[str]]:

@@ -68,3 +68,16 @@ def require_local(name: str, path: str) -> None:
         ConfigError: it is an address with a scheme.
     """
     require("://" not in path, name, path, "must be a path on this machine")
+
+
+def require_home_for_checkpoints(output: str) -> None:
+    """Check that Ray Train can keep a training's checkpoints in its output: it can in a folder and on S3.
+
+    Raises:
+        ConfigError: the output lies in another store.
+    """
+    scheme, separator, _ = output.partition("://")
+    advice = (
+        "a training keeps its checkpoints in a local or shared folder or on s3://: name one, and copy it afterwards"
+    )
+    require(not separator or scheme in {"file", "s3"}, "output", output, advice)

@@ -48,11 +48,11 @@ class EvaluateConfig:
         require(
             self.submission is not None or self.panels > 0,
             "ground_truth",
-            None,
-            "give it, or `panels` or `submission`, which can do without",
+            "not given",
+            "give the folder with the true masks, or `--panels N` for pictures or `--submission FOLDER`, without it",
         )
         for name in ("split", "json", "trimap", "objects", "require_all"):
-            require(not getattr(self, name), name, getattr(self, name), "it needs `ground-truth`")
+            require(not getattr(self, name), name, getattr(self, name), "it needs `--ground-truth FOLDER`")
 
 
 @dataclass(frozen=True)

@@ -124,7 +124,8 @@ class SegmentConfig:
             self.ensemble.fcn is None or self.propose.proposals > 0,
             "proposals",
             self.propose.proposals,
-            "the first network of an ensemble (`fcn`) is a DeconvNet, which needs some",
+            "the first network of an ensemble (`fcn`) needs some: give 1 or more, or choose a network that sees whole "
+            "images, as `--weights voc-fcn` does",
         )
         fits = not self.refine_gpus or self.refine.crf in GPU_CRFS
         require(fits, "refine_gpus", self.refine_gpus, f"only `crf {' or '.join(GPU_CRFS)}` computes on GPUs")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from pipeline.config.checks import require, require_val_share
+from pipeline.config.checks import require, require_home_for_checkpoints, require_val_share
 from pipeline.config.stages import Precision, ProposeConfig
 
 TrainingStage = Literal[1, 2]
@@ -176,6 +176,7 @@ class TrainConfig:
     """Seed of initialisation, crops, flips and order."""
 
     def __post_init__(self) -> None:
+        require_home_for_checkpoints(self.output)
         require(set(self.stages) <= {1, 2} and len(self.stages) > 0, "stages", self.stages, "1, 2 or both")
         require(0 < self.width <= 4, "width", self.width, "must lie in 0..4")
         require(min(self.epochs) >= 1, "epochs", self.epochs, "must be at least 1 each")

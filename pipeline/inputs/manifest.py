@@ -31,6 +31,7 @@ from pipeline import storage
 from pipeline.errors import InventoryError, ManifestError
 from pipeline.imaging.images import SUPPORTED
 from pipeline.inputs import parquet_images, tar_images
+from pipeline.inputs.advice import advice_for, advice_for_files
 from pipeline.inputs.inventory import is_inventory, read_inventory
 from pipeline.inputs.tables import ENDINGS, read_entries
 from pipeline.outputs.layout import FOLDERS, RECORD, is_output
@@ -40,7 +41,6 @@ from pipeline.storage.base import HIDDEN, NO_ENDING, OUTPUT, ending
 MANIFEST_SCHEMA = pa.schema([("image_id", pa.string()), ("uri", pa.string()), ("manifest", pa.string())])
 
 _LARGE = pa.schema([(name, pa.large_string()) for name in MANIFEST_SCHEMA.names])
-_PACKED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst", ".zip")
 _ROWS_A_CHUNK = 100_000
 _HIDDEN_NAMES = (".", "_")
 _ARCHIVES_AT_ONCE = 16  # whose headers are read
@@ -92,17 +92,23 @@ def build_manifest(input_uri: str, limit: int | None, left_aside: Counter[str] |
     except (storage.StorageError, InventoryError, OSError, pa.ArrowException) as error:
         raise ManifestError(f"input {storage.redact(input_uri)} cannot be read: {error}") from error
     if not rows.num_rows:
-        looked_for = "rows" if _is_table(input_uri) else f"files ending in {', '.join(SUPPORTED)}"
-        unfit = listing.is_glob(input_uri) and not set(counts) - {HIDDEN}
-        found = "no name fits the pattern" if unfit else describe(counts)
-        if _is_table(input_uri) and not listing.is_glob(input_uri):
-            found = "it has none"
-        endings = [ending for ending in _CONTAINERS if ending in counts]
-        hint = f"; for the images in {endings[0]} files give {_pattern(input_uri, endings[0])}" if endings else ""
-        raise ManifestError(f"input {input_uri} holds no image; looked for {looked_for}; {found}{hint}")
+        raise ManifestError(_why_empty(input_uri, counts))
     if left_aside is not None:
         left_aside.update(counts)
     return _sorted_and_unique(rows, limit)
+
+
+def _why_empty(uri: str, counts: Counter[str]) -> str:
+    """Say what was looked for in an input without images, what is there instead, and what to do."""
+    looked_for = "rows" if _is_table(uri) else f"files ending in {', '.join(SUPPORTED)}"
+    unfit = listing.is_glob(uri) and not set(counts) - {HIDDEN}
+    found = "no name fits the pattern" if unfit else describe(counts)
+    if _is_table(uri) and not listing.is_glob(uri):
+        found = "it has none"
+    endings = [ending for ending in _CONTAINERS if ending in counts]
+    containers = f"for the images in {endings[0]} files give {_pattern(uri, endings[0])}" if endings else None
+    hints = "".join(f"; {hint}" for hint in (containers, advice_for_files(counts)) if hint is not None)
+    return f"input {uri} holds no image; looked for {looked_for}; {found}{hints}"
 
 
 def describe(left_aside: Counter[str]) -> str:
@@ -196,7 +202,7 @@ def _batches_of_files(uri: str, left_aside: Counter[str]) -> Iterator[pa.RecordB
         if storage.exists(uri) and not uri.lower().endswith(SUPPORTED):
             raise ManifestError(f"input {uri} is neither a folder, nor an image ({', '.join(SUPPORTED)}), nor a "
                                 f"manifest ({', '.join(ENDINGS)}, manifest.json), nor a tar file (.tar, not "
-                                f"compressed{'; unpack it' if uri.lower().endswith(_PACKED) else ''})")  # fmt: skip
+                                f"compressed){f'; {advice}' if (advice := advice_for(uri)) else ''}")  # fmt: skip
         for batch in listing.list_batches(uri, SUPPORTED):
             uris = batch["uri"].to_pylist()
             yield _batch(map(posixpath.basename, uris), uris)

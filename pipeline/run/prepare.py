@@ -21,6 +21,7 @@ from pipeline.models.checkpoint_header import (
     read_info,
     shape_for,
 )
+from pipeline.models.foreign import check_named_network
 from pipeline.proposals.detectors import check_edges
 from pipeline.proposals.given import check_given
 
@@ -64,11 +65,11 @@ def check_networks(config: SegmentConfig) -> tuple[NetworkInfo, str]:
     near = [] if first.kind else get_close_matches(config.weights.rpartition("/")[2], BUNDLED, 1)
     if near and not storage.exists(config.weights):
         raise ConfigError(f"--weights is {config.weights}, which does not exist; did you mean {near[0]}?")
-    for option, uri in (
-        ("weights", first.uri), ("classes", config.classes), ("fcn", other and parse_network(other).uri),
-        ("edge-model", config.propose.edge_model),
-    ):  # fmt: skip
-        check_named(option, uri)
+    check_named_network("weights", first)
+    if other is not None:
+        check_named_network("fcn", parse_network(other, config.ensemble.fcn_kind))
+    check_named("classes", config.classes)
+    check_named("edge-model", config.propose.edge_model)
     check_backend(config.refine)
     check_edges(config.propose)
     if config.propose.proposals_from is not None:

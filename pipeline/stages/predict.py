@@ -129,7 +129,8 @@ def load_other(config: SegmentConfig, class_names: tuple[str, ...]) -> WholeImag
     if member.class_names not in {None, class_names} or member.num_classes != len(class_names):
         raise CheckpointError(
             f"the networks of the ensemble know different classes: {config.weights} {described(class_names)}, "
-            f"{uri} {described(member.class_names) if member.class_names else member.num_classes}"
+            f"{uri} {described(member.class_names) if member.class_names else member.num_classes}; give two networks "
+            "with the same classes in the same order, or the first one alone, without --fcn"
         )
     return member
 

@@ -7,7 +7,17 @@ from typing import get_args
 import pytest
 
 from pipeline import storage
-from pipeline.config import ConfigError, EnsembleConfig, PredictConfig, ProposeConfig, RefineConfig, SegmentConfig
+from pipeline.config import (
+    ConfigError,
+    EnsembleConfig,
+    PredictConfig,
+    ProposeConfig,
+    RefineConfig,
+    SegmentConfig,
+    TrainConfig,
+)
+from pipeline.config.fcn import TrainFcnConfig
+from pipeline.config.lite import TrainLiteConfig
 from pipeline.config.recipes import SEGMENT_RECIPES
 from pipeline.config.segmenting import Recipe
 from pipeline.config.stages import GPU_CRFS, Aggregation, Crf, Edges
@@ -55,3 +65,14 @@ def test_a_scheme_without_a_store_is_refused_with_those_that_there_are():
     with pytest.raises(StorageError, match="did you mean gs://bucket/photos"):
         storage.absolute("gs:/bucket/photos")
     assert storage.absolute("./gs:/photos").endswith("/gs:/photos")
+
+
+@pytest.mark.parametrize(
+    "config", [TrainConfig("set", "out"), TrainFcnConfig(("set",), "out"), TrainLiteConfig(("set",), "out")]
+)
+def test_a_training_is_refused_a_store_that_cannot_keep_its_checkpoints(config):
+    for output in ("gs://bucket/out", "az://container/out"):
+        with pytest.raises(ConfigError, match=rf"--output is {output}; .* on s3://: name one, and copy it afterwards"):
+            replace(config, output=output)
+    for output in ("s3://bucket/out", "file:///out", "a:b"):
+        assert replace(config, output=output).output == output

@@ -106,6 +106,28 @@ def test_missing_and_empty_inputs_are_said(tmp_path: Path):
     assert "hush" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("list.txt", "write `uri` as its first line and name it .csv"),
+        ("clip.MP4", "take frames out of it first"),
+        ("photos.zip", "unpack it and give the folder"),
+        ("photo.HEIC", "convert it to JPEG, PNG or TIFF first"),
+    ],
+)
+def test_a_file_that_is_no_input_is_answered_with_what_to_do(name, said, tmp_path: Path):
+    make_files(tmp_path, name)
+    with pytest.raises(ManifestError, match="neither a folder, nor an image") as caught:
+        build_manifest(str(tmp_path / name), None)
+    assert said in str(caught.value)
+
+
+def test_a_folder_of_camera_files_is_answered_with_what_to_do(tmp_path: Path):
+    make_files(tmp_path, "x/1.CR2", "x/2.heic", "y/3.dng", "notes.txt")
+    with pytest.raises(ManifestError, match=r"convert to JPEG, PNG or TIFF the \.cr2, \.dng, \.heic files first"):
+        build_manifest(str(tmp_path), None)
+
+
 @pytest.mark.parametrize("suffix", [".csv", ".parquet"])
 def test_a_manifest_with_relative_and_absolute_uris(tmp_path: Path, suffix: str):
     path = tmp_path / "lists" / f"m{suffix}"

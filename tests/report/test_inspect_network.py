@@ -163,3 +163,20 @@ def test_a_network_that_cannot_segment_and_a_missing_gpu_are_told(tmp_path: Path
         assert exit_code(main, *files, "--base=--device cuda") == 2
         assert "torch sees no GPU" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_and_a_file_of_many_images_are_answered_with_how_to_give_one(tmp_path: Path, capsys):
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "run" / "run").mkdir(parents=True)
+    (tmp_path / "run" / "run" / "config.json").write_text("{}")
+    (tmp_path / "shard.tar").write_bytes(tar_of({"a.png": b"x"}))
+    (tmp_path / "list.csv").write_text("uri\n")
+    for name, said in (
+        ("photos", "photos, a folder; give one image in it, or do all of them: "),
+        ("run", "the output of a run; give the id of one of its images: "),
+        ("shard.tar", "holds or lists many images; segment them, then give one's id"),
+        ("list.csv", "holds or lists many images; segment them, then give one's id"),
+    ):
+        assert exit_code(main, "--image", str(tmp_path / name), "--output", str(tmp_path / "out")) == 2
+        assert said in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()

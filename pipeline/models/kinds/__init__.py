@@ -69,7 +69,11 @@ def names_for(network: WholeImageNetwork, text: str, classes: str | None) -> tup
         numbered = tuple(f"class_{number}" for number in range(network.num_classes))
         names = VOC_CLASSES if network.num_classes == len(VOC_CLASSES) else numbered
     if len(names) != network.num_classes:
-        raise CheckpointError(f"{text} has {network.num_classes} classes, and there are {len(names)} names for them")
+        given = f"{text}'s own names are" if classes is None else f"--classes {classes} names"
+        raise CheckpointError(
+            f"{text} has {network.num_classes} classes, and {given} {len(names)}; give --classes a file with "
+            f"{network.num_classes} names, one a line, background first"
+        )
     try:
         return check_classes(names)
     except ValueError as error:

@@ -13,7 +13,7 @@ from pyarrow.fs import FSSpecHandler, PyFileSystem
 from ray.train.torch import TorchTrainer
 
 from pipeline import storage
-from pipeline.errors import ConfigError, TrainingError, UserError, kinds_of
+from pipeline.errors import TrainingError, UserError, kinds_of
 from pipeline.run.error_line import in_short
 from pipeline.storage.base import StoredFile
 from pipeline.storage.listing import list_files
@@ -114,13 +114,12 @@ def _checkpoint_files(output: str, name: str) -> list[StoredFile]:
 def _checkpoints(output: str) -> dict[str, Any]:
     """Where Ray Train keeps checkpoints.
 
-    On S3 through s3fs: Arrow's client would make a marker object for each folder, which not every store accepts.
+    On S3 through s3fs: Arrow's client would make a marker object for each folder, which not every store accepts. The
+    settings refuse other stores.
     """
     path = storage.join(output, "ray")
     if storage.is_local(path):
         return {"storage_path": path}
-    if storage.scheme_of(path) != "s3":
-        raise ConfigError(f"--output {output}: Ray Train's checkpoints are kept locally or on S3; name a folder there")
     import s3fs
 
     client = s3fs.S3FileSystem(use_listings_cache=False, skip_instance_cache=True)  # settings from the environment
