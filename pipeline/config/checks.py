@@ -76,7 +76,7 @@ def require_home_for_checkpoints(output: str) -> None:
     Raises:
         ConfigError: the output lies in another store.
     """
-    scheme, separator, _ = output.partition("://")
+    scheme, separator, _ = str(output).partition("://")  # while a command line is read, it is a mark for a missing one
     advice = (
         "a training keeps its checkpoints in a local or shared folder or on s3://: name one, and copy it afterwards"
     )

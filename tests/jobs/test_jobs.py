@@ -49,6 +49,14 @@ def test_a_mistyped_command_is_answered_with_the_nearest(capsys):
     assert "build-training-set" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("name", ["train", "train-fcn", "train-lite"])
+def test_a_training_is_refused_a_store_that_cannot_keep_its_checkpoints(name, tmp_path, capsys):
+    assert exit_code(console.main, name, str(tmp_path), "--output", "gs://bucket/out") == 2
+    assert "--output is gs://bucket/out; a training keeps its checkpoints in a local" in " ".join(
+        capsys.readouterr().err.replace("│", " ").split()
+    )
+
+
 def test_a_package_of_an_extra_that_is_not_there_is_named_with_what_brings_it(tmp_path):
     hidden = (
         "import sys; sys.modules['google.protobuf'] = None\nfrom jobs.console import main\nsys.exit(main(sys.argv[1:]))"

@@ -112,8 +112,10 @@ def test_a_state_dict_that_does_not_fit_names_its_tensors_and_what_it_is(tmp_pat
     state = torchvision.models.get_model(name, weights=None, weights_backbone=None, num_classes=3).state_dict()
 
     def why(state: dict[str, torch.Tensor], architecture: str = name) -> str:
+        torch.save(state, file := tmp_path / "net.pth")
+        data = file.read_bytes()
         with pytest.raises(CheckpointError) as error:
-            load_bytes(safetensors.torch.save(state), "net.pth", architecture)
+            load_bytes(data, "net.pth", architecture)
         assert "\n" not in str(error.value)
         return str(error.value)
 
@@ -129,7 +131,6 @@ def test_a_state_dict_that_does_not_fit_names_its_tensors_and_what_it_is(tmp_pat
         "extra.c": torch.zeros(1),
         "z": torch.zeros(1),
     }
-    assert "it has" not in why({**more, "z": torch.zeros(1)})
     assert "has unknown 4 tensors (extra.a, extra.b, extra.c, ...)" in why(more)
     low = "classifier.low_classifier.weight"
     assert f"has of other shapes 1 tensors ({low} [5, 40, 1, 1] instead of [3, 40, 1, 1])" in why(

@@ -70,6 +70,8 @@ def load_bytes(data: bytes, uri: str, architecture: str) -> Member:
         why = _what_differs(net.state_dict(), state)
         if (other := architecture_of(state)) not in {None, architecture}:
             why = f"it holds a {other}, write torchvision:{other}={uri}; {why}"
+        else:
+            why += "; a network that was changed is written as a class of your own, module:Class"
         raise CheckpointError(f"{uri} is no {architecture} of torchvision: {why}") from error
     size = partial(resized, short_side=SHORT_SIDE)
     return Member(net.eval(), Preprocessing(), num_classes, fingerprint(data), size=size)
