@@ -19,7 +19,7 @@ HF_CONFIG, HF_WEIGHTS = "config.json", "model.safetensors"
 """Files by which a folder of transformers is known."""
 PICKLED = (".pth", ".pt", ".bin")
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
-_FILES = (*PICKLED, ".safetensors", ".onnx")
+_ENDING = re.compile(r"\.[A-Za-z]\w*$")
 
 
 def check_named_network(option: str, name: NetworkName) -> None:
@@ -72,7 +72,7 @@ def _hub_name(name: NetworkName) -> str | None:
     if name.kind not in {"", "hf"} or not storage.is_local(name.uri):
         return None
     given = name.uri.removeprefix(f"{Path.cwd()}/")
-    fits = _HUB_NAME.fullmatch(given) and not given.lower().endswith(_FILES)
+    fits = _HUB_NAME.fullmatch(given) and not _ENDING.search(given)  # a mistyped file's name has an ending
     return given if fits and not storage.exists(storage.parent(name.uri)) else None
 
 

@@ -100,7 +100,7 @@ def test_a_name_of_the_hub_is_answered_with_how_to_fetch_it(kind, tmp_path, monk
     said = refused(f"{kind}{tmp_path}/{hub}")
     assert f"`hf download {hub} --local-dir segformer-b0-finetuned-ade-512-512`" in said
     assert said.endswith("write hf:segformer-b0-finetuned-ade-512-512")
-    for no_hub in ("nvidia/net.safetensors", "a/b/c", "net"):
+    for no_hub in ("nvidia/net.safetensor", "a/b/c", "net"):
         assert "Hub" not in refused(f"{tmp_path}/{no_hub}")
     (tmp_path / "nvidia").mkdir()  # then a folder of one's own is meant
     assert "Hub" not in refused(f"{kind}{tmp_path}/{hub}")
