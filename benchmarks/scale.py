@@ -27,8 +27,8 @@ from pipeline.cluster.ray_private import run_to_the_end
 from pipeline.config import SegmentConfig
 from pipeline.config.stages import STAGES
 from pipeline.inputs.manifest import build_manifest
-from pipeline.outputs.results import write_rows
 from pipeline.outputs.schema import OK
+from pipeline.outputs.writing import write_rows
 from pipeline.run.record import RunRecord, open_run
 from pipeline.run.saver import Saver
 from pipeline.stages.load import Loads

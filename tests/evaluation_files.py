@@ -6,8 +6,8 @@ import numpy as np
 
 from pipeline.imaging.classes import voc_palette
 from pipeline.imaging.images import encode_mask
-from pipeline.outputs.results import write_rows
 from pipeline.outputs.schema import OK
+from pipeline.outputs.writing import write_rows
 
 NAMES = ("background", "cat", "dog", "cow")
 

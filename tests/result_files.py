@@ -16,7 +16,7 @@ from pipeline import storage
 from pipeline.imaging.classes import class_table, voc_palette
 from pipeline.imaging.images import encode_mask
 from pipeline.inputs.manifest import safe_id
-from pipeline.outputs.results import write_mask, write_rows
+from pipeline.outputs.writing import write_mask, write_rows
 
 CLASSES = ("background", "cat", 'Fußgänger <b>&"no\'"</b>', "chair: 1", "tree")
 PATHS = (

@@ -12,8 +12,8 @@ from PIL import Image
 from pipeline.config import SegmentConfig
 from pipeline.imaging.classes import voc_palette
 from pipeline.imaging.images import encode_mask
-from pipeline.outputs.results import write_rows
 from pipeline.outputs.schema import FAILED, OK, SKIPPED
+from pipeline.outputs.writing import write_rows
 from pipeline.run.record import RunRecord, open_run
 
 NAMES = ("background", "cat", "dog", "cow")

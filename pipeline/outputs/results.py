@@ -1,4 +1,4 @@
-"""The output contract: what a run writes, and how it is written and read.
+"""The output contract: what a run writes (`outputs.writing`), and how it is read.
 
     OUTPUT/results/part-*.parquet   one row for each segmented image (`RESULTS_SCHEMA`), its mask included
     OUTPUT/errors/part-*.parquet    one row for each image that failed (`ERRORS_SCHEMA`), with the reason
@@ -11,13 +11,11 @@ again gives the same names. If an image is in the results, an older failure in t
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -29,14 +27,10 @@ from pipeline.config.shards import WHOLE, Shard
 from pipeline.errors import FolderError, ResultsError
 from pipeline.outputs import layout
 from pipeline.outputs.schema import (
-    ALL_SCHEMAS,
+    CLASS_NAMES,
     ERRORS_SCHEMA,
-    FAILED,
-    FOLDER_OF,
-    OK,
     RESULTS_SCHEMA,
     SCHEMAS,
-    SKIPPED,
     SKIPPED_SCHEMA,
 )
 from pipeline.storage import listing
@@ -44,102 +38,7 @@ from pipeline.storage.retrying import TransientError, retrying_arrow
 
 T = TypeVar("T")
 
-_CLASS_NAMES = b"class_names"
-_SAMPLE = 5
 _READERS = 16
-
-
-class Written(NamedTuple):
-    """The outcome of `write_table`: numbers of rows by status, and the files' paths below the output folder."""
-
-    ok: int
-    failed: int
-    skipped: int
-    parts: tuple[str, ...]
-
-
-def write_rows(output_uri: str, rows: Sequence[dict[str, Any]], class_names: Sequence[str]) -> Written:
-    """`write_table` of rows with the fields of its schemas; missing ones become null, others are ignored."""
-    columns = [pa.array([row.get(field.name) for row in rows], field.type, from_pandas=True) for field in ALL_SCHEMAS]
-    return write_table(output_uri, pa.table(columns, schema=ALL_SCHEMAS), class_names)
-
-
-def write_table(output_uri: str, table: pa.Table, class_names: Sequence[str]) -> Written:
-    """Write rows to one file of results, one of errors and one of skipped images; a file without rows is not written.
-
-    Args:
-        output_uri: the output folder.
-        table: one row for each image, with the columns of `ALL_SCHEMAS`; others are ignored. NaN is written as null.
-        class_names: background first.
-
-    Raises:
-        ValueError: an image id is missing or occurs twice, a status is unknown, or an ok row's per-class lists do not
-            fit the classes.
-        OSError: a file cannot be written.
-    """
-    ids = table["image_id"].to_pylist()
-    if len(set(ids)) != len(ids) or None in ids:
-        twice = [str(image_id) for image_id, count in Counter(ids).items() if count > 1 or image_id is None]
-        raise ValueError(f"image ids {', '.join(twice[:_SAMPLE])} are missing or occur twice in one batch of rows")
-    statuses = table["status"].unique().to_pylist()
-    if unknown := {str(status) for status in statuses} - FOLDER_OF.keys():
-        raise ValueError(f"rows have the status {', '.join(sorted(unknown))}; there is {', '.join(FOLDER_OF)}")
-    by_status = {status: _with_status(table, status, statuses) for status in FOLDER_OF}
-    _check_lists(by_status[OK], len(class_names))
-    # One name for the whole batch, so that a retry in which other images fail replaces the files of the first attempt.
-    name = f"part-{hashlib.sha256(chr(10).join(sorted(ids)).encode()).hexdigest()[:32]}.parquet"
-    metadata = {_CLASS_NAMES: json.dumps(list(class_names)).encode()}
-    parts = []
-    for status, part in by_status.items():
-        if len(part):
-            folder = FOLDER_OF[status]
-            columns = [_without_nan(part[field.name]) for field in SCHEMAS[folder]]
-            of_folder = pa.table(columns, schema=SCHEMAS[folder].with_metadata(metadata))
-            storage.write_parquet(storage.join(output_uri, folder, name), of_folder)
-            parts.append(f"{folder}/{name}")
-    return Written(len(by_status[OK]), len(by_status[FAILED]), len(by_status[SKIPPED]), tuple(parts))
-
-
-def _with_status(table: pa.Table, status: str, statuses: Sequence[str]) -> pa.Table:
-    """The rows with a status; `statuses` are those of all rows, usually one, and then nothing is copied."""
-    if status not in statuses:
-        return table.slice(0, 0)
-    return table if len(statuses) == 1 else table.filter(pc.equal(table["status"], status))
-
-
-def _check_lists(good: pa.Table, classes: int) -> None:
-    """See `write_table`; `good` are the ok rows."""
-    for column in ("pixel_counts", "mean_probability"):
-        fits = pc.fill_null(pc.equal(pc.list_value_length(good[column]), classes), False)
-        if not pc.all(fits, min_count=0).as_py():
-            first = good["image_id"].filter(pc.invert(fits))[0].as_py()
-            raise ValueError(f"{first}: pixel_counts and mean_probability need {classes} values")
-
-
-def _without_nan(column: pa.ChunkedArray) -> pa.ChunkedArray | pa.Array:
-    values = pc.list_flatten(column) if pa.types.is_list(column.type) else column
-    if pa.types.is_floating(values.type) and pc.any(pc.is_nan(values)).as_py():
-        return pa.array(column.to_pylist(), column.type, from_pandas=True)
-    return column
-
-
-def write_mask(output_uri: str, image_id: str, png: bytes) -> None:
-    """Write an image's mask file, see `mask_path`.
-
-    Args:
-        output_uri: the output folder.
-        image_id: from a manifest.
-        png: the file's bytes.
-
-    Raises:
-        OSError: it cannot be written.
-    """
-    storage.write_atomic(storage.join(output_uri, mask_path(image_id)), png)
-
-
-def mask_path(image_id: str) -> str:
-    """The mask's path below the output folder, `masks/<image_id>.png`, see `layout.place`."""
-    return layout.place(layout.MASKS, image_id, "png")
 
 
 def finished_ids(output_uri: str) -> pa.ChunkedArray:
@@ -237,9 +136,9 @@ def read_class_names(output_uri: str) -> tuple[str, ...]:
     if not files:
         raise ResultsError(f"{output_uri} holds no results; give the output folder of a run")
     metadata = _read_parquet(files[0], lambda file: file.schema_arrow.metadata) or {}
-    if _CLASS_NAMES not in metadata:
+    if CLASS_NAMES not in metadata:
         raise ResultsError(f"{files[0]} holds no class names; it was not written by this pipeline")
-    return tuple(json.loads(metadata[_CLASS_NAMES]))
+    return tuple(json.loads(metadata[CLASS_NAMES]))
 
 
 def images_per_class(output_uri: str) -> dict[str, int]:

@@ -14,6 +14,9 @@ FAILED = "failed"
 SKIPPED = "skipped"
 """`status` of an image that the settings leave out; not a failure."""
 
+CLASS_NAMES = b"class_names"
+"""The key of the class names in the metadata of every Parquet file: a JSON list."""
+
 RESULTS_SCHEMA = pa.schema(
     [
         ("image_id", pa.string()),

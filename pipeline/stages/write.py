@@ -20,8 +20,8 @@ from pipeline import storage
 from pipeline.config.stages import STAGES
 from pipeline.outputs.lease import Lease
 from pipeline.outputs.probabilities import probabilities_uri
-from pipeline.outputs.results import write_mask, write_table
 from pipeline.outputs.schema import FAILED, OK
+from pipeline.outputs.writing import write_mask, write_table
 from pipeline.stages.rows import WORKING_COLUMNS
 
 LONGEST_WAIT = 60.0

@@ -17,7 +17,7 @@ from result_files import row_of
 from pipeline import segment
 from pipeline.imaging.classes import VOC_CLASSES
 from pipeline.inputs.manifest import safe_id
-from pipeline.outputs.results import write_rows
+from pipeline.outputs.writing import write_rows
 
 nbformat = pytest.importorskip("nbformat")
 nbclient = pytest.importorskip("nbclient")

@@ -11,8 +11,8 @@ from pipeline.errors import EvaluationError
 from pipeline.evaluation.submission import write_submission
 from pipeline.imaging.classes import VOC_CLASSES, voc_palette
 from pipeline.imaging.images import encode_mask
-from pipeline.outputs.results import write_rows
 from pipeline.outputs.schema import OK
+from pipeline.outputs.writing import write_rows
 
 
 def test_masks_come_back_as_the_server_reads_them(tmp_path: Path):

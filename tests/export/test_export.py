@@ -37,7 +37,7 @@ from pipeline.export.polygons import rings_of
 from pipeline.export.regions import MOST_REGIONS, Region, regions_of, run_lengths, without_specks
 from pipeline.imaging.images import SUPPORTED
 from pipeline.inputs.manifest import build_manifest, safe_id
-from pipeline.outputs.results import write_rows
+from pipeline.outputs.writing import write_rows
 
 pieces = st.sampled_from(["a", "b", "a.jpg", "a.png", "b.JPG", "a.txt", ".x", "%2E", "a.jpg.jpg", "<i>", "é"])
 paths = st.lists(pieces, min_size=1, max_size=3).map("/".join)

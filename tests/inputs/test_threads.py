@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.outputs.results import write_rows
+from pipeline.outputs.writing import write_rows
 from pipeline.training.windows.index import INDEX_SCHEMA
 
 REPOSITORY = Path(__file__).parents[2]

@@ -15,7 +15,7 @@ from pipeline.crf.refine import refine, refine_logs
 from pipeline.evaluation.crf_tuning import RANGES, options, search
 from pipeline.evaluation.metrics import confusion_matrix, mean_iou
 from pipeline.outputs.probabilities import encode_probabilities, probabilities_uri
-from pipeline.outputs.results import write_rows
+from pipeline.outputs.writing import write_rows
 
 NAMES = ("background", "disc", "bar")
 

@@ -16,7 +16,8 @@ from pipeline.errors import FolderInUseError, LeaseError
 from pipeline.imaging.images import decode_mask
 from pipeline.outputs.audit import audit
 from pipeline.outputs.lease import Lease, take_lease
-from pipeline.outputs.results import finished_ids, read_results, scan_parts, write_mask, write_rows
+from pipeline.outputs.results import finished_ids, read_results, scan_parts
+from pipeline.outputs.writing import write_mask, write_rows
 from pipeline.storage import listing, retrying
 
 NAMES = ("background", "bright")

@@ -19,7 +19,6 @@ from pipeline.outputs.probabilities import probabilities_uri
 from pipeline.outputs.results import (
     finished_ids,
     forget_errors,
-    mask_path,
     read_class_names,
     read_errors,
     read_masks,
@@ -27,10 +26,9 @@ from pipeline.outputs.results import (
     read_skipped,
     scan_parts,
     scan_results,
-    write_mask,
-    write_rows,
 )
 from pipeline.outputs.schema import ERRORS_SCHEMA, OK, RESULTS_SCHEMA, SKIPPED_SCHEMA
+from pipeline.outputs.writing import mask_path, write_mask, write_rows
 
 CLASSES = ("background", "cat", "Fußgänger")
 

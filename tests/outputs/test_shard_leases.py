@@ -18,7 +18,8 @@ from pipeline.config.shards import WHOLE, Shard
 from pipeline.errors import FolderError, FolderInUseError, LeaseError
 from pipeline.outputs import results
 from pipeline.outputs.lease import Lease, take_lease
-from pipeline.outputs.results import finished_ids, forget_errors, write_rows
+from pipeline.outputs.results import finished_ids, forget_errors
+from pipeline.outputs.writing import write_rows
 
 CLASSES = ("background", "cat")
 REFUSED = (FolderInUseError, LeaseError)

@@ -5,7 +5,7 @@ from PIL import Image
 
 from pipeline.imaging.classes import voc_palette
 from pipeline.imaging.images import encode_mask
-from pipeline.outputs.results import write_rows
+from pipeline.outputs.writing import write_rows
 from pipeline.report.painter import GAP, LINE, grid, overlay, panel
 from pipeline.report.panels import write_panels
 

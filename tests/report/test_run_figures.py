@@ -14,7 +14,7 @@ from pipeline import storage
 from pipeline.config import FilterConfig, RefineConfig
 from pipeline.config.stages import STAGES
 from pipeline.errors import FolderError, ResultsError
-from pipeline.outputs.results import write_rows
+from pipeline.outputs.writing import write_rows
 from pipeline.report.run_page import tally
 from pipeline.report.run_page.facts import Confidence
 from pipeline.report.run_page.gather import gather

@@ -15,7 +15,7 @@ from pipeline.config.earlier import RUNS, as_begun
 from pipeline.config.stages import STAGES
 from pipeline.errors import FolderError, FolderInUseError, TooManyErrors
 from pipeline.outputs.lease import take_lease
-from pipeline.outputs.results import write_rows
+from pipeline.outputs.writing import write_rows
 from pipeline.run.record import RunRecord, Summary, recorded_settings, too_many
 from pipeline.run.record import open_run as open_and_keep
 

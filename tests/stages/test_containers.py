@@ -16,7 +16,8 @@ from pipeline.models.checkpoint import Checkpoint, CheckpointInfo
 from pipeline.models.deconvnet import DeconvNet
 from pipeline.models.initialise import initialise
 from pipeline.outputs.audit import audit
-from pipeline.outputs.results import read_errors, read_results, write_rows
+from pipeline.outputs.results import read_errors, read_results
+from pipeline.outputs.writing import write_rows
 from pipeline.run.record import unfinished
 from pipeline.stages.decode import decode_stage
 from pipeline.stages.predict import PredictStage

@@ -38,8 +38,9 @@ from pipeline.models.initialise import initialise
 from pipeline.models.litefcn import folded
 from pipeline.models.members import load_member
 from pipeline.outputs.lease import Lease, take_lease
-from pipeline.outputs.results import read_errors, read_results, read_skipped, write_rows
+from pipeline.outputs.results import read_errors, read_results, read_skipped
 from pipeline.outputs.schema import RESULTS_SCHEMA
+from pipeline.outputs.writing import write_rows
 from pipeline.stages import write
 from pipeline.stages.decode import decode_stage
 from pipeline.stages.device import ending_with_its_gpu
