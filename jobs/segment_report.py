@@ -71,7 +71,10 @@ def show_plan(config: SegmentConfig, info: NetworkInfo, manifest: pa.Table, left
 
 def _local_processes(config: SegmentConfig, images: int) -> str:
     count = processes_for(max(images, 1), config.predict_workers)
-    return f"few images: {count} process(es) of this machine for all of them, without Ray"
+    return (
+        f"few images: {count} process(es) of this machine for all of them, without Ray and not timed "
+        "(RAY_ADDRESS=local times them)"
+    )
 
 
 def _processes_on_ray(config: SegmentConfig, info: NetworkInfo, left: pa.Table) -> str:

@@ -37,7 +37,6 @@ def advice_for_files(endings: Iterable[str]) -> str | None:
         endings: of the files, in lower case, with their dots.
     """
     there = set(endings)
-    for known, _, what in _ADVICE:
-        if what is not None and (found := sorted(there & set(known))):
-            return f"{what} the {', '.join(found)} files first"
-    return None
+    found = [(what, sorted(there & set(known))) for known, _, what in _ADVICE if what is not None]
+    advice = "; ".join(f"{what} the {', '.join(files)} files first" for what, files in found if files)
+    return advice or None

@@ -123,8 +123,9 @@ def test_a_file_that_is_no_input_is_answered_with_what_to_do(name, said, tmp_pat
 
 
 def test_a_folder_of_camera_files_is_answered_with_what_to_do(tmp_path: Path):
-    make_files(tmp_path, "x/1.CR2", "x/2.heic", "y/3.dng", "notes.txt")
-    with pytest.raises(ManifestError, match=r"convert to JPEG, PNG or TIFF the \.cr2, \.dng, \.heic files first"):
+    make_files(tmp_path, "x/1.CR2", "x/2.heic", "y/3.dng", "y/4.zip", "notes.txt")
+    advice = r"unpack the \.zip files first; convert to JPEG, PNG or TIFF the \.cr2, \.dng, \.heic files first"
+    with pytest.raises(ManifestError, match=advice):
         build_manifest(str(tmp_path), None)
 
 
