@@ -53,3 +53,8 @@ def place(folder: str, image_id: str, ending: str) -> str:
     """
     name = re.sub(rf"\.({ending})/", r"%2E\1/", image_id, flags=re.IGNORECASE)  # some file systems ignore case
     return f"{folder}/{name}.{ending}"
+
+
+def mask_path(image_id: str) -> str:
+    """The mask's path below the output folder, `masks/<image_id>.png`, see `place`."""
+    return place(MASKS, image_id, "png")

@@ -3,7 +3,7 @@
     OUTPUT/results/part-*.parquet   one row for each segmented image (`RESULTS_SCHEMA`), its mask included
     OUTPUT/errors/part-*.parquet    one row for each image that failed (`ERRORS_SCHEMA`), with the reason
     OUTPUT/skipped/part-*.parquet   one row for each image that the settings leave out (`SKIPPED_SCHEMA`), and why
-    OUTPUT/masks/<image_id>.png     the same masks as files (`mask_path`)
+    OUTPUT/masks/<image_id>.png     the same masks as files (`layout.mask_path`)
 
 Class names are in the metadata of every Parquet file. Files appear whole or not at all, and writing the same images
 again gives the same names. If an image is in the results, an older failure in the errors no longer counts.
@@ -26,13 +26,7 @@ from pipeline import storage
 from pipeline.config.shards import WHOLE, Shard
 from pipeline.errors import FolderError, ResultsError
 from pipeline.outputs import layout
-from pipeline.outputs.schema import (
-    CLASS_NAMES,
-    ERRORS_SCHEMA,
-    RESULTS_SCHEMA,
-    SCHEMAS,
-    SKIPPED_SCHEMA,
-)
+from pipeline.outputs.schema import CLASS_NAMES, ERRORS_SCHEMA, RESULTS_SCHEMA, SCHEMAS, SKIPPED_SCHEMA
 from pipeline.storage import listing
 from pipeline.storage.retrying import TransientError, retrying_arrow
 

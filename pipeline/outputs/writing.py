@@ -96,7 +96,7 @@ def _without_nan(column: pa.ChunkedArray) -> pa.ChunkedArray | pa.Array:
 
 
 def write_mask(output_uri: str, image_id: str, png: bytes) -> None:
-    """Write an image's mask file, see `mask_path`.
+    """Write an image's mask file, see `layout.mask_path`.
 
     Args:
         output_uri: the output folder.
@@ -106,9 +106,4 @@ def write_mask(output_uri: str, image_id: str, png: bytes) -> None:
     Raises:
         OSError: it cannot be written.
     """
-    storage.write_atomic(storage.join(output_uri, mask_path(image_id)), png)
-
-
-def mask_path(image_id: str) -> str:
-    """The mask's path below the output folder, `masks/<image_id>.png`, see `layout.place`."""
-    return layout.place(layout.MASKS, image_id, "png")
+    storage.write_atomic(storage.join(output_uri, layout.mask_path(image_id)), png)

@@ -14,7 +14,7 @@ from pipeline import storage
 from pipeline.errors import ResultsError
 from pipeline.inputs.manifest import safe_id
 from pipeline.outputs.audit import audit
-from pipeline.outputs.layout import place
+from pipeline.outputs.layout import mask_path, place
 from pipeline.outputs.probabilities import probabilities_uri
 from pipeline.outputs.results import (
     finished_ids,
@@ -28,7 +28,7 @@ from pipeline.outputs.results import (
     scan_results,
 )
 from pipeline.outputs.schema import ERRORS_SCHEMA, OK, RESULTS_SCHEMA, SKIPPED_SCHEMA
-from pipeline.outputs.writing import mask_path, write_mask, write_rows
+from pipeline.outputs.writing import write_mask, write_rows
 
 CLASSES = ("background", "cat", "Fußgänger")
 

@@ -25,7 +25,7 @@ from pipeline.config import FilterConfig, RefineConfig, SegmentConfig
 from pipeline.config.stages import STAGES
 from pipeline.imaging.classes import voc_palette
 from pipeline.inputs.manifest import build_manifest
-from pipeline.outputs.writing import mask_path
+from pipeline.outputs.layout import mask_path
 from pipeline.report.page.parts import duration, percent
 from pipeline.report.run_page.gallery import PICTURE_BYTES, SIDE, jpeg
 from pipeline.report.run_page.gather import gather

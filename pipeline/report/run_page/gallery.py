@@ -19,8 +19,8 @@ from pipeline.errors import ImageError, StorageError
 from pipeline.imaging.classes import voc_palette
 from pipeline.imaging.images import decode_image, decode_mask, resize_labels, working_size
 from pipeline.inputs.reading import in_container, read_image
+from pipeline.outputs.layout import mask_path
 from pipeline.outputs.results import read_masks
-from pipeline.outputs.writing import mask_path
 from pipeline.report.page.parts import Label
 from pipeline.report.painter import overlay
 from pipeline.report.run_page.facts import Candidate
