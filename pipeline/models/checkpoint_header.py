@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pipeline.config.networks import (
     ARCHITECTURES,
@@ -127,11 +127,8 @@ def joint_fingerprint(fingerprint: str, other: str | None) -> str:
 
 def read_info(data: bytes, name: str = "the checkpoint") -> CheckpointInfo:
     """The description in a checkpoint file's header; raises CheckpointError as `load_checkpoint` does."""
-    try:
-        header_size = int.from_bytes(data[:8], "little")
-        metadata = json.loads(data[8 : 8 + header_size])["__metadata__"] if 0 < header_size <= len(data) - 8 else None
-    except (ValueError, KeyError, TypeError):
-        metadata = None
+    header = safetensors_header(len(data), lambda start, size: data[start : start + size])
+    metadata = (header or {}).get("__metadata__")
     if metadata is None:
         raise NoDescriptionError(
             f"{name} is no safetensors file with a description; pickled .pth files are not loaded, by design; for ONNX "
@@ -143,6 +140,23 @@ def read_info(data: bytes, name: str = "the checkpoint") -> CheckpointInfo:
             "export it with jobs/train.py"
         )
     return _parse_info(metadata[METADATA_KEY], name)
+
+
+def safetensors_header(size: int, read: Callable[[int, int], bytes]) -> dict[str, Any] | None:
+    """The header of a safetensors file, a description of each tensor by its name; None: it is no such file.
+
+    Args:
+        size: of the file, in bytes.
+        read: returns a part of it, from a start and a size.
+    """
+    length = int.from_bytes(read(0, 8), "little") if size > 8 else 0
+    if not 0 < length <= size - 8:
+        return None
+    try:
+        header = json.loads(read(8, length))
+    except ValueError:
+        return None
+    return header if isinstance(header, dict) else None
 
 
 def _parse_info(text: str, name: str) -> CheckpointInfo:

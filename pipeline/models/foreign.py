@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 from pipeline import storage
 from pipeline.config.networks import KINDS, NetworkName
 from pipeline.errors import CheckpointError, ConfigError
 from pipeline.inputs.named import check_named
-from pipeline.models.checkpoint_header import METADATA_KEY
+from pipeline.models.checkpoint_header import METADATA_KEY, safetensors_header
 from pipeline.outputs.layout import DECONVNET, FCN
 
 HF_CONFIG, HF_WEIGHTS = "config.json", "model.safetensors"
@@ -100,13 +100,6 @@ def _tensors_in(uri: str) -> list[str]:
         with suppress(CheckpointError):
             return list(load_state_dict(storage.read_bytes(uri), uri))
         return []
-    size = storage.size(uri)
-    length = int.from_bytes(storage.read_range(uri, 0, 8), "little") if size > 8 else 0
-    if not 0 < length <= size - 8:
-        return []
-    try:
-        header = json.loads(storage.read_range(uri, 8, length))
-    except ValueError:
-        return []
-    described = not isinstance(header, dict) or METADATA_KEY in (header.get("__metadata__") or {})
+    header = safetensors_header(storage.size(uri), partial(storage.read_range, uri)) or {}
+    described = METADATA_KEY in (header.get("__metadata__") or {})
     return [] if described else list(header)
