@@ -67,7 +67,7 @@ def first_network(config: TrainLiteConfig, class_names: tuple[str, ...]) -> Taug
             f"{', '.join(class_names)}"
         )
     torch.manual_seed(config.seed)
-    net = Taught(member.net)
+    net = Taught(member.net, all_layers=config.backbone_factor > 0)
     initialise(net.decoder)
     return net
 

@@ -42,7 +42,10 @@ class TrainLiteConfig:
     batch_size: int = 16
     """Windows per step over all workers together, however many there are."""
     learning_rate: float = 2e-3
-    """Highest learning rate (AdamW)."""
+    """Highest learning rate of the decoder (AdamW)."""
+    backbone_factor: float = 0.1
+    """Learning rate of encoder and context, as a multiple of the decoder's. 0: they stay the FCN's, which takes half of
+    the time."""
     weight_decay: float = 0.02
     """Weight decay of AdamW; biases, scales and shifts do not decay."""
     val_every: int = 500
@@ -62,6 +65,7 @@ class TrainLiteConfig:
 
     def __post_init__(self) -> None:
         check_photograph_training(self)
+        require(self.backbone_factor >= 0, "backbone_factor", self.backbone_factor, "must be 0 or more")
         require(0 <= self.stage1_share <= 1, "stage1_share", self.stage1_share, "must lie in 0..1")
 
     def stage(self, step: int) -> TrainingStage:

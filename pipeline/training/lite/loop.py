@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -19,17 +21,26 @@ from pipeline.training.lite.teacher import Teacher
 
 
 class Taught(nn.Module):
-    """A decoder that learns on the maps of an FCN; the FCN is fixed and is also its teacher, if there is no other."""
+    """A decoder that learns on the maps of an FCN; the FCN is fixed and is also its teacher, if there is no other.
 
-    def __init__(self, fcn: LiteFCN, teacher: Teacher | None = None) -> None:
+    Args:
+        fcn: the FCN, which is not copied.
+        teacher: what teaches in its place.
+        all_layers: whether encoder and context are copies that learn too, or the FCN's.
+    """
+
+    def __init__(self, fcn: LiteFCN, teacher: Teacher | None = None, *, all_layers: bool = False) -> None:
         super().__init__()
         self.teacher = teacher
+        self.encoder, self.context = (
+            deepcopy(part).requires_grad_(True) if all_layers else None for part in (fcn.encoder, fcn.context)
+        )
         self.fcn = fcn.requires_grad_(False)
         self.decoder = Decoder(fcn.num_classes)
         self.train()
 
     def train(self, mode: bool = True) -> Taught:
-        """Switch the mode of the decoder; the FCN stays in evaluation mode."""
+        """Switch the mode of what learns; the FCN stays in evaluation mode."""
         super().train(mode)
         self.fcn.eval()
         return self
@@ -39,12 +50,15 @@ class Taught(nn.Module):
         with torch.no_grad():
             maps = features(x_N3HW, self.fcn.encoder, self.fcn.context)
             wanted_NCqq = self.fcn.head(maps) if self.teacher is None else self.teacher(x_N3HW)
+        if self.encoder is not None and self.context is not None:
+            maps = features(x_N3HW, self.encoder, self.context)
         return self.decoder(maps), wanted_NCqq
 
     def whole(self) -> LiteDeconvNet:
         """The trained network in evaluation mode; it shares its weights with this one."""
         net = LiteDeconvNet(self.fcn.num_classes, self.fcn.variant)
-        net.encoder, net.context, net.decoder = self.fcn.encoder, self.fcn.context, self.decoder
+        net.encoder, net.context = self.encoder or self.fcn.encoder, self.context or self.fcn.context
+        net.decoder = self.decoder
         return net.eval()
 
     def scores(self, image_3HW: Tensor) -> Tensor:
@@ -60,13 +74,16 @@ class Taught(nn.Module):
 
 
 def new_training(net: Taught, config: TrainLiteConfig) -> Training:
-    """The start of a run: AdamW with two groups, the decoder's kernels, which decay, and the rest."""
+    """The start of a run: AdamW with two groups for each part that learns, kernels, which decay, and the rest."""
+    rates = {net.encoder: config.backbone_factor, net.context: config.backbone_factor, net.decoder: 1.0}
     groups = [
         {
-            "params": [p for p in net.decoder.parameters() if (p.ndim > 1) == decays],
-            "rate": config.learning_rate,
+            "params": [p for p in part.parameters() if (p.ndim > 1) == decays],
+            "rate": config.learning_rate * factor,
             "weight_decay": config.weight_decay * decays,
         }
+        for part, factor in rates.items()
+        if part is not None
         for decays in (True, False)
     ]
     return Training(net, torch.optim.AdamW(groups))

@@ -22,7 +22,8 @@ from pipeline.training.ray.fcn import Method
 def _network(config: TrainLiteConfig, num_classes: int) -> Taught:
     variant = read_info(storage.read_bytes(config.fcn), config.fcn).encoder
     assert variant is not None  # the job has checked it
-    return Taught(folded(num_classes, variant), None if config.teacher is None else load_teacher(config.teacher))
+    teacher = None if config.teacher is None else load_teacher(config.teacher)
+    return Taught(folded(num_classes, variant), teacher, all_layers=config.backbone_factor > 0)
 
 
 def _cut(
