@@ -1,5 +1,6 @@
 """The training of the light DeconvNet without Ray: its windows, what it minimises, that it learns, that it resumes."""
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from pipeline.models.litedeconvnet import initialise
 from pipeline.models.litefcn import LiteFCN, folded
 from pipeline.models.members import load_member
 from pipeline.training.fcn.crops import rng_of
-from pipeline.training.fcn.loop import Hooks, train
+from pipeline.training.fcn.loop import Hooks, train, train_step
 from pipeline.training.lite.loop import Taught, loss_of_stage, new_training
 from pipeline.training.lite.losses import distance, loss_of
 from pipeline.training.lite.teacher import Teacher
@@ -115,7 +116,7 @@ def hooks_of(config: TrainLiteConfig, save=lambda: None) -> Hooks:
 
 def fresh(config: TrainLiteConfig, fcn: LiteFCN | None = None):
     torch.manual_seed(0)
-    net = Taught(folded(2, "lite0") if fcn is None else fcn)
+    net = Taught(folded(2, "lite0") if fcn is None else fcn, all_layers=config.backbone_factor > 0)
     initialise(net.decoder)
     return new_training(net, config)
 
@@ -139,7 +140,9 @@ def test_another_network_teaches_in_the_place_of_the_fcn_and_is_no_part_of_what_
 @pytest.mark.slow
 def test_it_learns_and_the_fcn_stays_as_it_is():
     """On the bundled FCN's maps, which tell bright from dark; the rate is still rising in so few steps."""
-    config = TrainLiteConfig(("data",), "out", steps=16, batch_size=2, stage1_share=1.0, learning_rate=0.2)
+    config = TrainLiteConfig(
+        ("data",), "out", steps=16, batch_size=2, stage1_share=1.0, learning_rate=0.2, backbone_factor=0
+    )
     uri = weights_uri("voc-fcn")
     training = fresh(config, load_member(Path(uri).read_bytes(), uri).net)
     before = {name: tensor.clone() for name, tensor in training.net.fcn.state_dict().items()}
@@ -168,8 +171,26 @@ def test_a_killed_run_that_goes_on_ends_as_one_that_was_not_killed(tmp_path):
     check_that_a_killed_run_goes_on(tmp_path, CONFIG, fresh, hooks_of, killed_at=2)
 
 
-def test_the_whole_network_gives_what_was_trained_and_scores_a_photograph():
-    net = fresh(CONFIG).net.eval()
+@pytest.mark.parametrize("factor", [0, 0.1])
+def test_encoder_and_context_learn_if_they_have_a_rate_and_never_the_teacher(factor):
+    config = replace(CONFIG, stage1_share=0, backbone_factor=factor)
+    training = fresh(config)
+    before = {name: tensor.clone() for name, tensor in training.net.state_dict().items()}
+    train_step(training, training.net, config, next(batches(config, 0)), partial(loss_of_stage, config))
+    changed = {
+        name.split(".")[0] for name, tensor in training.net.state_dict().items() if (tensor != before[name]).any()
+    }
+    assert changed == ({"decoder", "encoder", "context"} if factor else {"decoder"})
+    rates = {round(group["rate"] / config.learning_rate, 3) for group in training.optimizer.param_groups}
+    assert rates == ({1, factor} if factor else {1})
+
+
+@pytest.mark.parametrize("factor", [0, 0.1])
+def test_the_whole_network_gives_what_was_trained_and_scores_a_photograph(factor):
+    config = replace(CONFIG, backbone_factor=factor)
+    training = fresh(config)
+    train_step(training, training.net, config, next(batches(config, 0)), partial(loss_of_stage, config))
+    net = training.net.eval()
     x = torch.randn(1, 3, CROP, CROP)
     with torch.inference_mode():
         torch.testing.assert_close(net.whole()(x), net(x)[0])

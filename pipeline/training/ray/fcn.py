@@ -54,7 +54,7 @@ Cut = Callable[[Any, int, NDArray[np.uint8], NDArray[np.uint8], int, np.random.G
 LOOKED_AT = 64
 """Photographs that one task checks."""
 READERS = 4
-"""Threads of a worker that read its crops; with a remote store, reading is mostly waiting."""
+"""Threads of a worker that read its crops, at least; with a remote store, reading is mostly waiting."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +81,16 @@ class Photographs:
     labels: list[list[int]]
     """The labels that each of them shows."""
     val: list[Pair]
+
+
+@dataclass(frozen=True)
+class Share:
+    """A worker's part of each batch."""
+
+    rank: int
+    workers: int
+    readers: int
+    """Threads that cut its crops; a GPU takes them faster than four do."""
 
 
 def look_at(pairs: Sequence[Pair], num_classes: int) -> list[list[int] | str]:
@@ -173,10 +183,10 @@ def _worker(loop: dict[str, Any]) -> str | None:
             load_training(Path(folder), training)
     context = ray.train.get_context()
     rank, workers = context.get_world_rank(), context.get_world_size()
+    draw = draw_of(photographs.labels, loop["num_classes"])
+    share = Share(rank, workers, max(READERS, loop["threads"]))
     hooks = Hooks(
-        batches=partial(
-            _batches, config, method.cut, photographs, draw_of(photographs.labels, loop["num_classes"]), rank, workers
-        ),
+        batches=partial(_batches, config, method.cut, photographs, draw, share),
         validate=partial(_validate, config, method, loop["num_classes"], photographs.val[rank::workers]),
         save=partial(_report, config, training, rank),
         due=lambda due: bool(broadcast_from_rank_zero(due)),
@@ -207,7 +217,7 @@ def _be_silent(line: str) -> None:
 
 
 def _batches(
-    config: Config, cut: Cut, photographs: Photographs, draw: Draw, rank: int, workers: int, start: int
+    config: Config, cut: Cut, photographs: Photographs, draw: Draw, share: Share, start: int
 ) -> Iterator[Batch]:
     """This worker's share of the batches from a step on; each is made while the one before is in use."""
 
@@ -216,8 +226,8 @@ def _batches(
         choice = draw(rng)
         return cut(config, step, *load(photographs.train[choice.photograph]), choice.label, rng)
 
-    with ThreadPoolExecutor(READERS) as pool:
-        places = range(rank, config.batch_size, workers)
+    with ThreadPoolExecutor(share.readers) as pool:
+        places = range(share.rank, config.batch_size, share.workers)
         coming = [pool.submit(crop, start, place) for place in places]
         for step in range(start, config.steps):
             images, masks = zip(*(one.result() for one in coming), strict=True)
