@@ -43,9 +43,8 @@ class TrainLiteConfig:
     """Windows per step over all workers together, however many there are."""
     learning_rate: float = 2e-3
     """Highest learning rate of the decoder (AdamW)."""
-    backbone_factor: float = 0.1
-    """Learning rate of encoder and context, as a multiple of the decoder's. 0: they stay the FCN's, which takes half of
-    the time."""
+    backbone_factor: float = 0.0
+    """Learning rate of encoder and context, as a multiple of the decoder's; 0: they stay the FCN's."""
     weight_decay: float = 0.02
     """Weight decay of AdamW; biases, scales and shifts do not decay."""
     val_every: int = 500
