@@ -146,7 +146,12 @@ class Driver:
             fruitless = 0 if self.summary.images > before else fruitless + 1
             if not self.summary.images or fruitless == len(PAUSES):
                 raise WorkBrokenError(broken)
-            self.log(f"the work broke off: {broken}\nwhat is left starts again in {PAUSES[fruitless]:.0f} s")
+            later = sum(PAUSES[fruitless + 1 :]) / 60
+            patience = f"it is tried again for {later:.0f} min more" if later else "the run ends"
+            self.log(
+                f"the work broke off: {broken}\n"
+                f"what is left starts again in {PAUSES[fruitless]:.0f} s; if nothing can be saved then, {patience}"
+            )
             time.sleep(PAUSES[fruitless])
             left = None
 

@@ -36,6 +36,10 @@ from pipeline.storage.environment import redact
 _FILE = "file://"
 _ONE_SLASH = re.compile(r"(s3|gs|az):/(?=[^/])")
 """An address of a store that lacks a slash; a local folder of that name is written ./gs:/folder."""
+_FULL = {
+    errno.ENOSPC: "the disk is full, make room there",
+    errno.EDQUOT: "the quota on this disk is used up, make room there",
+}
 _BATCH = 1000
 _LEADS_NOWHERE = {errno.ENOENT, errno.ELOOP, errno.ENOTDIR, errno.ENAMETOOLONG}
 
@@ -88,7 +92,7 @@ class LocalStore:
                 os.fsync(file.fileno())  # without it, a power cut can leave an empty file under the new name
             aside.replace(address)
         except OSError as error:  # for a full disk it names no file
-            raise OSError(error.errno, error.strerror, address) from None
+            raise _with_advice(error, address) from None
         finally:
             with suppress(OSError):  # there is none, or the disk can no longer be written
                 aside.unlink()
@@ -118,7 +122,10 @@ class LocalStore:
 
     def make_parents(self, address: str) -> None:
         """Create folders."""
-        Path(address).parent.mkdir(parents=True, exist_ok=True)
+        try:
+            Path(address).parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise _with_advice(error, error.filename) from None
 
     def arrow(self, address: str) -> tuple[pafs.FileSystem, str]:
         """Return Arrow's local file system."""
@@ -134,6 +141,10 @@ class LocalStore:
                 yield Page(_batch(found), left_aside)
             except UnicodeEncodeError as error:
                 raise StorageError(f"the file name {error.object!a} is not UTF-8; rename it") from error
+
+
+def _with_advice(error: OSError, address: str) -> OSError:
+    return OSError(error.errno, _FULL.get(error.errno or 0, error.strerror), address)
 
 
 @contextmanager
