@@ -115,7 +115,8 @@ train-voc: $(READY)
 	$(BIN)/python jobs/train_lite.py --data $(VOC) $(EXTRA) --train-split $(SPLIT) --output runs/voc --steps 2052 --seed 0
 	cp runs/voc/deconvnet.safetensors pipeline/checkpoints/voc.safetensors
 
-# With a GPU for half an hour: the paper's network at its full width by its recipe, then the light one taught by it.
+# With a GPU (two hours of an H100, by its measured step): the paper's network at its full width by its recipe, then the
+# light one taught by it.
 # VGG16=FILE: torchvision's VGG-16, the best start; without it from random weights, with windows that hold no object.
 # Width and lengths are settings so that all of it can be tried small.
 VGG16 ?=
