@@ -80,7 +80,7 @@ def _installed(config: Crf) -> Iterator[_Form]:
         try:
             check_backend(RefineConfig(crf=form.crf))
         except ConfigError as error:
-            print(f"left out: {error}")  # noqa: T201
+            print(f"crf: without {form}: {error.__cause__ or error}")  # noqa: T201
         else:
             yield form
 

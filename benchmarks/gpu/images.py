@@ -5,8 +5,10 @@ Decoding and proposals run on CPUs in the job and are left out: images lie in me
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -76,9 +78,10 @@ def demo_labels(sizes: Sizes) -> list[dict[str, Any]]:
 
 
 def voc_labels(sizes: Sizes) -> list[dict[str, Any]]:
-    """The same for the networks of `voc`, whose window shape and proposals are others than these."""
+    """The same for the networks of `voc` and their number of proposals, which here are boxes, not squares."""
     scenes = load_scenes()[: sizes.scenes]
     settings = SEGMENT_RECIPES["voc"](SegmentConfig("", ""))
+    proposals = min(sizes.proposals, settings.propose.proposals)
     rule, weight = settings.ensemble.ensemble, settings.ensemble.ensemble_weight
     checkpoint = load_for_windows(Path(weights_uri(VOC)).read_bytes())
 
@@ -87,7 +90,7 @@ def voc_labels(sizes: Sizes) -> list[dict[str, Any]]:
         averaging = replace(config, aggregation=settings.predict.aggregation)
         return Predictor(checkpoint, averaging, 0.0, Ensemble(member, rule, weight))
 
-    images, boxes = [one.image_HW3 for one in scenes], [one.boxes_N4[: sizes.proposals] for one in scenes]
+    images, boxes = [one.image_HW3 for one in scenes], [one.boxes_N4[:proposals] for one in scenes]
     return _compared(make, sizes, images, boxes)
 
 
@@ -110,7 +113,7 @@ def _compared(
     for name, device, precision, tf32 in plans:
         if precision not in fast_dtypes(torch.device(sizes.device)):
             continue
-        with torch.backends.cudnn.flags(enabled=True, allow_tf32=tf32):
+        with torch.backends.cudnn.flags(enabled=True, allow_tf32=tf32), _threads(_cores() if device == "cpu" else 1):
             predictor = make(PredictConfig(device=device, precision=precision, micro_batch=sizes.proposals))
             found = [_labels(predictor, image_HW3, boxes_N4) for image_HW3, boxes_N4 in zip(images, boxes, strict=True)]
         reference = reference or found
@@ -121,6 +124,21 @@ def _compared(
             row["mean IoU"] = mean_iou(sum(confusion_matrix(t, f, predictor.num_classes) for t, f in pairs))  # type: ignore[arg-type]
         rows.append(row)
     return rows
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    """Torch works with so many threads, and with as many as before afterwards."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0))
 
 
 def _labels(predictor: Predictor, image_HW3: Image, boxes_N4: NDArray[np.floating]) -> NDArray[np.uint8]:

@@ -27,6 +27,8 @@ class Sizes:
     """Images in a batch, as in the job."""
     calls: int = 4
     """Batches in one timing."""
+    crf_images: int = 2
+    """For the comparison of the CRF's backends."""
     scenes: int = 3
     seconds: float = 1.5
     """For each function that is timed."""
@@ -42,5 +44,5 @@ def quick(device: Device) -> Sizes:
     """The smallest sizes, whose figures mean nothing."""
     return Sizes(
         device=device, quick=True, wide=1 / 16, narrow=1 / 16, classes=3, proposals=1, training_batch=2,
-        image=(12, 20), at_once=1, calls=2, scenes=1, seconds=0.001, matrix_side=128,
+        image=(12, 20), at_once=1, calls=2, crf_images=1, scenes=1, seconds=0.001, matrix_side=128,
     )  # fmt: skip
