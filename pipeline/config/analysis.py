@@ -6,7 +6,7 @@ import re
 import shlex
 from dataclasses import dataclass
 
-from pipeline.config.checks import require
+from pipeline.config.checks import require, require_kinds
 from pipeline.errors import ConfigError
 
 VARIANTS = {
@@ -57,6 +57,7 @@ class AblateConfig:
     """The column for boundaries counts only the pixels at most this far from one."""
 
     def __post_init__(self) -> None:
+        require_kinds(self)
         require(self.limit is None or self.limit >= 1, "limit", self.limit, "must be at least 1")
         require(1 <= self.trimap <= 100, "trimap", self.trimap, "must lie in 1..100")
         self.variants()
@@ -101,6 +102,7 @@ class InspectConfig:
     """More results to show, each as NAME='OPTIONS OF THE MAIN JOB'."""
 
     def __post_init__(self) -> None:
+        require_kinds(self)
         box = self.box
         require(box is None or (box[0] < box[2] and box[1] < box[3]), "box", box, "x0 < x1 and y0 < y1 are needed")
         self.compared()

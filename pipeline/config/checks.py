@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
+from numbers import Real
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from pipeline.errors import ConfigError
@@ -44,16 +45,26 @@ def require_val_share(share: float | None) -> None:
     require(share is None or 0 <= share < 1, "val_share", share, "must be at least 0 and below 1")
 
 
-def require_choices(config: Any) -> None:
-    """Check that each setting with a fixed list of values has one of them; settings made in Python pass no parser.
+def require_kinds(config: Any) -> None:
+    """Check that each setting with a fixed list of values has one of them, and that each number is one.
+
+    The command line's parser sees to both; settings made in Python pass none.
 
     Raises:
-        ConfigError: one of them has another value.
+        ConfigError: one of them has another value, such as a number as text.
     """
     for name, kind in _hints(config.__class__).items():
+        value = getattr(config, name)
         if get_origin(kind) is Literal:
-            value = getattr(config, name)
             require(value in get_args(kind), name, value, f"there is {', '.join(map(str, get_args(kind)))}")
+        elif _is_numeric(kind) and not (value is None and type(None) in get_args(kind)):
+            numbers = value if isinstance(value, tuple | list) else (value,)
+            require(all(isinstance(one, Real) for one in numbers), name, repr(value), "must be a number")
+
+
+def _is_numeric(kind: Any) -> bool:
+    """Whether a setting is a number, several, or one that may be left out."""
+    return kind in (int, float) or any(map(_is_numeric, get_args(kind)))
 
 
 @cache

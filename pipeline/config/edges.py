@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from pipeline.config.checks import require, require_local
+from pipeline.config.checks import require, require_kinds, require_local
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,7 @@ class TrainEdgesConfig:
     """Seed of weights, crops, rotations and order."""
 
     def __post_init__(self) -> None:
+        require_kinds(self)
         for name in ("data", "output"):
             require_local(name, getattr(self, name))
         require(self.steps >= 1, "steps", self.steps, "must be at least 1")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from pipeline.config.checks import require
+from pipeline.config.checks import require, require_kinds
 from pipeline.config.stages import CrfNormalization
 
 
@@ -41,6 +41,7 @@ class EvaluateConfig:
     """Folder for the masks in the layout of the VOC server. Must not hold any yet."""
 
     def __post_init__(self) -> None:
+        require_kinds(self)
         require(self.panels >= 0, "panels", self.panels, "must be 0 or more")
         require(0 <= self.trimap <= 100, "trimap", self.trimap, "must lie in 0..100")
         if self.ground_truth is not None:
@@ -92,6 +93,7 @@ class TuneCrfConfig:
     """File for all trials."""
 
     def __post_init__(self) -> None:
+        require_kinds(self)
         require(self.trials >= 1, "trials", self.trials, "must be at least 1")
         require(self.threads >= 0, "threads", self.threads, "must be 0 or more")
         require(self.limit is None or self.limit >= 1, "limit", self.limit, "must be at least 1")

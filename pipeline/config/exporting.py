@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from pipeline.config.checks import require, require_choices, require_local
+from pipeline.config.checks import require, require_kinds, require_local
 
 ExportFormat = Literal["coco", "coco-panoptic", "cvat", "hf", "labelstudio", "masks-grey", "yolo"]
 """What results can be exported to; each is a file in `pipeline/export/formats/`, its hyphens underscores there."""
@@ -35,6 +35,6 @@ class ExportConfig:
     """Copy the images into the export. Default: link to those on this machine; `hf` holds their addresses."""
 
     def __post_init__(self) -> None:
-        require_choices(self)
+        require_kinds(self)
         require(self.min_area >= 0, "min_area", self.min_area, "must be 0 or more")
         require_local("output", self.output)

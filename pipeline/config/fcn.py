@@ -5,7 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.config.checks import require, require_home_for_checkpoints, require_positive, require_val_share
+from pipeline.config.checks import (
+    require,
+    require_home_for_checkpoints,
+    require_kinds,
+    require_positive,
+    require_val_share,
+)
 from pipeline.config.networks import EncoderVariant
 from pipeline.config.stages import Precision
 
@@ -16,6 +22,7 @@ def check_photograph_training(config: Any) -> None:
     Raises:
         ConfigError: a setting is out of its range.
     """
+    require_kinds(config)
     require_home_for_checkpoints(config.output)
     require(len(config.data) > 0, "data", config.data, "at least one folder is needed")
     require_val_share(config.val_share)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-from pipeline.config.checks import require, require_choices
+from pipeline.config.checks import require, require_kinds
 from pipeline.config.networks import parse_network
 from pipeline.config.shards import WHOLE, Shard
 from pipeline.config.stages import (
@@ -103,7 +103,7 @@ class SegmentConfig:
     refine: RefineConfig = field(default_factory=RefineConfig)
 
     def __post_init__(self) -> None:
-        require_choices(self)
+        require_kinds(self)
         parse_network(self.weights)
         require(self.limit is None or self.limit >= 1, "limit", self.limit, "must be at least 1")
         alone = Shard.parse(self.shard) == WHOLE or not self.overwrite
@@ -119,7 +119,8 @@ class SegmentConfig:
         require(self.price is None or self.price >= 0, "price", self.price, "must be 0 or more")
         for name in ("predict_gpus", "refine_gpus"):
             gpus = getattr(self, name)
-            require(gpus is None or 0 <= gpus <= 1 or gpus.is_integer(), name, gpus, "must lie in 0..1 or be whole")
+            fits = gpus is None or 0 <= gpus <= 1 or float(gpus).is_integer()
+            require(fits, name, gpus, "must lie in 0..1 or be whole")
         require(
             self.ensemble.fcn is None or self.propose.proposals > 0,
             "proposals",

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from pipeline.config.checks import require, require_choices
+from pipeline.config.checks import require, require_kinds
 from pipeline.config.networks import FcnKind, parse_network
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ class DecodeConfig:
     """Images with more pixels than this, in millions, are refused as decompression bombs."""
 
     def __post_init__(self) -> None:
-        require_choices(self)
+        require_kinds(self)
         require(self.max_side == 0 or self.max_side >= 32, "max_side", self.max_side, "0 or at least 32")
         require(self.max_megapixels > 0, "max_megapixels", self.max_megapixels, "must be above 0")
 
@@ -78,7 +78,7 @@ class FilterConfig:
     """Images with fewer pixels than this, height times width, are skipped. 0: none."""
 
     def __post_init__(self) -> None:
-        require_choices(self)
+        require_kinds(self)
         require(self.min_pixels >= 0, "min_pixels", self.min_pixels, "must be 0 or more")
 
 
@@ -117,7 +117,7 @@ class ProposeConfig:
     """`min-side` is lowered to this share of an image's shorter side, if that is less. 0: never."""
 
     def __post_init__(self) -> None:
-        require_choices(self)
+        require_kinds(self)
         require(self.proposals >= 0, "proposals", self.proposals, "must be 0 or more")
         require(self.max_boxes >= self.proposals, "max_boxes", self.max_boxes, "must be at least `proposals`")
         require(1.0 <= self.extend <= 4.0, "extend", self.extend, "must lie in 1..4")
@@ -158,7 +158,7 @@ class PredictConfig:
     """Where the network runs; `auto` takes a GPU where there is one."""
 
     def __post_init__(self) -> None:
-        require_choices(self)
+        require_kinds(self)
         require(self.micro_batch >= 1, "micro_batch", self.micro_batch, "must be at least 1")
         require(0.5 <= self.skip_certain <= 1, "skip_certain", self.skip_certain, "must lie in 0.5..1")
         require(self.tile == 0 or self.tile >= 64, "tile", self.tile, "0 or at least 64")
@@ -183,7 +183,7 @@ class EnsembleConfig:
     than the paper's does better; choose it on photographs that neither was trained on."""
 
     def __post_init__(self) -> None:
-        require_choices(self)
+        require_kinds(self)
         if self.fcn is not None:
             parse_network(self.fcn, self.fcn_kind)
         require(0 <= self.ensemble_weight <= 1, "ensemble_weight", self.ensemble_weight, "must lie in 0..1")
@@ -224,7 +224,7 @@ class RefineConfig:
     reads as class numbers."""
 
     def __post_init__(self) -> None:
-        require_choices(self)
+        require_kinds(self)
         require(self.crf_iterations >= 1, "crf_iterations", self.crf_iterations, "must be at least 1")
         for name in ("gaussian_sxy", "bilateral_sxy", "bilateral_srgb"):
             require(getattr(self, name) > 0, name, getattr(self, name), "must be above 0")

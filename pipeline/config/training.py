@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from pipeline.config.checks import require, require_home_for_checkpoints, require_val_share
+from pipeline.config.checks import require, require_home_for_checkpoints, require_kinds, require_val_share
 from pipeline.config.stages import Precision, ProposeConfig
 
 TrainingStage = Literal[1, 2]
@@ -58,6 +58,7 @@ class TrainingSetConfig:
     propose: ProposeConfig = field(default_factory=lambda: ProposeConfig(window_shape="square"))
 
     def __post_init__(self) -> None:
+        require_kinds(self)
         require(
             self.propose.window_shape != "auto",
             "window_shape",
@@ -176,6 +177,7 @@ class TrainConfig:
     """Seed of initialisation, crops, flips and order."""
 
     def __post_init__(self) -> None:
+        require_kinds(self)
         require_home_for_checkpoints(self.output)
         require(set(self.stages) <= {1, 2} and len(self.stages) > 0, "stages", self.stages, "1, 2 or both")
         require(0 < self.width <= 4, "width", self.width, "must lie in 0..4")

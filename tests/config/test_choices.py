@@ -1,20 +1,25 @@
-"""What is one of a list: unknown names are refused, and each name has its file or its line."""
+"""What is one of a list: unknown names are refused, and each name has its file or its line. Numbers as text."""
 
-from dataclasses import replace
+import re
+from dataclasses import fields, replace
 from importlib import import_module
 from typing import get_args
 
+import numpy as np
 import pytest
 
 from pipeline import storage
 from pipeline.config import (
     ConfigError,
+    DecodeConfig,
     EnsembleConfig,
+    FilterConfig,
     PredictConfig,
     ProposeConfig,
     RefineConfig,
     SegmentConfig,
     TrainConfig,
+    TrainingSetConfig,
 )
 from pipeline.config.fcn import TrainFcnConfig
 from pipeline.config.lite import TrainLiteConfig
@@ -43,6 +48,32 @@ def test_a_name_that_nobody_knows_is_refused_and_never_the_default(config, name)
     with pytest.raises(ConfigError, match=f"--{name.replace('_', '-')} is median; there is ") as refused:
         replace(config, **{name: "median"})
     assert getattr(config, name) in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        SegmentConfig("in", "out", limit=1, max_error_rate=0.5, price=1.0, predict_gpus=2),
+        DecodeConfig(), FilterConfig(), ProposeConfig(), PredictConfig(), EnsembleConfig(), RefineConfig(),
+        TrainConfig("set", "out", iterations=(9, 9), validate_every=5),
+        TrainFcnConfig(("set",), "out"), TrainLiteConfig(("set",), "out", val_share=0.1),
+        TrainingSetConfig(("set",), "out"),
+    ],
+    ids=lambda config: type(config).__name__,
+)  # fmt: skip
+def test_a_number_given_as_text_is_refused_by_name(config):
+    for one in fields(config):
+        value = getattr(config, one.name)
+        many = isinstance(value, tuple) and isinstance(value[0], int)
+        if many or (isinstance(value, int | float) and not isinstance(value, bool)):
+            text = tuple(map(str, value)) if many else str(value)
+            option = one.name.replace("_", "-")
+            with pytest.raises(ConfigError, match=re.escape(f"--{option} is {text!r}; ")):
+                replace(config, **{one.name: text})
+
+
+def test_numbers_of_numpy_are_numbers():
+    assert replace(PredictConfig(), skip_certain=np.float32(0.75), micro_batch=np.int64(4)).micro_batch == 4
 
 
 def test_each_name_has_its_file_or_its_line():
