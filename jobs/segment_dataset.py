@@ -46,6 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def run(options: SegmentConfig) -> int:
     """Check, plan, claim the output, run, audit, report."""
     config = with_absolute_paths(as_output_was_begun(options))
+    check_named("input", listing.glob_root(config.input))
     with processes_ahead(config, console.print) as processes:
         info, networks = check_networks(config)
         config = with_shape_of(config, info)
@@ -53,7 +54,6 @@ def run(options: SegmentConfig) -> int:
             console.print(f"--weights {options.weights}: {BUNDLED[options.weights].knows}")
         for remark in remarks(config):
             console.print(remark)
-        check_named("input", listing.glob_root(config.input))
         check_run(config, networks)
         manifest = images_of(config)
         share = Shard.parse(config.shard).share_of(manifest)

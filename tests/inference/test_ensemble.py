@@ -265,7 +265,7 @@ def test_what_is_given_wins_over_the_recipe():
 
 def test_recipes_that_need_another_network_say_so(capsys):
     for arguments, said in ((["--recipe", "edeconvnet+crf"], "--fcn"), (["--recipe", "fast"], "deconvnet+crf")):
-        assert exit_code(main, "--input", "in", "--output", "out", *arguments) == 2
+        assert exit_code(main, "--input", ".", "--output", "out", *arguments) == 2
         assert said in "".join(capsys.readouterr())
     assert set(SEGMENT_RECIPES) == {
         "deconvnet",

@@ -26,6 +26,16 @@ def test_windows_of_another_shape_than_the_networks_are_refused(asked, tmp_path:
     assert not (tmp_path / "out").exists()
 
 
+def test_an_input_that_is_not_there_is_told_before_the_networks_are_looked_at(tmp_path: Path, capsys):
+    (tmp_path / "photos").mkdir()
+    arguments = ["--input", str(tmp_path / "photo"), "--output", str(tmp_path / "out"), "--weights", "gone.safetensors"]
+    assert exit_code(main, *arguments) == 2
+    told = capsys.readouterr()
+    assert f"--input is {tmp_path}/photo, which does not exist; did you mean {tmp_path}/photos?" in told.err
+    assert "gone.safetensors" not in told.err + told.out
+    assert not (tmp_path / "out").exists()
+
+
 def test_the_networks_shape_is_taken_where_none_is_given():
     info = read_info(Path(weights_uri("demo")).read_bytes())
     config = parse(["--input", "in", "--output", "out", "--weights", "demo"])

@@ -67,7 +67,7 @@ def test_the_main_job_segments_whole_images_with_it(trained, scenes, tmp_path):
 
 
 def test_networks_and_recipes_that_do_not_fit_are_told(trained, tmp_path, capsys):
-    weights, common = str(trained / "fcn.safetensors"), ["--input", "in", "--output", str(tmp_path / "out")]
+    weights, common = str(trained / "fcn.safetensors"), ["--input", str(tmp_path), "--output", str(tmp_path / "out")]
     assert exit_code(segment, *common, "--weights", weights) == 2
     assert "--recipe fcn+crf" in capsys.readouterr().err
     assert exit_code(segment, *common, "--weights", "demo", "--recipe", "fcn") == 2
