@@ -6,6 +6,7 @@ import shlex
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from typing import Any
 
 import pyarrow as pa
 from rich.console import Console, RenderableType
@@ -142,14 +143,7 @@ def report(config: SegmentConfig, run: RunRecord, summary: Summary, code: int) -
     allowed, found = config.max_error_rate, run.audit()
     content = run.write_summary(summary, found)
     whole = write_joint_summary(run, found)
-    alone = content["seconds_alone"]
-    table = Table("stage", "images", "seconds", "seconds an image", *["alone, before the run"] * bool(alone), box=None)
-    for stage, totals in content["stages"].items():
-        each = totals["seconds"] / totals["rows"] if totals["rows"] else 0.0
-        before = [f"{alone[stage]:.3f}" if stage in alone else ""] if alone else []
-        table.add_row(stage, f"{totals['rows']:.0f}", f"{totals['seconds']:.1f}", f"{each:.3f}", *before)
-    if any(totals["rows"] for totals in content["stages"].values()):
-        console.print(table)
+    show_work(content, found)
     if found.failed:
         show_failures(run)
     if found.skipped:
@@ -170,6 +164,26 @@ def report(config: SegmentConfig, run: RunRecord, summary: Summary, code: int) -
     line = f"{numbers(found)}; {content['seconds']:.1f} s, {content['images_per_second']:.2f} images/s"
     console.print(line if run.lease.shard == WHOLE else of_shard(line, whole, done=code == EXIT_DONE))
     return code
+
+
+def show_work(content: Mapping[str, Any], found: Audit) -> None:
+    """Print the images and seconds of each stage in all calls together; nothing if none did anything.
+
+    Args:
+        content: of summary.json.
+        found: the output, which has each image once; what was done again, as by `--retry-failed`, was worked on twice.
+    """
+    alone = content["seconds_alone"]
+    table = Table("stage", "images", "seconds", "seconds an image", *["alone, before the run"] * bool(alone), box=None)
+    for stage, totals in content["stages"].items():
+        each = totals["seconds"] / totals["rows"] if totals["rows"] else 0.0
+        before = [f"{alone[stage]:.3f}" if stage in alone else ""] if alone else []
+        table.add_row(stage, f"{totals['rows']:.0f}", f"{totals['seconds']:.1f}", f"{each:.3f}", *before)
+    worked_on = max((totals["rows"] for totals in content["stages"].values()), default=0)
+    if worked_on:
+        console.print(table)
+    if worked_on > found.ok + found.failed + found.skipped + found.unexpected:
+        console.print("an image that was done again counts each time in this table, with its seconds")
 
 
 def of_shard(line: str, whole: Audit, *, done: bool) -> str:

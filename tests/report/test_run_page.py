@@ -5,6 +5,7 @@ import io
 import json
 import shlex
 import sys
+from dataclasses import replace
 from pathlib import Path
 from urllib.parse import unquote, urljoin, urlparse
 
@@ -268,6 +269,17 @@ def test_the_main_job_names_the_page_and_ends_with_the_numbers(tmp_path: Path, p
     assert named == f"report:  {run.output}/run/report.html"
     assert last.startswith("1 of 1 images done, 0 failed")
     assert Path(run.output, "run", "report.html").is_file()
+
+
+def test_a_table_with_images_that_were_done_twice_says_so(tmp_path: Path, photos: Path, capsys):
+    """As after `--retry-failed`: two images of an earlier call are in place, and one of them once more by this call."""
+    run = begin(tmp_path, [result(f"{name}.jpg", labels(8, 8, 1), 0.5, photos) for name in "ab"])
+    for before, again in ((1, False), (2, True)):
+        earlier, this = Summary.of(STAGES), Summary.of(STAGES)
+        earlier.stages["decode"] |= {"rows": before, "seconds": 1.0}
+        this.stages["decode"] |= {"rows": 1, "seconds": 0.5}
+        assert report(SegmentConfig(str(photos), run.output), replace(run, before=earlier), this, 0) == 0
+        assert ("an image that was done again counts each time in this table" in capsys.readouterr().out) is again
 
 
 def test_a_run_that_failed_has_a_page_too(tmp_path: Path, capsys):
