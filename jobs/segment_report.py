@@ -61,13 +61,18 @@ def show_plan(config: SegmentConfig, info: NetworkInfo, manifest: pa.Table, left
     console.print(f"{len(manifest)} images, {len(manifest) - len(left)} done before; {classes(info)}")
     console.print(f"first ids: {', '.join(manifest['image_id'][:5].to_pylist())}")
     processes = _local_processes(config, len(left)) if local else _processes_on_ray(config, info, left)
-    names = " -> ".join(stage.name for stage in stages_of(config))
-    console.print(f"stages: {names} -> write; {processes}")
+    console.print(f"stages: {stage_names(config)} -> write; {processes}")
     rows = rows_in_a_file(len(left), config.rows_per_file)
     files = -(-len(left) // rows)
     console.print(f"about {files} files of {rows} rows, more in a slow run, in {config.output}, with columns:")
     console.print(", ".join(RESULTS_SCHEMA.names))
     return EXIT_DONE
+
+
+def stage_names(config: SegmentConfig) -> str:
+    """The stages that do something, in their order; a network that sees whole images gets no proposals."""
+    idle = {"propose"} if config.whole_images else set()
+    return " -> ".join(stage.name for stage in stages_of(config) if stage.name not in idle)
 
 
 def _local_processes(config: SegmentConfig, images: int) -> str:

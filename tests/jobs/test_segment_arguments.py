@@ -3,15 +3,17 @@
 import json
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 from conftest import exit_code
 
 from jobs.segment_dataset import as_output_was_begun, main, parse
+from jobs.segment_report import show_plan
 from pipeline.checkpoints.bundled import weights_uri
 from pipeline.config import SegmentConfig
 from pipeline.config.earlier import RUNS
 from pipeline.errors import FolderError
-from pipeline.models.checkpoint_header import read_info
+from pipeline.models.checkpoint_header import NetworkInfo, read_info
 from pipeline.run.prepare import with_shape_of
 from pipeline.run.record import check_run, identity
 
@@ -34,6 +36,19 @@ def test_an_input_that_is_not_there_is_told_before_the_networks_are_looked_at(tm
     assert f"--input is {tmp_path}/photo, which does not exist; did you mean {tmp_path}/photos?" in told.err
     assert "gone.safetensors" not in told.err + told.out
     assert not (tmp_path / "out").exists()
+
+
+def test_the_plan_names_the_stages_that_the_recipe_runs(capsys):
+    plans = {weights: plan_of_one_image(capsys, weights) for weights in ("voc", "voc-fcn")}
+    assert "stages: decode -> propose -> predict -> refine -> write; " in plans["voc"]
+    assert "stages: decode -> predict -> refine -> write; " in plans["voc-fcn"]
+
+
+def plan_of_one_image(capsys, weights: str) -> str:
+    config = parse(["--input", "in", "--output", "out", "--weights", weights])
+    one = pa.table({"image_id": ["a.jpg"], "uri": ["/a.jpg"]})
+    assert show_plan(config, NetworkInfo(("background", "thing"), "any"), one, one, local=True) == 0
+    return str(capsys.readouterr().out)
 
 
 def test_the_networks_shape_is_taken_where_none_is_given():
