@@ -25,6 +25,7 @@ from pipeline import storage
 from pipeline.config import ConfigError, InspectConfig
 from pipeline.imaging.images import decode_image
 from pipeline.inputs import tar_images
+from pipeline.inputs.advice import advice_for
 from pipeline.inputs.named import check_named
 from pipeline.inputs.reading import file_of, in_container, read_image
 from pipeline.inputs.tables import ENDINGS
@@ -76,7 +77,7 @@ def run(config: InspectConfig) -> int:
 
 
 def check_is_one(image: str, output: str) -> None:
-    """Make sure that an image is no folder and no file of many.
+    """Make sure that an image is no folder, no file of many and of no form that is not read.
 
     Raises:
         ConfigError: it is one; the message says how to give an image of it.
@@ -95,6 +96,8 @@ def check_is_one(image: str, output: str) -> None:
             f"--image is {image}, which holds or lists many images; segment them, then give one's id (in results/): "
             f"`{run}`, then `{how}`"
         )
+    if (advice := advice_for(image)) is not None:
+        raise ConfigError(f"--image is {image}, which is not read as it is: {advice}; here, give one image")
 
 
 def of_run(config: InspectConfig) -> tuple[str, list[str]]:

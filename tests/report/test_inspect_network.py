@@ -171,11 +171,15 @@ def test_a_folder_and_a_file_of_many_images_are_answered_with_how_to_give_one(tm
     (tmp_path / "run" / "run" / "config.json").write_text("{}")
     (tmp_path / "shard.tar").write_bytes(tar_of({"a.png": b"x"}))
     (tmp_path / "list.csv").write_text("uri\n")
+    (tmp_path / "clip.MP4").write_bytes(b"x")
+    (tmp_path / "phone.heic").write_bytes(b"x")
     for name, said in (
         ("photos", "photos, a folder; give one image in it, or do all of them: "),
         ("run", "the output of a run; give the id of one of its images: "),
         ("shard.tar", "holds or lists many images; segment them, then give one's id"),
         ("list.csv", "holds or lists many images; segment them, then give one's id"),
+        ("clip.MP4", "take frames out of it first (`ffmpeg -i VIDEO FOLDER/%06d.png`)"),
+        ("phone.heic", "convert it to JPEG, PNG or TIFF first; here, give one image"),
     ):
         assert exit_code(main, "--image", str(tmp_path / name), "--output", str(tmp_path / "out")) == 2
         assert said in capsys.readouterr().err
