@@ -12,6 +12,7 @@ network: OUTPUT/<name>_activations.png, the decoder's maps from coarse to fine, 
 from __future__ import annotations
 
 import shlex
+import sys
 from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import PurePosixPath
@@ -22,7 +23,7 @@ from jobs import commands
 from jobs.common import EXIT_DONE, call, end_process
 from jobs.segment_dataset import parse
 from pipeline import storage
-from pipeline.config import ConfigError, InspectConfig
+from pipeline.config import ConfigError, InspectConfig, SegmentConfig
 from pipeline.imaging.images import decode_image
 from pipeline.inputs import tar_images
 from pipeline.inputs.advice import advice_for
@@ -53,14 +54,14 @@ def run(config: InspectConfig) -> int:
     if config.weights is not None:
         common += ["--weights", config.weights]
     common += ["--input", image, "--output", config.output]
-    settings = with_absolute_paths(parse([*common, *shlex.split(config.base)]))
+    settings = with_absolute_paths(settings_of([*common, *shlex.split(config.base)]))
     info, _ = check_networks(settings)
     pictures = {"steps": png(steps(with_shape_of(settings, info), info.class_names))}
     image_HW3 = decode_image(read_image(image), settings.decode.max_megapixels)
     if config.truth is not None or config.also:
         masks = {} if config.truth is None else {"truth": read_truth(config.truth, image_HW3, info.num_classes)}
         for name, options in config.compared().items():
-            compared = with_shape_of(with_absolute_paths(parse([*common, *options])), info)
+            compared = with_shape_of(with_absolute_paths(settings_of([*common, *options])), info)
             masks[name] = segmented(compared, info.num_classes)
         pictures["panels"] = png(panel(image_HW3, [*masks.values()], info.class_names, ["photograph", *masks]))
     if info.architecture == "deconvnet":
@@ -74,6 +75,25 @@ def run(config: InspectConfig) -> int:
         storage.write_atomic(target, picture)
         print(target)
     return EXIT_DONE
+
+
+def settings_of(options: Sequence[str]) -> SegmentConfig:
+    """The main job's settings; if they cannot be read, a line says where they come from.
+
+    Raises:
+        SystemExit: something is wrong with the options; what it is was printed.
+    """
+    try:
+        settings: SegmentConfig = parse(options)
+    except SystemExit as end:
+        if end.code:
+            print(
+                f"{commands.INSPECT.name}: --base='OPTIONS' and --also NAME='OPTIONS' hand options of the main job on, "
+                "with their dashes, as in --base='--proposals 20'",
+                file=sys.stderr,
+            )
+        raise
+    return settings
 
 
 def check_is_one(image: str, output: str) -> None:

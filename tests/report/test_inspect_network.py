@@ -165,6 +165,14 @@ def test_a_network_that_cannot_segment_and_a_missing_gpu_are_told(tmp_path: Path
     assert not (tmp_path / "out").exists()
 
 
+def test_wrong_options_for_the_main_job_are_told_with_where_they_came_from(tmp_path: Path, capsys):
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    files = ("--image", str(tmp_path / "a.png"), "--output", str(tmp_path / "out"))
+    assert exit_code(main, *files, "--base=proposals 20") == 2
+    assert capsys.readouterr().err.endswith("as in --base='--proposals 20'\n")
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_folder_and_a_file_of_many_images_are_answered_with_how_to_give_one(tmp_path: Path, capsys):
     (tmp_path / "photos").mkdir()
     (tmp_path / "run" / "run").mkdir(parents=True)
