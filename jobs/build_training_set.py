@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 from jobs import commands
-from jobs.common import EXIT_DONE, call, end_process
+from jobs.common import EXIT_DONE, call, counted, end_process
 from pipeline import storage
 from pipeline.config import TrainingSetConfig
 from pipeline.config.earlier import TRAINING_SETS, as_begun, flat
@@ -186,7 +186,7 @@ def report(info: dict[str, Any], output: str) -> None:
     console.print(_classes_table(info, columns, output))
     console.print(_distributions_table(info, columns))
     for split, images in info["images"].items():
-        console.print(f"{split}: {images['listed']} images, {images['failed']} of them unusable")
+        console.print(f"{split}: {counted(images['listed'], 'image')}, {images['failed']} of them unusable")
     for error in info["errors"]:
         console.print(f"  {error['image_uri']}: {error['error_type']}: {error['error_message']}")
     for remark in remarks(info):

@@ -110,6 +110,11 @@ def make_report(output: str, say: Callable[[str], None], found: Audit | None = N
         say(f"the report was not written ({reason}); to try again: {REPORT.line(shlex.quote(output))}")
 
 
+def counted(number: int, thing: str) -> str:
+    """A number of things, as `1 image` and `2 images`."""
+    return f"{number} {thing}{'' if number == 1 else 's'}"
+
+
 def told(command: Command, error: BaseException) -> int:
     """Say on stderr what ended a job; returns the exit code."""
     from pipeline.storage import redact  # only after the command line is read: it imports pyarrow

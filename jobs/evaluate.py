@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from jobs import commands
-from jobs.common import EXIT_DONE, call, end_process
+from jobs.common import EXIT_DONE, call, counted, end_process
 from pipeline import storage
 from pipeline.config import EvaluateConfig
 from pipeline.errors import EvaluationError
@@ -110,8 +110,8 @@ def show(evaluation: Evaluation, target: str) -> None:
     if content["objects"]:
         show_objects(content["objects"])
     low, high = content["mean_iou_interval"] or (content["mean_iou"],) * 2
-    console.print(f"{evaluation.images} images: mean IoU {content['mean_iou']:.4f} ({low:.3f} to {high:.3f} in 95 % of "
-                  f"draws of so many images), pixel accuracy {content['pixel_accuracy']:.4f}")  # fmt: skip
+    console.print(f"{counted(evaluation.images, 'image')}: mean IoU {content['mean_iou']:.4f} ({low:.3f} to {high:.3f} "
+                  f"in 95 % of draws of so many images), pixel accuracy {content['pixel_accuracy']:.4f}")  # fmt: skip
     if evaluation.class_names == VOC_CLASSES:
         show_published(content)
     for names, what in (

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import track
 
 from jobs import commands
-from jobs.common import EXIT_DONE, call, end_process
+from jobs.common import EXIT_DONE, call, counted, end_process
 from pipeline import storage
 from pipeline.config import ConfigError, ExportConfig
 from pipeline.export.run import Exported, export_results
@@ -64,7 +64,7 @@ def show(done: Exported, config: ExportConfig) -> None:
         console.print(f"{done.missing} images could not be read any more: the export has their labels only "
                       f"({', '.join(done.missing_sample)}{', ...' if done.missing > len(done.missing_sample) else ''})"
                       )  # fmt: skip
-    console.print(f"{done.images} images as {config.to}: {storage.absolute(config.output)}")
+    console.print(f"{counted(done.images, 'image')} as {config.to}: {storage.absolute(config.output)}")
 
 
 if __name__ == "__main__":

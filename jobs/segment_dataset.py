@@ -16,7 +16,7 @@ from threading import Thread
 import pyarrow as pa
 
 from jobs import commands
-from jobs.common import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, call, end_process, get_ready_to_report
+from jobs.common import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, call, counted, end_process, get_ready_to_report
 from jobs.segment_report import classes, console, report, show_live, show_plan
 from pipeline import storage
 from pipeline.checkpoints.bundled import BUNDLED
@@ -129,8 +129,8 @@ def work(config: SegmentConfig, info: NetworkInfo, run: RunRecord, where: Workpl
     try:
         todo, part = run.todo(), "" if config.shard is None else f"shard {config.shard}: "
         console.print(
-            f"{part}{len(run.manifest)} images, {len(run.manifest) - len(todo)} done before; {classes(info)}; "
-            f"results go to {run.output}"
+            f"{part}{counted(len(run.manifest), 'image')}, {len(run.manifest) - len(todo)} done before; "
+            f"{classes(info)}; results go to {run.output}"
         )
         if where is not None and len(todo):
             Thread(target=get_ready_to_report, daemon=True).start()  # meanwhile: processes take seconds to start

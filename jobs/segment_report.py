@@ -14,7 +14,7 @@ from rich.live import Live
 from rich.table import Table
 
 from jobs import commands
-from jobs.common import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, make_report
+from jobs.common import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, counted, make_report
 from pipeline import storage
 from pipeline.config import SegmentConfig
 from pipeline.config.shards import WHOLE
@@ -58,13 +58,14 @@ def show_plan(config: SegmentConfig, info: NetworkInfo, manifest: pa.Table, left
         ClusterError: there is no cluster.
         PoolError: the processes do not fit it.
     """
-    console.print(f"{len(manifest)} images, {len(manifest) - len(left)} done before; {classes(info)}")
+    console.print(f"{counted(len(manifest), 'image')}, {len(manifest) - len(left)} done before; {classes(info)}")
     console.print(f"first ids: {', '.join(manifest['image_id'][:5].to_pylist())}")
     processes = _local_processes(config, len(left)) if local else _processes_on_ray(config, info, left)
     console.print(f"stages: {stage_names(config)} -> write; {processes}")
     rows = rows_in_a_file(len(left), config.rows_per_file)
     files = -(-len(left) // rows)
-    console.print(f"about {files} files of {rows} rows, more in a slow run, in {config.output}, with columns:")
+    planned = f"{counted(files, 'file')} of {counted(rows, 'row')}"
+    console.print(f"about {planned}, more in a slow run, in {config.output}, with columns:")
     console.print(", ".join(RESULTS_SCHEMA.names))
     return EXIT_DONE
 

@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 from jobs import commands
-from jobs.common import EXIT_DONE, call, end_process
+from jobs.common import EXIT_DONE, call, counted, end_process
 from pipeline import storage
 from pipeline.config import RefineConfig
 from pipeline.config.evaluating import TuneCrfConfig
@@ -51,7 +51,7 @@ def run(config: TuneCrfConfig) -> int:
     measured = partial(
         measure, examples, num_classes=class_count(config.results), threads=config.threads or os.cpu_count() or 1
     )
-    console.print(f"{len(examples)} images; {config.trials} trials for each normalisation")
+    console.print(f"{counted(len(examples), 'image')}; {counted(config.trials, 'trial')} for each normalisation")
     without = Trial(RefineConfig(crf="none"), measured(RefineConfig(crf="none")))
     found = {start.crf_normalization: search(measured, start, config.trials, config.seed) for start in starts}
     if config.json is not None:

@@ -34,8 +34,7 @@ def test_figures_are_printed_and_written(case, monkeypatch, capsys):
     assert run(monkeypatch, "--results", output, "--ground-truth", voc, "--split", "val") == 0
     printed = capsys.readouterr().out
     assert (
-        "1 images: mean IoU 1.0000 (1.000 to 1.000 in 95 % of draws of so many images), pixel accuracy 1.0000"
-        in printed
+        "1 image: mean IoU 1.0000 (1.000 to 1.000 in 95 % of draws of so many images), pixel accuracy 1.0000" in printed
     )
     assert "cow" in printed
     content = json.loads((output / "run" / "evaluation.json").read_text())
@@ -49,7 +48,7 @@ def test_results_and_ground_truth_in_a_store_give_the_figures_of_a_disk(case, st
     upload(output.parent, stored)
     for results, truth in ((output, voc), (f"{stored}/run", f"{stored}/voc")):
         assert run(monkeypatch, "--results", results, "--ground-truth", truth, "--split", "val") == 0
-    assert "1 images: mean IoU 1.0000" in capsys.readouterr().out
+    assert "1 image: mean IoU 1.0000" in capsys.readouterr().out
     there, here = (json.loads(storage.read_bytes(f"{at}/run/evaluation.json")) for at in (f"{stored}/run", output))
     assert there["results"] == f"{stored}/run"
     assert {name for name in here if here[name] != there[name]} <= {"results", "ground_truth"}

@@ -44,6 +44,12 @@ def test_the_plan_names_the_stages_that_the_recipe_runs(capsys):
     assert "stages: decode -> predict -> refine -> write; " in plans["voc-fcn"]
 
 
+def test_one_is_not_told_as_many(capsys):
+    told = plan_of_one_image(capsys, "voc-fcn")
+    assert told.startswith("1 image, 0 done before; ")
+    assert "\nabout 1 file of 1 row, more in a slow run" in told
+
+
 def plan_of_one_image(capsys, weights: str) -> str:
     config = parse(["--input", "in", "--output", "out", "--weights", weights])
     one = pa.table({"image_id": ["a.jpg"], "uri": ["/a.jpg"]})
