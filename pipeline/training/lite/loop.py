@@ -32,9 +32,8 @@ class Taught(nn.Module):
     def __init__(self, fcn: LiteFCN, teacher: Teacher | None = None, *, all_layers: bool = False) -> None:
         super().__init__()
         self.teacher = teacher
-        self.encoder, self.context = (
-            deepcopy(part).requires_grad_(True) if all_layers else None for part in (fcn.encoder, fcn.context)
-        )
+        self.encoder = deepcopy(fcn.encoder).requires_grad_(True) if all_layers else None
+        self.context = deepcopy(fcn.context).requires_grad_(True) if all_layers else None
         self.fcn = fcn.requires_grad_(False)
         self.decoder = Decoder(fcn.num_classes)
         self.train()
