@@ -246,7 +246,7 @@ STAGES = (
     Stage("filter", "tasks", 0.0, 0.0, needed=lambda config: config.filter.min_pixels > 0),
     Stage("propose", "tasks", 0.1, 0.15),
     Stage("predict", "predict", 1.0, 0.1),
-    Stage("refine", "refine", 0.5, 1.0),
+    Stage("refine", "refine", 0.2, 0.2),
 )
 """In the order in which an image passes them. Schema, plan, timing, graph, progress and summary follow this list."""
 
