@@ -100,7 +100,7 @@ train-demo: $(READY)
 	    --export-background 0.25
 	cp runs/scenes_4/deconvnet.safetensors pipeline/checkpoints/demo.safetensors
 
-# Makes a checkpoint like the bundled `voc-fcn`: three hours of one core, a few minutes of a GPU. EXTRA: more folders with masks.
+# Makes a checkpoint like the bundled `voc-fcn`, in its place: three to four hours of one core. EXTRA: more folders with masks.
 # SPLIT=trainval trains on everything, once nothing is left to be chosen: then no photograph here can judge the network.
 VOC ?= data/VOC2012
 EXTRA ?=
@@ -110,7 +110,7 @@ train-voc-fcn: $(READY)
 	    --steps 1750 --batch-size 32 --seed 0
 	cp runs/voc_fcn/fcn.safetensors pipeline/checkpoints/voc_fcn.safetensors
 
-# Makes a checkpoint like the bundled `voc`: an FCN trained a third as long, then the DeconvNet on it, each an hour and a
+# Makes a checkpoint like the bundled `voc`, in its place: an FCN trained a third as long, then the DeconvNet on it, each an hour and a
 # quarter of one core. On the FCN of `make train-voc-fcn` the same steps give a worse DeconvNet (docs/results.md).
 train-voc: $(READY)
 	$(BIN)/python jobs/train_fcn.py --data $(VOC) $(EXTRA) --train-split $(SPLIT) --output runs/voc_start --steps 2356 --seed 0

@@ -37,7 +37,7 @@ def check_photograph_training(config: Any) -> None:
 
 @dataclass(frozen=True)
 class TrainFcnConfig:
-    """A light FCN on whole photographs with class masks; the defaults are those of `voc-fcn`."""
+    """A light FCN on whole photographs with class masks; `make train-voc-fcn` has the settings of `voc-fcn`."""
 
     data: tuple[str, ...]
     """Folders, local or in a store, in the layouts that build-training-set takes: PASCAL VOC's, SBD's, COCO's,

@@ -12,7 +12,7 @@ from pipeline.config.training import TrainingStage
 
 @dataclass(frozen=True)
 class TrainLiteConfig:
-    """A light DeconvNet on windows of photographs with class masks; the defaults are those of `voc`."""
+    """A light DeconvNet on windows of photographs with class masks; `make train-voc` has the settings of `voc`."""
 
     data: tuple[str, ...]
     """Folders, local or in a store, in the layouts that build-training-set takes: PASCAL VOC's, SBD's, COCO's,
@@ -20,8 +20,8 @@ class TrainLiteConfig:
     output: str
     """Folder for checkpoints, the record and the exported network."""
     fcn: str = "voc-fcn"
-    """A network of jobs/train_fcn.py with the same classes: its encoder and context are used unchanged, and its
-    probabilities teach the decoder along with the masks."""
+    """A network of jobs/train_fcn.py with the same classes: the encoder and context start as its own, and its
+    probabilities teach along with the masks. `voc-fcn` has seen VOC's val photographs: figures on them are too good."""
     teacher: str | None = None
     """Distillation: a DeconvNet of jobs/train.py with the same classes, trained on square windows. In the second stage
     its probabilities teach in the place of the FCN's."""
