@@ -87,8 +87,8 @@ def voc_labels(sizes: Sizes) -> list[dict[str, Any]]:
 
     def make(config: PredictConfig) -> Predictor:
         member = load_member(Path(weights_uri(VOC_FCN)).read_bytes(), VOC_FCN)  # its own: it is moved to the device
-        averaging = replace(config, aggregation=settings.predict.aggregation)
-        return Predictor(checkpoint, averaging, 0.0, Ensemble(member, rule, weight))
+        as_in_job = replace(config, aggregation=settings.predict.aggregation)
+        return Predictor(checkpoint, as_in_job, 0.0, Ensemble(member, rule, weight))
 
     images, boxes = [one.image_HW3 for one in scenes], [one.boxes_N4[:proposals] for one in scenes]
     return _compared(make, sizes, images, boxes)
@@ -113,7 +113,10 @@ def _compared(
     for name, device, precision, tf32 in plans:
         if precision not in fast_dtypes(torch.device(sizes.device)):
             continue
-        with torch.backends.cudnn.flags(enabled=True, allow_tf32=tf32), _threads(_cores() if device == "cpu" else 1):
+        with (
+            torch.backends.cudnn.flags(enabled=True, allow_tf32=tf32),
+            _threads(len(os.sched_getaffinity(0)) if device == "cpu" else 1),
+        ):
             predictor = make(PredictConfig(device=device, precision=precision, micro_batch=sizes.proposals))
             found = [_labels(predictor, image_HW3, boxes_N4) for image_HW3, boxes_N4 in zip(images, boxes, strict=True)]
         reference = reference or found
@@ -135,10 +138,6 @@ def _threads(count: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0))
 
 
 def _labels(predictor: Predictor, image_HW3: Image, boxes_N4: NDArray[np.floating]) -> NDArray[np.uint8]:

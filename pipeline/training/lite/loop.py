@@ -74,14 +74,14 @@ class Taught(nn.Module):
 
 def new_training(net: Taught, config: TrainLiteConfig) -> Training:
     """The start of a run: AdamW with two groups for each part that learns, kernels, which decay, and the rest."""
-    rates = {net.encoder: config.backbone_factor, net.context: config.backbone_factor, net.decoder: 1.0}
+    parts = ((net.encoder, config.backbone_factor), (net.context, config.backbone_factor), (net.decoder, 1.0))
     groups = [
         {
             "params": [p for p in part.parameters() if (p.ndim > 1) == decays],
             "rate": config.learning_rate * factor,
             "weight_decay": config.weight_decay * decays,
         }
-        for part, factor in rates.items()
+        for part, factor in parts
         if part is not None
         for decays in (True, False)
     ]
